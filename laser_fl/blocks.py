@@ -1,0 +1,66 @@
+"""A model's tensors as named blocks, and each block as a matrix."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from jaxtyping import Float
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One tensor of the model and its matrix view.
+
+    A tensor of shape (a, b, ...) is the matrix a x (b * ...); a vector is a single row.
+    Source: paper, Tables 5 and 8.
+
+    name: the parameter's name in the model.
+    shape: the parameter's shape, without the clients axis.
+    transposed: the model stores the weight as (inputs, outputs), as transformers' Conv1D does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @cached_property
+    def size(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+    @cached_property
+    def is_vector(self) -> bool:
+        """True for biases and other tensors with fewer than two axes."""
+        return len(self.shape) < 2
+
+    @cached_property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix view."""
+        if self.is_vector:
+            return 1, self.size
+        rows, columns = self.shape[0], prod(self.shape[1:])
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def to_matrix(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "... rows columns"]:
+        """View (leading axes, *shape) as (leading axes, rows, columns)."""
+        leading = tensor.shape[: tensor.ndim - len(self.shape)]
+        if self.transposed:
+            return tensor.reshape(*leading, *reversed(self.matrix_shape)).mT
+        return tensor.reshape(*leading, *self.matrix_shape)
+
+    def from_matrix(self, matrix: Float[Tensor, "... rows columns"]) -> Float[Tensor, "..."]:
+        """Undo `to_matrix`."""
+        leading = matrix.shape[:-2]
+        return (matrix.mT if self.transposed else matrix).reshape(*leading, *self.shape)
+
+
+def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()) -> tuple[Block, ...]:
+    """The blocks of a model, in the order of its parameters.
+
+    transposed: names of the parameters that are stored as (inputs, outputs).
+    """
+    return tuple(Block(name, tuple(p.shape), name in transposed) for name, p in parameters.items())

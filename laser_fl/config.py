@@ -1,0 +1,147 @@
+"""The run config: every key a run understands, its rule and its default. The only parser of it."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from laser_fl.allocations import ALLOCATIONS
+from laser_fl.channels import CHANNELS
+from laser_fl.errors import ConfigError
+from laser_fl.policies import POLICIES
+from laser_fl.schemes import SCHEMES
+from laser_fl.tables import Table
+from laser_fl.tasks import TASKS
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _one_of(table: Table) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in table:
+            raise ValueError(f"must be one of {', '.join(table)}")
+        return name
+
+    return check
+
+
+def _power(value: float) -> float:
+    if math.isnan(value) or value <= 0:
+        raise ValueError("must be greater than 0 (inf: no noise)")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class RunConfig(BaseModel):
+    """One run, frozen. Keys are kebab-case wherever a user writes them.
+
+    The defaults are the newcomer's run: a small network on 5,000 embedded digits at a power at
+    which Z-SGD drowns. A run is counted in `rounds`, or, where that is 0, in `epochs`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=_kebab, validate_by_name=True, protected_namespaces=()
+    )
+
+    task: Annotated[str, AfterValidator(_one_of(TASKS))] = Field("mnist-5k", description="data, loss and metric")
+    model: str = Field("mlp", description="the network, one of the task's")
+    strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
+    rank: int = Field(2, ge=1, description="rank of laser's factors")
+    channel: Annotated[str, AfterValidator(_one_of(CHANNELS))] = Field("awgn", description="what happens in the air")
+    power: Annotated[float, AfterValidator(_power)] = Field(
+        1.0, description="mean power budget of a client per round, linear; inf: no noise"
+    )
+    noise_variance: NonNegative = Field(1.0, description="variance of the channel noise per value")
+    power_policy: Annotated[str, AfterValidator(_one_of(POLICIES))] = Field(
+        "constant", description="how the budget changes over the run"
+    )
+    power_allocation: Annotated[str, AfterValidator(_one_of(ALLOCATIONS))] = Field(
+        "signal-norm", description="how a round's budget is split over the model's blocks"
+    )
+    clients: int = Field(16, ge=1, description="number of clients")
+    client_batching: Literal["vmap", "loop"] = Field(
+        "vmap", description="compute clients in one batched call, or one by one"
+    )
+    batch_size: int = Field(32, ge=1, description="examples per client and micro-step")
+    accumulation_steps: int = Field(1, ge=1, description="micro-steps per round")
+    epochs: int = Field(75, ge=0, description="length in passes over the data, where rounds is 0")
+    rounds: int = Field(0, ge=0, description="length in rounds; 0: as many as epochs take")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
+    learning_rate: Positive = Field(0.02, description="the server's step size")
+    momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
+    weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
+    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="step size over the run")
+    seed: int = Field(0, ge=0, description="the key of all randomness")
+    evaluate_every: int = Field(3, ge=1, description="epochs between evaluations; rounds where there are none")
+    evaluate_examples: int = Field(0, ge=0, description="test examples to evaluate on; 0: all")
+    ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
+    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(1, ge=0, description="PyTorch threads; 0: PyTorch's own choice")
+    data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")
+    out_dir: str = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
+
+    @field_validator("model")
+    @classmethod
+    def _task_offers(cls, model: str, info: ValidationInfo) -> str:
+        task = info.data.get("task")
+        if task is not None and model not in TASKS[task].options:
+            raise ValueError(f"must be one of {', '.join(TASKS[task].options)} for task {task}")
+        return model
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> "RunConfig":
+        if self.rounds == 0 and self.epochs == 0:
+            raise ValueError("rounds: rounds or epochs must be greater than 0")
+        return self
+
+    @property
+    def counts_epochs(self) -> bool:
+        """True where the run's length, its evaluations and its power levels go by epochs."""
+        return self.rounds == 0
+
+    def to_flat(self) -> dict[str, str | int | float]:
+        """The config as flat kebab-case keys, as in a preset or Flower's run config."""
+        return self.model_dump(by_alias=True)
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Read a run config from flat kebab-case keys; strings are converted.
+
+    Raises:
+        ConfigError: one line per wrong value: the key, the rule, the value received.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(e) for e in error.errors())) from None
+
+
+def _line(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)
+    key = _kebab(str(error["loc"][0]))
+    if error["type"] == "extra_forbidden":
+        keys = [_kebab(name) for name in RunConfig.model_fields]
+        near = difflib.get_close_matches(key, keys, n=1)
+        return f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else f"; known: {', '.join(keys)}")
+    rule = message.removeprefix("Input should be ").removesuffix(", unable to parse string as a number")
+    return f"{key}: must be {rule.removeprefix('must be ')}, got {error['input']!r}"

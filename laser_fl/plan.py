@@ -1,0 +1,43 @@
+"""How long a run is, when it is evaluated, and which power level a round belongs to."""
+
+from dataclasses import dataclass
+
+from laser_fl.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run's calendar. Rounds are counted from 0.
+
+    rounds: length of the run. rounds_per_epoch: rounds of one pass over the data.
+    rounds_per_step: rounds of one step, the unit of evaluations and power levels: an epoch, or
+        one round where the run is counted in rounds.
+    evaluate_every: steps between evaluations.
+    """
+
+    rounds: int
+    rounds_per_epoch: int = 1
+    rounds_per_step: int = 1
+    evaluate_every: int = 1
+
+    @classmethod
+    def of(cls, config: RunConfig, rounds_per_epoch: int) -> "Plan":
+        """The calendar of `config` on data of which one pass takes `rounds_per_epoch` rounds."""
+        if config.counts_epochs:
+            rounds = config.epochs * rounds_per_epoch
+            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluate_every)
+        return cls(config.rounds, rounds_per_epoch, 1, config.evaluate_every)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, the last of which may be short."""
+        return -(-self.rounds // self.rounds_per_step)
+
+    def step(self, round: int) -> int:
+        """The step that `round` belongs to."""
+        return round // self.rounds_per_step
+
+    def evaluates_after(self, round: int) -> bool:
+        """True after every `evaluate_every` steps and after the last round."""
+        done = round + 1
+        return done == self.rounds or done % (self.evaluate_every * self.rounds_per_step) == 0

@@ -1,0 +1,128 @@
+"""A run's folder: what a user finds after a run, every file written whole or not at all."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.loop import Metrics, Observer, Training
+
+CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
+SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
+
+
+def default_path(config: RunConfig, now: datetime) -> Path:
+    """Where a run goes that was not told: runs/<task>-<strategy>-<time>."""
+    return Path("runs") / f"{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
+
+
+class RunFolder(Observer):
+    """Records a run while it goes.
+
+    ``config.json`` the resolved config; ``metrics.csv`` a line per evaluation; ``ledger.csv`` a
+    line per round; ``timing.csv`` seconds per round, the only file with times, so that the
+    others can be compared bit by bit; ``weights.safetensors`` the final weights;
+    ``summary.json`` the result.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
+        """path: a new or empty folder. Raises ConfigError where it holds something already."""
+        if path.is_dir() and any(path.iterdir()):
+            raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._config = config
+        self._engine = engine
+        self._metrics: list[Metrics] = []
+        self._seconds: list[float] = []
+        self._write_json(CONFIG, config.to_flat())
+
+    def on_round(self, training: Training, seconds: float) -> None:
+        """Remember what the round took."""
+        self._seconds.append(seconds)
+
+    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
+        """Bring the tables up to date."""
+        self._metrics.append(metrics)
+        self._write_tables(training)
+
+    def finish(self, training: Training) -> dict[str, Any]:
+        """Write the final weights and the summary of a completed run; returns the summary."""
+        self._write_tables(training)
+        weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.weights.items()}
+        self._write(WEIGHTS, save(weights))
+        summary = self._summary(training) | {"status": "completed"}
+        self._write_json(SUMMARY, summary)
+        return summary
+
+    def fail(self, training: Training | None, reason: str) -> None:
+        """Keep what there is of a run that stopped, and why it did."""
+        summary: dict[str, Any] = {"status": "failed", "reason": reason, "engine": self._engine}
+        if training is not None:
+            self._write_tables(training)
+            summary = self._summary(training) | summary
+        self._write_json(SUMMARY, summary)
+
+    def _summary(self, training: Training) -> dict[str, Any]:
+        config, ledger, seconds = self._config, training.ledger, self._seconds
+        summary: dict[str, Any] = {
+            "engine": self._engine,
+            "task": config.task,
+            "model": config.model,
+            "strategy": config.strategy,
+            "seed": config.seed,
+            "clients": config.clients,
+            "rounds": training.round,
+            "power": config.power,
+            "parameters": training.parameters,
+        }
+        if self._metrics:
+            last = self._metrics[-1]
+            summary |= {f"test_{name}": value for name, value in last.test.items()}
+            summary |= {f"ema_test_{name}": value for name, value in last.ema_test.items()}
+            summary["best_ema_test_accuracy"] = max(m.ema_test["accuracy"] for m in self._metrics)
+        if ledger:
+            uplink = sum(entry.uplink_floats for entry in ledger) / len(ledger)
+            summary["uplink_floats_per_round"] = uplink
+            summary["compression_ratio"] = training.parameters / uplink
+            summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
+        if seconds:
+            summary["seconds_total"] = sum(seconds)
+            summary["seconds_per_round"] = sum(seconds) / len(seconds)
+        return summary
+
+    def _write_tables(self, training: Training) -> None:
+        self._write_csv(METRICS, (metrics.flat() for metrics in self._metrics))
+        self._write_csv(LEDGER, (asdict(entry) for entry in training.ledger))
+        timing = ({"round": i, "seconds": s} for i, s in enumerate(self._seconds, start=1))
+        self._write_csv(TIMING, timing)
+
+    def _write_csv(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        rows = list(rows)
+        if not rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write(name, text.getvalue().encode())
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        strict = {key: "inf" if value == math.inf else value for key, value in content.items()}
+        self._write(name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace the file in one step, so that a killed run never leaves half of one."""
+        part = self.path / f".{name}.part"
+        part.write_bytes(content)
+        os.replace(part, self.path / name)

@@ -1,0 +1,77 @@
+"""From a run config to the things a run needs: device, task, model. The same in every engine."""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from torch import nn
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.loop import Evaluate
+from laser_fl.order import Order
+from laser_fl.plan import Plan
+from laser_fl.streams import Streams
+from laser_fl.tasks import TASKS
+from laser_fl.tasks.base import Task
+
+DATA_VARIABLE = "LASER_FL_DATA"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both sides of a run build from its config."""
+
+    config: RunConfig
+    task: Task
+    model: nn.Module
+    device: torch.device
+
+    @property
+    def weights(self) -> Tensors:
+        """The initial weights, by name."""
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """The function that scores weights on the test data."""
+        return partial(self.task.evaluate, self.model, examples=self.config.evaluate_examples)
+
+    @property
+    def plan(self) -> Plan:
+        """The run's calendar. Raises ConfigError where there are more clients than examples."""
+        order = Order.of(self.config, len(self.task.train.targets), range(0))
+        return Plan.of(self.config, order.rounds_per_epoch)
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
+
+    Raises:
+        ConfigError: the device is not there. DataError: the data set is not there.
+    """
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    device = device_of(config)
+    task = TASKS.load(config.task)(data_dir(config)).to(device)
+    model = task.model(config.model, Streams(config.seed)).to(device)
+    return Setup(config, task, model, device)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device that `config` names; auto takes a GPU where there is one. Raises ConfigError."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(config.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: must be one of this machine's {torch.cuda.device_count()} GPUs, got {device}")
+    return device
+
+
+def data_dir(config: RunConfig) -> Path:
+    """Where data sets lie: data-dir, else $LASER_FL_DATA, else a cache folder."""
+    return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or user_cache_path("laser-fl")).expanduser()

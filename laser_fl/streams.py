@@ -1,0 +1,46 @@
+"""Random generators keyed by meaning. Nothing else in the project draws.
+
+The key of a draw is (seed, purpose, round, client, ...), never the order of calls: whoever
+knows the key, server or client, in whatever engine, draws the same numbers.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+Device = torch.device | str
+
+
+@dataclass(frozen=True)
+class Streams:
+    """All randomness of a run.
+
+    seed: the run's seed, >= 0.
+    """
+
+    seed: int
+
+    def key(self, purpose: str, *index: int) -> int:
+        """Hash (seed, purpose, index) to 63 bits. PyTorch's CPU generator uses the low 32."""
+        text = repr((self.seed, purpose, *index)).encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+    def generator(self, purpose: str, *index: int, device: Device = "cpu") -> torch.Generator:
+        """A fresh generator on `device`, seeded by (seed, purpose, index).
+
+        CPU and GPU generators of one key draw different numbers.
+        """
+        return torch.Generator(device).manual_seed(self.key(purpose, *index))
+
+    @contextmanager
+    def torch_global(self, purpose: str, *index: int) -> Iterator[None]:
+        """Seed PyTorch's own generator for code that draws from it (a model's initial weights).
+
+        The state from before is put back afterwards.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.key(purpose, *index))
+            yield

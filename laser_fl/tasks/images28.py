@@ -1,0 +1,66 @@
+"""What the three tasks on 28 x 28 grey images share: models, loss, metric, and how files are found."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from laser_fl.errors import DataError
+from laser_fl.tasks.base import Examples, Task, correct
+
+Images = UInt8[Tensor, "examples 28 28"]
+Labels = Int64[Tensor, " examples"]
+
+
+def linear() -> nn.Module:
+    """784 -> 10, the paper's 1-layer network of 7,850 values (Table 12)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def mlp() -> nn.Module:
+    """784 -> 256 -> 10 with a ReLU."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+MODELS: Mapping[str, Callable[[], nn.Module]] = {"linear": linear, "mlp": mlp}
+
+
+def task(train: tuple[Images, Labels], test: tuple[Images, Labels], mean: float, std: float) -> Task:
+    """A classification task; pixels are scaled to [0, 1] and normalised with `mean` and `std`."""
+
+    def normalised(images: Images) -> Float[Tensor, "examples 1 28 28"]:
+        return ((images.float() / 255 - mean) / std).unsqueeze(1)
+
+    return Task(
+        train=Examples(normalised(train[0]), train[1]),
+        test=Examples(normalised(test[0]), test[1]),
+        models=MODELS,
+        loss=cross_entropy,
+        metric="accuracy",
+        score=correct,
+    )
+
+
+def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
+    """The task on one of torchvision's MNIST-like data sets, downloaded to `root` where absent.
+
+    Raises:
+        DataError: the files are not there and could not be downloaded.
+    """
+    return task(_split(dataset, root, True), _split(dataset, root, False), mean, std)
+
+
+def _split(dataset: Any, root: Path, train: bool) -> tuple[Images, Labels]:
+    try:
+        data = dataset(root, train=train, download=not (root / dataset.__name__ / "raw").is_dir())
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{dataset.__name__}: not found in {root / dataset.__name__ / 'raw'} and not downloaded ({reason}); "
+            "put its four idx files there, or name their place with data-dir or $LASER_FL_DATA"
+        ) from None
+    return data.data, data.targets.to(torch.int64)

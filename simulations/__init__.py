@@ -1,0 +1,1 @@
+"""Running laser-fl: engines, presets, comparisons, the command line."""

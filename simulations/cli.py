@@ -1,0 +1,187 @@
+"""The command ``laser-fl``. Heavy imports wait until a command needs them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError, DataError, LaserError
+from simulations import presets
+
+REFUSED, FAILED = 2, 1
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+errors = Console(stderr=True)
+
+
+class Engine(StrEnum):
+    """Where the clients run."""
+
+    in_process = "in-process"
+    flower = "flower"
+
+
+Preset = Annotated[str | None, typer.Option("--preset", help="Start from a preset; see `laser-fl list`.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set a config key; may be repeated.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+
+@app.callback()
+def main() -> None:
+    """Learning over the air: LASER and its baselines at equal, verified power."""
+
+
+@app.command()
+def run(
+    preset: Preset = None,
+    config: Overrides = None,
+    engine: Annotated[Engine, typer.Option(help="In this process, or through `flwr run`.")] = Engine.in_process,
+    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes of the flower engine.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train one model with one strategy."""
+    with _one_line_errors():
+        settings = _settings(preset, config, out)
+        folder = Path(settings.out_dir) if settings.out_dir else _default_folder(settings)
+        if engine is Engine.flower:
+            summary = _run_on_flower(settings, folder, nodes, quiet)
+        else:
+            summary = _run_in_process(settings, folder, quiet)
+        console.print(_summary_table(summary, folder))
+
+
+@app.command()
+def compare(
+    preset: Preset = None,
+    config: Overrides = None,
+    strategies: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs, the table and the picture.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the same model with several strategies over the same channel; draw their accuracy."""
+    with _one_line_errors():
+        from laser_fl.schemes import SCHEMES
+        from simulations.compare import Outcome, picture, table
+
+        settings = _settings(preset, config, out)
+        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}")
+        values = settings.to_flat()
+        names = strategies.split(",") if strategies else list(SCHEMES)
+        plans = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
+        outcomes = {}
+        for name, plan in plans.items():
+            folder = root / name
+            try:
+                outcomes[name] = Outcome(folder, _run_in_process(plan, folder, quiet))
+            except (ConfigError, DataError):
+                raise
+            except LaserError as error:
+                outcomes[name] = Outcome(folder, {}, str(error))
+        path = root / "accuracy.png"
+        picture(outcomes, settings, path)
+        console.print(table(outcomes, settings))
+        console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+        if failed := [name for name, outcome in outcomes.items() if outcome.reason]:
+            raise LaserError("; ".join(f"{name}: {outcomes[name].reason}" for name in failed))
+
+
+@app.command("list")
+def list_parts() -> None:
+    """Show every strategy, channel, task, preset and config key."""
+    from laser_fl.allocations import ALLOCATIONS
+    from laser_fl.channels import CHANNELS
+    from laser_fl.policies import POLICIES
+    from laser_fl.schemes import SCHEMES
+    from laser_fl.tasks import TASKS
+
+    parts = {
+        "strategy": SCHEMES,
+        "channel": CHANNELS,
+        "power-policy": POLICIES,
+        "power-allocation": ALLOCATIONS,
+        "task": TASKS,
+    }
+    for key, entries in parts.items():
+        rows = [
+            (name, entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else ""))
+            for name, entry in entries.items()
+        ]
+        console.print(_two_columns(key, rows))
+    console.print(_two_columns("preset", [(name, "laser-fl run --preset " + name) for name in presets.names()]))
+    keys = [
+        (field.alias or name, f"{field.description} (default {field.default!r})")
+        for name, field in RunConfig.model_fields.items()
+    ]
+    console.print(_two_columns("config key", keys))
+
+
+def _settings(preset: str | None, overrides: list[str] | None, out: Path | None) -> RunConfig:
+    """The run config: defaults, then the preset, then -c, then --out."""
+    values: dict[str, Any] = presets.load(preset) if preset else {}
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"-c: must be KEY=VALUE, got {override!r}")
+        values[key.strip()] = value.strip()
+    if out is not None:
+        values["out-dir"] = str(out)
+    return parse(values)
+
+
+def _default_folder(settings: RunConfig) -> Path:
+    from laser_fl.run_folder import default_path
+
+    return default_path(settings, datetime.now())
+
+
+def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
+    from simulations.engines import in_process
+    from simulations.progress import watch
+
+    if quiet:
+        return in_process.run(settings, folder)
+    with watch(console, settings.strategy) as observer:
+        return in_process.run(settings, folder, [observer])
+
+
+def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:
+    from simulations.engines import flower
+
+    def show(line: str) -> None:
+        if not quiet:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return flower.run(settings, folder, nodes, show)
+
+
+def _summary_table(summary: dict[str, Any], folder: Path) -> Table:
+    return _two_columns("run folder", [(str(key), str(value)) for key, value in summary.items()], str(folder))
+
+
+def _two_columns(left: str, rows: list[tuple[str, str]], right: str = "") -> Table:
+    table = Table(left, right, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Errors that a user can mend are one line each and an exit status, never a traceback."""
+    try:
+        yield
+    except LaserError as error:
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        refused = isinstance(error, (ConfigError, DataError))
+        raise typer.Exit(REFUSED if refused else FAILED) from None

@@ -1,0 +1,38 @@
+"""The in-process engine: all clients in this process, called directly. For research and sweeps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.errors import LaserError
+from laser_fl.loop import Observer, Training, train
+from laser_fl.run_folder import RunFolder
+from laser_fl.setup import prepare
+from laser_fl.worker import Crew
+
+
+def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+    """Run `config` into the folder `out`; returns the summary.
+
+    Raises:
+        LaserError: the run could not start or did not complete; the folder keeps what there is.
+    """
+    setup = prepare(config)
+    training = Training(config, setup.weights, setup.plan)
+    crew = Crew(setup.task, setup.model, config, range(config.clients))
+    folder = RunFolder(out, config, "in-process")
+    memory: Tensors = {}
+
+    def advance() -> bool:
+        nonlocal memory
+        uplink, memory = crew.answer(training.broadcast(), memory)
+        return training.absorb(uplink)
+
+    try:
+        train(training, advance, setup.evaluate, [folder, *observers])
+    except LaserError as error:
+        folder.fail(training, str(error))
+        raise
+    return folder.finish(training)

@@ -1,0 +1,185 @@
+"""The base of all strategies: a Flower Strategy whose aggregation happens in the air."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from logging import INFO
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.loop import Evaluate, Observer, Training, train
+from laser_fl.pipeline import Uplink, join
+from laser_fl.plan import Plan
+from laser_fl.streams import Device
+from laser_fl.wire import read_tensors, read_uplink, write_broadcast, write_tensors
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class OverTheAir(Strategy):
+    """Models the multiple-access channel in `aggregate_train` and steps on what was heard.
+
+    The loop is `laser_fl.loop.train`, the same as in every other engine; `configure_train` and
+    `aggregate_train` are its two halves. Where `config` does not name ``clients``, every node
+    is one client.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        plan: Plan | None = None,
+        evaluate: Evaluate | None = None,
+        observers: Sequence[Observer] = (),
+        transposed: Collection[str] = (),
+        device: Device = "cpu",
+    ) -> None:
+        """plan: the run's calendar; without it, `start` counts rounds and evaluates after each.
+
+        evaluate: weights -> metrics on test data, for the observers. transposed: names of the
+        weights stored as (inputs, outputs). device: where the server computes.
+        """
+        self.config = config
+        self.training: Training | None = None
+        self._plan = plan
+        self._evaluate = evaluate
+        self._observers = tuple(observers)
+        self._transposed = transposed
+        self._device = device
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run `num_rounds` rounds; Flower's signature and Result.
+
+        evaluate_fn: called with (0, initial arrays) and after each round, as in Flower.
+        evaluate_config: not used, since evaluation is central.
+
+        Raises:
+            ConfigError: there are more nodes than clients.
+            TrainingError: a node failed, clients are missing, or a gradient is not finite.
+        """
+        config = self._for_nodes(_nodes_of(grid, timeout))
+        plan = self._plan or Plan(num_rounds)
+        training = Training(config, read_tensors(initial_arrays, self._device), plan, self._transposed)
+        self.training = training
+        result = Result(arrays=initial_arrays)
+        self.summary()
+        if evaluate_fn is not None and (metrics := evaluate_fn(0, initial_arrays)) is not None:
+            result.evaluate_metrics_serverapp[0] = metrics
+
+        def advance() -> bool:
+            server_round = training.round + 1
+            messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            arrays, metrics = self.aggregate_train(server_round, replies)
+            if arrays is None or metrics is None:
+                return False
+            result.arrays = arrays
+            result.train_metrics_clientapp[server_round] = metrics
+            if evaluate_fn is not None and (scores := evaluate_fn(server_round, arrays)) is not None:
+                result.evaluate_metrics_serverapp[server_round] = scores
+            return True
+
+        train(training, advance, self._evaluate, self._observers)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The first half of an exchange: one broadcast for every node."""
+        content = write_broadcast(self._running().broadcast(), arrays)
+        content["config"] = config
+        return [
+            Message(RecordDict(content), dst_node_id=node, message_type=MessageType.TRAIN)
+            for node in grid.get_node_ids()
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The second half: the air adds the signals up, the server hears, decodes and steps.
+
+        Returns (None, None) between the phases of a round.
+        """
+        training = self._running()
+        if not training.absorb(self._hear(server_round, replies)):
+            return None, None
+        assert training.losses is not None
+        entry = training.ledger[-1]
+        metrics = MetricRecord(
+            {
+                "train-loss": float(training.losses.mean()),
+                "power-budget": entry.power_budget,
+                "max-power-used": entry.max_power_used,
+                "snr-db": entry.snr_db,
+            }
+        )
+        return write_tensors(training.server.weights), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: evaluation is central, on the server, as in the paper."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing to aggregate."""
+        return None
+
+    def summary(self) -> None:
+        """Log what will run."""
+        config = self.config
+        log(INFO, "%s over %s, power %s per client and round", config.strategy, config.channel, config.power)
+
+    def weights(self) -> Tensors:
+        """The current model."""
+        return self._running().server.weights
+
+    def _running(self) -> Training:
+        if self.training is None:
+            raise TrainingError("the strategy has not been started: call start(grid, initial_arrays, ...)")
+        return self.training
+
+    def _for_nodes(self, nodes: int) -> RunConfig:
+        if "clients" not in self.config.model_fields_set:
+            return self.config.model_copy(update={"clients": nodes})
+        if nodes > self.config.clients:
+            raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {self.config.clients}")
+        return self.config
+
+    def _hear(self, server_round: int, replies: Iterable[Message]) -> Uplink:
+        """All nodes' uplinks as one, in the order of clients whatever order they came in."""
+        uplinks = []
+        for reply in replies:
+            if reply.has_error():
+                node, reason = reply.metadata.src_node_id, reply.error.reason
+                raise TrainingError(f"round {server_round}: node {node} failed: {reason}")
+            uplinks.append(read_uplink(reply.content, self._device))
+        uplinks.sort(key=lambda pair: pair[0].start)
+        heard = [client for clients, _ in uplinks for client in clients]
+        if not uplinks or heard != list(range(len(heard))):
+            raise TrainingError(f"round {server_round}: clients answered twice or not at all, heard {heard}")
+        return join([uplink for _, uplink in uplinks])
+
+
+def _nodes_of(grid: Grid, timeout: float) -> int:
+    """How many nodes there are, once the first has registered; they do so together."""
+    deadline = time.monotonic() + timeout
+    while not (nodes := list(grid.get_node_ids())):
+        if time.monotonic() > deadline:
+            raise TrainingError(f"no node has registered within {timeout:.0f} seconds")
+        time.sleep(0.1)
+    return len(nodes)

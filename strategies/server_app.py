@@ -1,0 +1,67 @@
+"""The Flower ServerApp: a run of laser-fl by ``flwr run``."""
+
+import logging
+from datetime import datetime
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from laser_fl.config import parse
+from laser_fl.errors import LaserError
+from laser_fl.loop import Metrics, Observer, Training
+from laser_fl.run_folder import RunFolder, default_path
+from laser_fl.setup import prepare
+from laser_fl.wire import write_tensors
+from strategies.over_the_air import OverTheAir
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the config of `context` on all nodes of `grid` and write the run's folder."""
+    try:
+        _run(grid, context)
+    except LaserError as error:
+        _fail_quietly(error)
+        raise
+
+
+def _run(grid: Grid, context: Context) -> None:
+    config = parse(context.run_config)
+    setup = prepare(config)
+    plan = setup.plan
+    folder = RunFolder(Path(config.out_dir) if config.out_dir else default_path(config, datetime.now()), config, "flower")
+    strategy = OverTheAir(
+        config, plan=plan, evaluate=setup.evaluate, observers=[folder, _Log()], device=setup.device
+    )
+    log(INFO, "run folder: %s", folder.path.resolve())
+    try:
+        strategy.start(grid, write_tensors(setup.weights), plan.rounds)
+    except LaserError as error:
+        folder.fail(strategy.training, str(error))
+        raise
+    assert strategy.training is not None
+    folder.finish(strategy.training)
+
+
+class _Log(Observer):
+    """One line per evaluation on Flower's log."""
+
+    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
+        """Say how far the run is and how well it does."""
+        log(INFO, "%s", metrics.line(training.plan.rounds))
+
+
+def _fail_quietly(error: LaserError) -> None:
+    """Let Flower log `error` as the one line it is, instead of a traceback."""
+
+    def one_line(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is error:
+            record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
+        return "Exit Code:" not in record.getMessage()
+
+    logging.getLogger("flwr").addFilter(one_line)
