@@ -6,5 +6,3 @@ reading at `laser_fl.pipeline`, the whole walk of a gradient through the air.
 Source: Makkuva, Bondaschi, Vogels, Jaggi, Kim, Gastpar, "LASER: Linear Compression in Wireless
 Distributed Optimization".
 """
-
-__version__ = "0.1.0"

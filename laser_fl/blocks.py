@@ -55,7 +55,7 @@ class Block:
     def from_matrix(self, matrix: Float[Tensor, "... rows columns"]) -> Float[Tensor, "..."]:
         """Undo `to_matrix`."""
         leading = matrix.shape[:-2]
-        return (matrix.mT if self.transposed else matrix).reshape(*leading, *self.shape)
+        return (matrix.mT if self.transposed else matrix).reshape((*leading, *self.shape))
 
 
 def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()) -> tuple[Block, ...]:

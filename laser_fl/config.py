@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -42,6 +42,12 @@ def _power(value: float) -> float:
     if math.isnan(value) or value <= 0:
         raise ValueError("must be greater than 0 (inf: no noise)")
     return value
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return name
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -92,23 +98,25 @@ class RunConfig(BaseModel):
     evaluate_every: int = Field(3, ge=1, description="epochs between evaluations; rounds where there are none")
     evaluate_examples: int = Field(0, ge=0, description="test examples to evaluate on; 0: all")
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
-    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=0, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")
     out_dir: str = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
 
-    @field_validator("model")
+    @field_validator("*", mode="before")
     @classmethod
-    def _task_offers(cls, model: str, info: ValidationInfo) -> str:
-        task = info.data.get("task")
-        if task is not None and model not in TASKS[task].options:
-            raise ValueError(f"must be one of {', '.join(TASKS[task].options)} for task {task}")
-        return model
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number or a text")
+        return value
 
     @model_validator(mode="after")
-    def _has_a_length(self) -> "RunConfig":
+    def _keys_fit_together(self) -> "RunConfig":
+        models = TASKS[self.task].options
+        if self.model not in models:
+            raise ValueError(f"model: must be one of {', '.join(models)} for task {self.task}, got {self.model!r}")
         if self.rounds == 0 and self.epochs == 0:
-            raise ValueError("rounds: rounds or epochs must be greater than 0")
+            raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self
 
     @property
@@ -143,5 +151,5 @@ def _line(error: Any) -> str:
         keys = [_kebab(name) for name in RunConfig.model_fields]
         near = difflib.get_close_matches(key, keys, n=1)
         return f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else f"; known: {', '.join(keys)}")
-    rule = message.removeprefix("Input should be ").removesuffix(", unable to parse string as a number")
-    return f"{key}: must be {rule.removeprefix('must be ')}, got {error['input']!r}"
+    rule = message.removeprefix("Input should be ").removeprefix("must be ").partition(", unable to parse")[0]
+    return f"{key}: must be {rule}, got {error['input']!r}"

@@ -33,9 +33,7 @@ class Entry:
     snr_db: float
 
 
-def entry(
-    round: int, power: float, usages: list[Usage], downlink_floats: int, side_channel_floats: int
-) -> Entry:
+def entry(round: int, power: float, usages: list[Usage], downlink_floats: int, side_channel_floats: int) -> Entry:
     """Sum a round's exchanges up and check them against the budget.
 
     Raises:

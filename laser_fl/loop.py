@@ -78,11 +78,13 @@ class Training:
         """Take what came up: through the channel, into the model, onto the ledger.
 
         Returns True where this exchange ended a round.
+
         Raises:
             TrainingError: clients are missing, or a gradient is not finite.
         """
         if len(uplink.losses) != self.config.clients:
-            raise TrainingError(f"round {self.round}: {len(uplink.losses)} of {self.config.clients} clients answered")
+            heard, wanted = len(uplink.losses), self.config.clients
+            raise TrainingError(f"round {self.round + 1}: {heard} of {wanted} clients answered")
         ctx = self._context()
         if self._phase == 0:
             self.losses = uplink.losses
@@ -137,9 +139,9 @@ class Metrics:
     test: Mapping[str, float]
     ema_test: Mapping[str, float]
 
-    def flat(self) -> dict[str, float]:
+    def flat(self) -> dict[str, int | float]:
         """One row: round, epoch, train_loss, test_<metric>..., ema_test_<metric>...."""
-        row: dict[str, float] = {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss}
+        row: dict[str, int | float] = {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss}
         row |= {f"test_{name}": value for name, value in self.test.items()}
         return row | {f"ema_test_{name}": value for name, value in self.ema_test.items()}
 

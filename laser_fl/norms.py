@@ -9,7 +9,8 @@ from laser_fl.blocks import Tensors
 
 def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     """‖·‖ over all axes but the first."""
-    return torch.linalg.vector_norm(tensor.flatten(start_dim=1), dim=1, dtype=torch.float64)
+    result: Tensor = torch.linalg.vector_norm(tensor.flatten(start_dim=1), dim=1, dtype=torch.float64)
+    return result
 
 
 def norms(tensors: Tensors) -> Float64[Tensor, "clients tensors"]:

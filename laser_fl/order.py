@@ -1,7 +1,5 @@
 """Which examples each client takes in each round."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -11,64 +9,50 @@ from laser_fl.errors import ConfigError
 from laser_fl.streams import Streams
 
 
-@dataclass(frozen=True)
 class Order:
     """The order of data of a range of clients.
 
     The examples are dealt into disjoint shards, fixed by the seed. An epoch shuffles inside each
     shard and has ceil(largest shard / per_round) rounds, the last of which may be short; smaller
     shards wrap around, so that all clients take equally many examples in a round.
-
-    examples: size of the data set. total: number of clients of the run.
-    clients: the range of them that this order is asked for.
-    per_round: examples per client and round.
     """
 
-    examples: int
-    total: int
-    clients: range
-    per_round: int
-    streams: Streams
+    def __init__(self, config: RunConfig, examples: int, clients: range) -> None:
+        """examples: size of the data set. clients: the part of the run's clients asked for.
 
-    def __post_init__(self) -> None:
-        if self.total > self.examples:
-            raise ConfigError(f"clients: must be at most the {self.examples} training examples, got {self.total}")
-        object.__setattr__(self, "_cache", {})
-
-    @classmethod
-    def of(cls, config: RunConfig, examples: int, clients: range) -> "Order":
-        """The order of `clients` in the run of `config` on `examples` examples."""
-        per_round = config.batch_size * config.accumulation_steps
-        return cls(examples, config.clients, clients, per_round, Streams(config.seed))
+        Raises:
+            ConfigError: there are more clients than examples.
+        """
+        if config.clients > examples:
+            raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
+        self.clients = clients
+        self._per_round = config.batch_size * config.accumulation_steps
+        self._streams = Streams(config.seed)
+        dealt = torch.randperm(examples, generator=self._streams.generator("shards"))
+        shards = dealt.tensor_split(config.clients)
+        self._largest = len(shards[0])
+        self._shards = {client: shards[client] for client in clients}
+        self._shuffled: tuple[int, Tensor] | None = None
 
     @property
     def rounds_per_epoch(self) -> int:
         """Rounds of one pass over the largest shard."""
-        return -(-self._largest // self.per_round)
-
-    @property
-    def _largest(self) -> int:
-        return -(-self.examples // self.total)
+        return -(-self._largest // self._per_round)
 
     def batch(self, round: int) -> Int64[Tensor, "clients batch"]:
         """Indices of the examples that each client takes in `round`."""
         epoch, place = divmod(round, self.rounds_per_epoch)
-        start = place * self.per_round
-        return self._epoch(epoch)[:, start : start + self.per_round]
-
-    def _shards(self) -> tuple[Tensor, ...]:
-        dealt = torch.randperm(self.examples, generator=self.streams.generator("shards"))
-        return dealt.tensor_split(self.total)
+        start = place * self._per_round
+        return self._epoch(epoch)[:, start : start + self._per_round]
 
     def _epoch(self, epoch: int) -> Int64[Tensor, "clients examples"]:
         """Each client's shuffled shard, wrapped around to the length of the largest."""
-        cache: dict[int, Tensor] = self.__dict__["_cache"]
-        if epoch not in cache:
-            shards = self._shards()
-            cache.clear()
-            cache[epoch] = torch.stack([self._shuffled(shards[client], epoch, client) for client in self.clients])
-        return cache[epoch]
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            rows = [self._shuffle(shard, epoch, client) for client, shard in self._shards.items()]
+            self._shuffled = epoch, torch.stack(rows)
+        return self._shuffled[1]
 
-    def _shuffled(self, shard: Tensor, epoch: int, client: int) -> Tensor:
-        shuffled = shard[torch.randperm(len(shard), generator=self.streams.generator("shuffle", epoch, client))]
+    def _shuffle(self, shard: Tensor, epoch: int, client: int) -> Int64[Tensor, " examples"]:
+        generator = self._streams.generator("shuffle", epoch, client)
+        shuffled = shard[torch.randperm(len(shard), generator=generator)]
         return shuffled[torch.arange(self._largest) % len(shard)]

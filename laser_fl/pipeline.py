@@ -69,9 +69,7 @@ class Reception:
     usage: Usage
 
 
-def send(
-    broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory: Tensors
-) -> tuple[Uplink, Tensors]:
+def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory: Tensors) -> tuple[Uplink, Tensors]:
     """The client's half: correct, encode, remember what was left out.
 
     gradients: per block (clients, *shape); None after the first phase of a round, whose
@@ -121,7 +119,7 @@ def refuse_non_finite(uplink: Uplink, ctx: Context) -> None:
             client, index = broken.nonzero()[0].tolist()
             name = list(uplink.signals)[index]
             raise TrainingError(
-                f"round {ctx.round}: the {what} of block {name} is not finite at client {client} "
+                f"round {ctx.round + 1}: the {what} of block {name} is not finite at client {client} "
                 f"(norm {values[client, index].item()}); a lower learning-rate or more power may help"
             )
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -36,16 +35,23 @@ class RunFolder(Observer):
     """
 
     def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
-        """path: a new or empty folder. Raises ConfigError where it holds something already."""
-        if path.is_dir() and any(path.iterdir()):
-            raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
-        path.mkdir(parents=True, exist_ok=True)
+        """path: a new or empty folder.
+
+        Raises:
+            ConfigError: it holds something already, or cannot be written to.
+        """
         self.path = path
         self._config = config
         self._engine = engine
         self._metrics: list[Metrics] = []
         self._seconds: list[float] = []
-        self._write_json(CONFIG, config.to_flat())
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
+            path.mkdir(parents=True, exist_ok=True)
+            self._write_json(CONFIG, config.to_flat())
+        except OSError as error:
+            raise ConfigError(f"out-dir: must be writable ({error.strerror}), got {str(path)!r}") from None
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Remember what the round took."""
@@ -118,11 +124,16 @@ class RunFolder(Observer):
         self._write(name, text.getvalue().encode())
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        strict = {key: "inf" if value == math.inf else value for key, value in content.items()}
+        strict = {key: _json(value) for key, value in content.items()}
         self._write(name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:
         """Replace the file in one step, so that a killed run never leaves half of one."""
         part = self.path / f".{name}.part"
         part.write_bytes(content)
-        os.replace(part, self.path / name)
+        part.replace(self.path / name)
+
+
+def _json(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: they are written as text, which the config reads back."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

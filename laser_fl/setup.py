@@ -44,7 +44,7 @@ class Setup:
     @property
     def plan(self) -> Plan:
         """The run's calendar. Raises ConfigError where there are more clients than examples."""
-        order = Order.of(self.config, len(self.task.train.targets), range(0))
+        order = Order(self.config, len(self.task.train.targets), range(0))
         return Plan.of(self.config, order.rounds_per_epoch)
 
 

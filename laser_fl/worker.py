@@ -24,7 +24,7 @@ class Worker:
         self._train = task.train
         self._batch_size = config.batch_size
         self._gradients = _batched_gradients(task, model)
-        self.order = Order.of(config, len(task.train.targets), clients)
+        self.order = Order(config, len(task.train.targets), clients)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
         """Compute the round's gradients and send them; returns the uplink and the next memory."""
@@ -40,7 +40,7 @@ class Worker:
         Returns (per block (clients, *shape), (clients,)).
         """
         batch = self.order.batch(round).to(self._train.inputs.device)
-        parts = batch.split(self._batch_size, dim=1)
+        parts = torch.split(batch, self._batch_size, dim=1)
         total: Tensors = {}
         losses = torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
         for part in parts:
@@ -81,7 +81,7 @@ class Crew:
 
 
 def _split(memory: Tensors, sizes: list[int]) -> list[Tensors]:
-    parts = {name: tensor.split(sizes) for name, tensor in memory.items()}
+    parts = {name: torch.split(tensor, sizes) for name, tensor in memory.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
 
 

@@ -72,7 +72,7 @@ def compare(
     """Train the same model with several strategies over the same channel; draw their accuracy."""
     with _one_line_errors():
         from laser_fl.schemes import SCHEMES
-        from simulations.compare import Outcome, picture, table
+        from simulations.compare import Outcome, frame, picture, table
 
         settings = _settings(preset, config, out)
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}")
@@ -88,10 +88,10 @@ def compare(
                 raise
             except LaserError as error:
                 outcomes[name] = Outcome(folder, {}, str(error))
-        path = root / "accuracy.png"
-        picture(outcomes, settings, path)
+        picture(outcomes, settings, root / "accuracy.png")
+        frame(outcomes).to_csv(root / "comparison.csv", index=False)
         console.print(table(outcomes, settings))
-        console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+        console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
         if failed := [name for name, outcome in outcomes.items() if outcome.reason]:
             raise LaserError("; ".join(f"{name}: {outcomes[name].reason}" for name in failed))
 

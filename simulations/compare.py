@@ -12,12 +12,9 @@ from rich.table import Table
 
 from laser_fl.config import RunConfig
 from laser_fl.run_folder import METRICS
+from laser_fl.schemes import SCHEMES
 
-COLUMNS = {
-    "test_accuracy": "last",
-    "ema_test_accuracy": "averaged",
-    "best_ema_test_accuracy": "best averaged",
-}
+ACCURACIES = {"test_accuracy": "last", "ema_test_accuracy": "averaged", "best_ema_test_accuracy": "best avg."}
 
 
 @dataclass(frozen=True)
@@ -29,25 +26,29 @@ class Outcome:
     reason: str = ""
 
 
+def frame(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
+    """All summaries, a row per strategy."""
+    return pd.DataFrame([{"strategy": name, "reason": o.reason, **o.summary} for name, o in outcomes.items()])
+
+
 def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
     """Accuracy, what was sent and what it cost, a row per strategy."""
-    result = Table(title=_title(config), caption="accuracy in %, power linear, per client and round")
-    result.add_column("strategy")
-    for head in (*COLUMNS.values(), "values sent", "compression", "max power", "seconds"):
-        result.add_column(head, justify="right")
+    result = Table(title=_title(config), caption="accuracy in %; values sent and power: per client and round")
+    result.add_column("strategy", no_wrap=True)
+    for head in (*ACCURACIES.values(), "sent", "ratio", "power", "time"):
+        result.add_column(head, justify="right", no_wrap=True)
     for name, outcome in outcomes.items():
         summary = outcome.summary
         if not summary:
-            result.add_row(name, outcome.reason)
+            result.add_row(name, "failed")
             continue
-        noiseless = summary["max_power_used"] > config.power * 1.01
         result.add_row(
             name,
-            *(f"{100 * summary[column]:.1f}" for column in COLUMNS),
+            *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
             f"{summary['uplink_floats_per_round']:,.0f}",
             f"{summary['compression_ratio']:.0f}x",
-            "no noise" if noiseless else f"{summary['max_power_used']:.4g}",
-            f"{summary['seconds_total']:.0f}",
+            "no noise" if SCHEMES.load(name).noiseless else f"{summary['max_power_used']:.4g}",
+            f"{summary['seconds_total']:.0f} s",
         )
     return result
 

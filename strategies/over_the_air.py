@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -102,10 +102,7 @@ class OverTheAir(Strategy):
         """The first half of an exchange: one broadcast for every node."""
         content = write_broadcast(self._running().broadcast(), arrays)
         content["config"] = config
-        return [
-            Message(RecordDict(content), dst_node_id=node, message_type=MessageType.TRAIN)
-            for node in grid.get_node_ids()
-        ]
+        return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in grid.get_node_ids()]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -34,10 +34,10 @@ def _run(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     setup = prepare(config)
     plan = setup.plan
-    folder = RunFolder(Path(config.out_dir) if config.out_dir else default_path(config, datetime.now()), config, "flower")
-    strategy = OverTheAir(
-        config, plan=plan, evaluate=setup.evaluate, observers=[folder, _Log()], device=setup.device
+    folder = RunFolder(
+        Path(config.out_dir) if config.out_dir else default_path(config, datetime.now()), config, "flower"
     )
+    strategy = OverTheAir(config, plan=plan, evaluate=setup.evaluate, observers=[folder, _Log()], device=setup.device)
     log(INFO, "run folder: %s", folder.path.resolve())
     try:
         strategy.start(grid, write_tensors(setup.weights), plan.rounds)

@@ -76,5 +76,4 @@ def draw_noise(signals: Tensors, ctx: Context) -> list[Tensor]:
     sizes = [prod(shape) for shape in shapes]
     generator = ctx.streams.generator("channel noise", ctx.round, ctx.phase, device=first.device)
     flat = torch.randn(sum(sizes), generator=generator, dtype=first.dtype, device=first.device)
-    return [z.view(shape) for z, shape in zip(flat.split(sizes), shapes, strict=True)]
-
+    return [z.view(shape) for z, shape in zip(torch.split(flat, sizes), shapes, strict=True)]

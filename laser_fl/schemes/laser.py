@@ -51,9 +51,7 @@ class Laser:
         for index, block in enumerate(blocks):
             if self.compresses(block):
                 shape = (block.matrix_shape[0], self.rank_of(block))
-                shared[block.name] = orthonormal(
-                    torch.randn(shape, generator=streams.generator("laser basis", index))
-                )
+                shared[block.name] = orthonormal(torch.randn(shape, generator=streams.generator("laser basis", index)))
         return shared
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
@@ -88,7 +86,8 @@ def orthonormal(columns: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows rank
 
     Each matrix by itself; columns that carry nothing are completed to a basis.
     """
-    q, r = torch.linalg.qr(columns)
+    factors: tuple[Tensor, Tensor] = torch.linalg.qr(columns)
+    q, r = factors
     return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -22,6 +22,10 @@ class Examples:
     def to(self, device: Device) -> "Examples":
         """The same examples on `device`."""
         return Examples(self.inputs.to(device), self.targets.to(device))
+
+    def at(self, rows: Int64[Tensor, " rows"]) -> "Examples":
+        """The examples at `rows`."""
+        return Examples(self.inputs[rows], self.targets[rows])
 
     def first(self, count: int) -> "Examples":
         """The first `count` examples; all for 0."""
@@ -60,7 +64,7 @@ class Task:
         """
         test = self.test.first(examples)
         loss = score = 0.0
-        for inputs, targets in zip(test.inputs.split(batch), test.targets.split(batch), strict=True):
+        for inputs, targets in zip(torch.split(test.inputs, batch), torch.split(test.targets, batch), strict=True):
             outputs = functional_call(model, weights, (inputs,))
             loss += float(self.loss(outputs, targets)) * len(targets)
             score += float(self.score(outputs, targets))

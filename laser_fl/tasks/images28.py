@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from laser_fl.errors import DataError
 from laser_fl.tasks.base import Examples, Task, correct
-
-Images = UInt8[Tensor, "examples 28 28"]
-Labels = Int64[Tensor, " examples"]
 
 
 def linear() -> nn.Module:
@@ -29,20 +25,24 @@ def mlp() -> nn.Module:
 MODELS: Mapping[str, Callable[[], nn.Module]] = {"linear": linear, "mlp": mlp}
 
 
-def task(train: tuple[Images, Labels], test: tuple[Images, Labels], mean: float, std: float) -> Task:
-    """A classification task; pixels are scaled to [0, 1] and normalised with `mean` and `std`."""
+def task(train: Examples, test: Examples, mean: float, std: float) -> Task:
+    """A classification task on grey images of 8 bits and their labels.
 
-    def normalised(images: Images) -> Float[Tensor, "examples 1 28 28"]:
-        return ((images.float() / 255 - mean) / std).unsqueeze(1)
-
+    Pixels are scaled to [0, 1] and normalised with `mean` and `std`.
+    """
     return Task(
-        train=Examples(normalised(train[0]), train[1]),
-        test=Examples(normalised(test[0]), test[1]),
+        train=_normalised(train, mean, std),
+        test=_normalised(test, mean, std),
         models=MODELS,
         loss=cross_entropy,
         metric="accuracy",
         score=correct,
     )
+
+
+def _normalised(images: Examples, mean: float, std: float) -> Examples:
+    """(examples, 28, 28) of 8 bits -> (examples, 1, 28, 28) of zero mean and unit deviation."""
+    return Examples(((images.inputs.float() / 255 - mean) / std).unsqueeze(1), images.targets)
 
 
 def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
@@ -54,7 +54,7 @@ def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
     return task(_split(dataset, root, True), _split(dataset, root, False), mean, std)
 
 
-def _split(dataset: Any, root: Path, train: bool) -> tuple[Images, Labels]:
+def _split(dataset: Any, root: Path, train: bool) -> Examples:
     try:
         data = dataset(root, train=train, download=not (root / dataset.__name__ / "raw").is_dir())
     except (RuntimeError, OSError) as error:
@@ -63,4 +63,4 @@ def _split(dataset: Any, root: Path, train: bool) -> tuple[Images, Labels]:
             f"{dataset.__name__}: not found in {root / dataset.__name__ / 'raw'} and not downloaded ({reason}); "
             "put its four idx files there, or name their place with data-dir or $LASER_FL_DATA"
         ) from None
-    return data.data, data.targets.to(torch.int64)
+    return Examples(data.data, data.targets.to(torch.int64))

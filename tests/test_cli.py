@@ -1,0 +1,146 @@
+"""The command line: what it prints, what it writes, how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from laser_fl.allocations import ALLOCATIONS
+from laser_fl.channels import CHANNELS
+from laser_fl.config import RunConfig
+from laser_fl.policies import POLICIES
+from laser_fl.schemes import SCHEMES
+from laser_fl.tasks import TASKS
+from simulations import presets
+from simulations.cli import app
+
+SHORT = ["-c", "model=linear", "-c", "clients=4", "-c", "rounds=6", "-c", "evaluate-every=3"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_run_prints_its_progress_and_its_result(tmp_path):
+    result = call("run", *SHORT, "-c", "strategy=z-sgd", "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert "round 3/6  train loss" in result.output
+    assert "best_ema_test_accuracy" in result.output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["strategy"] == "z-sgd"
+
+
+def test_quiet_prints_the_result_only(tmp_path):
+    result = call("run", *SHORT, "--quiet", "--out", tmp_path / "run")
+    assert "round 3/6" not in result.output
+    assert "best_ema_test_accuracy" in result.output
+
+
+def test_runs_without_a_folder_go_to_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", *SHORT, "--quiet").exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("mnist-5k-laser-")
+
+
+def test_a_key_given_twice_and_presets_are_overridden_in_order(tmp_path):
+    result = call(
+        "run", "--preset", "mnist", "-c", "task=mnist-5k", *SHORT, "-c", "rounds=2", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["rounds"], config["momentum"], config["task"]) == (2, 0.9, "mnist-5k")
+
+
+@pytest.mark.parametrize("engine", ["in-process", "flower"])
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-c", "power=-1"], "power: must be greater than 0 (inf: no noise), got '-1'"),
+        (["-c", "strategy=lazer"], "strategy: must be one of sgd, z-sgd, laser, got 'lazer'"),
+        (["-c", "powr=1"], "powr: unknown key, did you mean power?"),
+        (["-c", "power"], "-c: must be KEY=VALUE, got 'power'"),
+        (["--preset", "moon"], "preset: must be one of mnist, got 'moon'"),
+    ],
+)
+def test_a_wrong_value_gives_one_line_and_status_2(tmp_path, engine, arguments, line):
+    result = call("run", "--engine", engine, *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [line]
+    assert not (tmp_path / "run").exists()
+
+
+def test_refusals_that_need_the_data_are_as_clear(tmp_path):
+    result = call("run", "-c", "clients=4001", "--out", tmp_path / "run")
+    assert (result.exit_code, result.stderr) == (2, "clients: must be at most the 4000 training examples, got 4001\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_clients_than_nodes_are_refused(tmp_path):
+    result = call("run", "--engine", "flower", "--nodes", 5, *SHORT, "--out", tmp_path / "run")
+    assert (result.exit_code, result.stderr) == (2, "clients: must be at least the number of SuperNodes, 5, got 4\n")
+
+
+def test_a_run_that_fails_has_status_1(tmp_path):
+    result = call("run", *SHORT, "-c", "strategy=sgd", "-c", "learning-rate=1e38", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("round 2: the gradient of block 1.weight is not finite")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
+    result = call("compare", *SHORT, "--quiet", "--out", tmp_path / "all")
+    assert result.exit_code == 0
+    for name in SCHEMES:
+        assert name in result.output
+        assert (tmp_path / "all" / name / "summary.json").is_file()
+    frame = pd.read_csv(tmp_path / "all" / "comparison.csv")
+    assert list(frame["strategy"]) == list(SCHEMES)
+    with Image.open(tmp_path / "all" / "accuracy.png") as picture:
+        assert picture.size == (1200, 675)
+
+
+def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path):
+    result = call(
+        "compare", *SHORT, "--quiet", "-c", "learning-rate=1e38", "--strategies", "sgd,laser", "--out", tmp_path / "two"
+    )
+    assert result.exit_code == 1
+    assert "sgd: round 2" in result.stderr
+    assert (tmp_path / "two" / "accuracy.png").is_file()
+
+
+def test_list_shows_every_part_and_every_key():
+    output = call("list").output
+    for table in (SCHEMES, CHANNELS, POLICIES, ALLOCATIONS, TASKS):
+        for name in table:
+            assert name in output
+    for name in presets.names():
+        assert name in output
+    for field in RunConfig.model_fields.values():
+        assert field.alias in output
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_help_and_list_import_nothing_heavy(arguments):
+    code = (
+        "import sys; from simulations.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'flwr', 'ray', 'pandas', 'matplotlib', 'torchvision', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_in_process_engine_runs_where_flower_and_ray_are_not_installed(tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('flwr', 'ray'): sys.modules[name] = None\n"
+        "from simulations.cli import app\n"
+        f"app(['run', '--quiet', '-c', 'rounds=1', '--out', {str(tmp_path / 'run')!r}])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"

@@ -1,0 +1,89 @@
+"""Every wrong value is refused before anything starts, in one line that names it."""
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError
+from simulations import presets
+
+WRONG = [
+    ({"powr": 1}, "powr: unknown key, did you mean power?"),
+    ({"strategy": "lazer"}, "strategy: must be one of sgd, z-sgd, laser, got 'lazer'"),
+    ({"task": "imagenet"}, "task: must be one of mnist-5k, mnist, fashion-mnist, got 'imagenet'"),
+    ({"model": "resnet18"}, "model: must be one of linear, mlp for task mnist-5k, got 'resnet18'"),
+    ({"channel": "tin-can"}, "channel: must be one of awgn, got 'tin-can'"),
+    ({"power-policy": "up"}, "power-policy: must be one of constant, got 'up'"),
+    ({"power": "-1"}, "power: must be greater than 0 (inf: no noise), got '-1'"),
+    ({"power": 0}, "power: must be greater than 0 (inf: no noise), got 0"),
+    ({"power": "nan"}, "power: must be greater than 0 (inf: no noise), got 'nan'"),
+    ({"power": "much"}, "power: must be a valid number, got 'much'"),
+    ({"rank": 0}, "rank: must be greater than or equal to 1, got 0"),
+    ({"rank": "1.5"}, "rank: must be a valid integer, got '1.5'"),
+    ({"rank": True}, "rank: must be a number or a text, got True"),
+    ({"clients": 0}, "clients: must be greater than or equal to 1, got 0"),
+    ({"noise-variance": -1}, "noise-variance: must be greater than or equal to 0, got -1"),
+    ({"noise-variance": math.inf}, "noise-variance: must be a finite number, got inf"),
+    ({"batch-size": 0}, "batch-size: must be greater than or equal to 1, got 0"),
+    ({"accumulation-steps": 0}, "accumulation-steps: must be greater than or equal to 1, got 0"),
+    ({"epochs": -1}, "epochs: must be greater than or equal to 0, got -1"),
+    ({"epochs": 0, "rounds": 0}, "rounds: must be greater than 0 where epochs is 0, got 0"),
+    ({"optimizer": "lbfgs"}, "optimizer: must be 'sgd' or 'adamw', got 'lbfgs'"),
+    ({"learning-rate": 0}, "learning-rate: must be greater than 0, got 0"),
+    ({"momentum": 1}, "momentum: must be less than 1, got 1"),
+    ({"weight-decay": -1e-4}, "weight-decay: must be greater than or equal to 0, got -0.0001"),
+    ({"lr-schedule": "warm"}, "lr-schedule: must be 'constant' or 'cosine', got 'warm'"),
+    ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
+    ({"evaluate-every": 0}, "evaluate-every: must be greater than or equal to 1, got 0"),
+    ({"ema-decay": 1}, "ema-decay: must be less than 1, got 1"),
+    ({"device": "tpu"}, "device: must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+    ({"threads": -1}, "threads: must be greater than or equal to 0, got -1"),
+    ({"client-batching": "all"}, "client-batching: must be 'vmap' or 'loop', got 'all'"),
+    ({"out-dir": 3}, "out-dir: must be a valid string, got 3"),
+]
+
+
+@pytest.mark.parametrize(("values", "line"), WRONG, ids=[next(iter(v)) + str(i) for i, (v, _) in enumerate(WRONG)])
+def test_a_wrong_value_is_refused_in_one_line(values, line):
+    with pytest.raises(ConfigError) as refusal:
+        parse(values)
+    assert str(refusal.value) == line
+
+
+def test_every_wrong_value_gets_its_own_line():
+    with pytest.raises(ConfigError) as refusal:
+        parse({"power": -1, "rank": 0})
+    assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == ["rank", "power"]
+
+
+def test_strings_from_the_command_line_are_converted():
+    config = parse({"power": "inf", "rank": "4", "weight-decay": "1e-4"})
+    assert (config.power, config.rank, config.weight_decay) == (math.inf, 4, 1e-4)
+
+
+def test_a_config_survives_being_written_and_read():
+    config = parse({"power": 0.1, "epochs": 3, "strategy": "z-sgd"})
+    assert parse(config.to_flat()) == config
+
+
+def test_rounds_win_over_epochs():
+    assert parse({"epochs": 50}).counts_epochs
+    assert not parse({"epochs": 50, "rounds": 3}).counts_epochs
+
+
+def test_the_flower_app_declares_every_key_with_its_default():
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert pyproject["tool"]["flwr"]["app"]["config"] == RunConfig().to_flat()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_a_valid_config(name):
+    parse(presets.load(name))
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="preset: must be one of mnist, got 'moon'"):
+        presets.load("moon")

@@ -1,0 +1,248 @@
+"""The Flower engine walks the same way as the in-process engine, bit for bit where it can."""
+
+import json
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from safetensors.torch import load_file
+
+from clients.client_app import app as client_app
+from clients.node import hosted, reply
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.loop import Training
+from laser_fl.pipeline import send
+from laser_fl.plan import Plan
+from laser_fl.schemes import SCHEMES
+from laser_fl.wire import read_broadcast, read_tensors, read_uplink, write_broadcast, write_tensors, write_uplink
+from simulations.engines import flower, in_process
+from strategies import Laser, OverTheAir, Sgd, ZSgd
+from strategies.server_app import app as server_app
+from tests.helpers import names, tensors
+
+SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
+
+
+@pytest.fixture(autouse=True)
+def _identity():
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
+class FakeGrid(Grid):
+    """Nodes in this process; replies come in the wrong order, as they may in a real grid."""
+
+    def __init__(self, nodes, run_config, answer=client_app):
+        self.answer = answer
+        self.contexts = {
+            100 + i: Context(1, 100 + i, {"partition-id": i, "num-partitions": nodes}, RecordDict(), run_config)
+            for i in range(nodes)
+        }
+
+    def set_run(self, run):
+        raise AssertionError
+
+    @property
+    def run(self):
+        raise AssertionError
+
+    def create_message(self, *args, **kwargs):
+        raise AssertionError
+
+    def push_messages(self, messages):
+        raise AssertionError
+
+    def pull_messages(self, message_ids):
+        raise AssertionError
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        answers = [self.answer(m, self.contexts[m.metadata.dst_node_id]) for m in messages]
+        return answers[::-1]
+
+
+def run_config(path, **values):
+    return parse(SHORT | {k.replace("_", "-"): v for k, v in values.items()} | {"out-dir": str(path)})
+
+
+def run_on_grid(config, nodes):
+    flat = config.to_flat()
+    context = Context(1, 0, {}, RecordDict(), flat)
+    server_app(FakeGrid(nodes, flat), context)
+
+
+@pytest.mark.parametrize("strategy", names(SCHEMES))
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, strategy, nodes):
+    """Clients one by one, the same number of threads."""
+    options = {"strategy": strategy, "client_batching": "loop"}
+    run_on_grid(run_config(tmp_path / "grid", **options), nodes)
+    in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
+    for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
+    summary = json.loads((tmp_path / "grid" / "summary.json").read_text())
+    assert (summary["status"], summary["engine"]) == ("completed", "flower")
+
+
+@pytest.mark.parametrize("strategy", names(SCHEMES))
+def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, strategy):
+    run_on_grid(run_config(tmp_path / "grid", strategy=strategy), 2)
+    in_process.run(run_config(tmp_path / "direct", strategy=strategy), tmp_path / "direct")
+    a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("grid", "direct"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
+    """``flwr run`` on Ray, on a SuperLink of its own, with the app's default configuration but for its length."""
+    options = {"rounds": 12, "evaluate-every": 6}
+    for name, batching in (("one by one", "loop"), ("batched", "vmap")):
+        config = parse(options | {"client-batching": batching})
+        lines = []
+        summary = flower.run(config, tmp_path / name / "flower", nodes=2, show=lines.append)
+        in_process.run(config, tmp_path / name / "direct")
+        assert summary["status"] == "completed"
+        assert any("round 12/12" in line for line in lines)
+        a, b = (load_file(tmp_path / name / engine / "weights.safetensors") for engine in ("flower", "direct"))
+        for block in a:
+            torch.testing.assert_close(a[block], b[block], rtol=1e-5, atol=1e-7)
+    for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        folder = tmp_path / "one by one"
+        assert (folder / "flower" / file).read_bytes() == (folder / "direct" / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
+    with pytest.raises(TrainingError, match=r"round 2: the gradient of block .* is not finite"):
+        flower.run(
+            parse({"strategy": "sgd", "learning-rate": 1e38, "rounds": 4}), tmp_path / "run", 2, lambda line: None
+        )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_more_nodes_than_clients_are_refused_in_every_way_to_start(tmp_path):
+    line = "clients: must be at least the number of SuperNodes, 6, got 5"
+    with pytest.raises(ConfigError, match=line):
+        run_on_grid(run_config(tmp_path / "run"), nodes=6)
+    with pytest.raises(ConfigError, match=line):
+        flower.run(run_config(tmp_path / "run"), tmp_path / "run", 6, lambda line: None)
+
+
+def test_a_wrong_value_is_refused_by_the_server_app_in_one_line():
+    with pytest.raises(ConfigError, match=r"^power: must be greater than 0 \(inf: no noise\), got -1$"):
+        server_app(FakeGrid(1, {}), Context(1, 0, {}, RecordDict(), {"power": -1}))
+
+
+@pytest.mark.parametrize(("nodes", "clients"), [(1, 1), (1, 7), (3, 7), (7, 7), (10, 16), (16, 1000)])
+def test_nodes_host_equal_contiguous_shares(nodes, clients):
+    shares = [hosted(node, nodes, clients) for node in range(nodes)]
+    assert [client for share in shares for client in share] == list(range(clients))
+    assert all(node == client * nodes // clients for node, share in enumerate(shares) for client in share)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+SMALL = {"w": (6, 9), "b": (6,)}
+
+
+class TestInSomebodyElsesApp:
+    """A Flower user's own model and ClientApp, with no run config of ours."""
+
+    def gradients(self, weights):
+        return {name: (w - 1).unsqueeze(0) for name, w in weights.items()}
+
+    def client(self, message, context):
+        def respond(broadcast, memory):
+            losses = torch.tensor([sum(float((w - 1).square().sum()) for w in broadcast.weights.values())]).double()
+            return send(broadcast, self.gradients(broadcast.weights), losses, memory)
+
+        return reply(message, context, respond)
+
+    @pytest.mark.parametrize(
+        "strategy",
+        [
+            Laser(rank=2, power=1e4, learning_rate=0.1, seed=3),
+            ZSgd(power=1e4, learning_rate=0.2),
+            Sgd(learning_rate=0.2),
+        ],
+        ids=lambda s: type(s).__name__,
+    )
+    def test_a_strategy_trains_to_the_minimum(self, strategy):
+        initial = tensors(SMALL, clients=None, dtype=torch.float32)
+        grid = FakeGrid(3, {}, self.client)
+        seen = []
+
+        def evaluate(server_round, arrays):
+            seen.append(server_round)
+            return MetricRecord({"distance": float((read_tensors(arrays)["w"] - 1).norm())})
+
+        result = strategy.start(grid=grid, initial_arrays=write_tensors(initial), num_rounds=60, evaluate_fn=evaluate)
+        assert seen == list(range(61))
+        assert (
+            result.evaluate_metrics_serverapp[60]["distance"] < 0.1 * result.evaluate_metrics_serverapp[0]["distance"]
+        )
+        assert set(result.train_metrics_clientapp) == set(range(1, 61))
+        assert torch.equal(read_tensors(result.arrays)["w"], strategy.weights()["w"])
+        assert strategy.training.config.clients == 3  # one client per node where nothing else is said
+
+    def test_the_two_halves_can_be_called_by_themselves(self):
+        strategy = Laser(rank=1)
+        with pytest.raises(TrainingError, match="has not been started"):
+            strategy.configure_train(1, ArrayRecord(), ConfigRecord(), FakeGrid(1, {}))
+
+    def test_evaluation_is_central(self):
+        strategy = Laser(rank=1)
+        assert strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), FakeGrid(1, {})) == []
+        assert strategy.aggregate_evaluate(1, []) is None
+
+    def test_wrong_options_are_refused_by_name(self):
+        with pytest.raises(ConfigError, match="rank: must be greater than or equal to 1, got 0"):
+            Laser(rank=0)
+        with pytest.raises(ConfigError, match="powr: unknown key"):
+            ZSgd(powr=1.0)
+
+    def test_a_node_that_fails_stops_the_run_with_its_reason(self):
+        def broken(message, context):
+            return Message(Error(code=2, reason="out of memory"), reply_to=message)
+
+        with pytest.raises(TrainingError, match="round 1: node 100 failed: out of memory"):
+            ZSgd().start(FakeGrid(1, {}, broken), write_tensors(tensors(SMALL, clients=None)), 1)
+
+    def test_a_client_that_answers_twice_is_noticed(self):
+        def twins(message, context):
+            context.node_config["partition-id"] = 0
+            return self.client(message, context)
+
+        with pytest.raises(TrainingError, match=r"round 1: clients answered twice or not at all, heard \[0, 0\]"):
+            ZSgd().start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
+
+
+@pytest.mark.parametrize("strategy", names(SCHEMES))
+def test_records_carry_a_broadcast_and_an_uplink_unchanged(strategy):
+    weights = tensors(clients=None, dtype=torch.float32)
+    config = parse({"strategy": strategy, "clients": 4, "power": 2.5, "noise-variance": 0.25, "seed": 9})
+    broadcast = Training(config, weights, Plan(3), transposed=["hidden"]).broadcast()
+    received = read_broadcast(write_broadcast(broadcast, write_tensors(weights)))
+    assert (received.scheme, received.context) == (broadcast.scheme, broadcast.context)
+    for sent, got in ((broadcast.weights, received.weights), (broadcast.shared, received.shared)):
+        assert list(sent) == list(got)
+        assert all(torch.equal(sent[name], got[name]) for name in sent)
+    gradients = tensors(dtype=torch.float32)
+    uplink, _ = send(broadcast, gradients, torch.arange(4, dtype=torch.float64), {})
+    clients, returned = read_uplink(write_uplink(uplink, range(3, 7)))
+    assert clients == range(3, 7)
+    assert all(torch.equal(uplink.signals[name], returned.signals[name]) for name in uplink.signals)
+    for field in ("signal_norms", "gradient_norms", "losses"):
+        assert torch.equal(getattr(uplink, field), getattr(returned, field))
+
+
+def test_every_scheme_has_a_strategy_of_its_own():
+    import strategies
+
+    found = {getattr(strategies, name)().config.strategy for name in strategies.__all__ if name != "OverTheAir"}
+    assert found == set(SCHEMES)
+    assert issubclass(Laser, OverTheAir)

@@ -1,0 +1,152 @@
+"""Whole runs of the in-process engine: their folder, their honesty, their reproducibility."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.loop import Observer
+from laser_fl.plan import Plan
+from laser_fl.run_folder import RunFolder
+from laser_fl.schemes import SCHEMES
+from simulations.engines import in_process
+from tests.helpers import names
+
+SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "rounds": 6, "evaluate-every": 4}
+FILES = {"config.json", "metrics.csv", "ledger.csv", "timing.csv", "weights.safetensors", "summary.json"}
+SUMMARY = {
+    "status", "engine", "task", "model", "strategy", "seed", "clients", "rounds", "power", "test_accuracy",
+    "best_ema_test_accuracy", "test_loss", "uplink_floats_per_round", "compression_ratio", "max_power_used",
+    "seconds_total", "seconds_per_round",
+}  # fmt: skip
+
+
+def run(path, **values):
+    return in_process.run(parse(SHORT | {k.replace("_", "-"): v for k, v in values.items()}), path)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("strategy", names(SCHEMES))
+def test_a_run_leaves_a_complete_folder(tmp_path, strategy):
+    summary = run(tmp_path / "run", strategy=strategy)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert summary.keys() >= SUMMARY
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert summary["status"] == "completed"
+    assert [row["round"] for row in rows(tmp_path / "run" / "metrics.csv")] == ["4", "6"]
+    ledger = rows(tmp_path / "run" / "ledger.csv")
+    assert [row["round"] for row in ledger] == [str(t) for t in range(1, 7)]
+    for row in ledger:
+        assert float(row["max_power_used"]) <= float(row["power_budget"]) * (1 + 1e-5)
+    assert parse(json.loads((tmp_path / "run" / "config.json").read_text())) == parse(SHORT | {"strategy": strategy})
+
+
+def test_the_ledger_counts_what_is_sent(tmp_path):
+    run(tmp_path / "run", strategy="laser", rank=2)
+    odd, even = rows(tmp_path / "run" / "ledger.csv")[:2]  # rounds 1 and 2: Q of 784 x 2, P of 10 x 2, and the bias
+    assert (odd["uplink_floats"], even["uplink_floats"]) == (str(784 * 2 + 10), str(10 * 2 + 10))
+    assert odd["channel_uses"] == odd["uplink_floats"]
+    assert odd["side_channel_floats"] == "6"  # per block two norms up and one amplitude down
+    assert int(odd["downlink_floats"]) == 7850 + 784 * 2  # the model and the next basis
+
+
+def test_the_noiseless_baseline_has_no_noise(tmp_path):
+    run(tmp_path / "run", strategy="sgd", power=0.1)
+    for row in rows(tmp_path / "run" / "ledger.csv"):
+        assert (row["noise_std"], row["snr_db"], row["power_budget"]) == ("0.0", "inf", "inf")
+
+
+@pytest.mark.parametrize("strategy", names(SCHEMES))
+def test_the_same_seed_gives_the_same_files_byte_by_byte_and_another_seed_others(tmp_path, strategy):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(tmp_path / name, strategy=strategy, seed=seed)
+    for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b
+        assert a != c
+
+
+def test_one_by_one_and_batched_runs_agree(tmp_path):
+    for batching in ("vmap", "loop"):
+        run(tmp_path / batching, strategy="laser", client_batching=batching)
+    a, b = (load_file(tmp_path / name / "weights.safetensors") for name in ("vmap", "loop"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_what_there_is(tmp_path):
+    with pytest.raises(TrainingError, match=r"round 2: the gradient of block 1\.weight is not finite at client 0"):
+        run(tmp_path / "run", strategy="sgd", learning_rate=1e38, model="mlp", evaluate_every=1)
+    assert len(rows(tmp_path / "run" / "ledger.csv")) == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "round 2" in summary["reason"]
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(ConfigError, match="out-dir: must be a new or empty folder"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="out-dir: must be writable"):
+        run(tmp_path / "file" / "run")
+
+
+def test_files_are_replaced_whole(tmp_path, monkeypatch):
+    """A write that breaks off leaves the file from before."""
+    folder = RunFolder(tmp_path / "run", parse({}), "in-process")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        folder.fail(None, "power cut")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_observers_see_every_round_and_every_evaluation(tmp_path):
+    seen = []
+
+    class Witness(Observer):
+        def on_round(self, training, seconds):
+            seen.append(training.round)
+
+        def on_evaluation(self, training, metrics):
+            seen.append(metrics.flat().keys())
+
+    in_process.run(parse(SHORT), tmp_path / "run", [Witness()])
+    columns = {"round", "epoch", "train_loss", "test_loss", "test_accuracy", "ema_test_loss", "ema_test_accuracy"}
+    assert seen == [1, 2, 3, 4, columns, 5, 6, columns]
+
+
+def test_the_plan_counts_epochs_or_rounds():
+    by_epoch = Plan.of(parse({"epochs": 5, "evaluate-every": 2}), rounds_per_epoch=3)
+    assert (by_epoch.rounds, by_epoch.steps) == (15, 5)
+    assert [t + 1 for t in range(15) if by_epoch.evaluates_after(t)] == [6, 12, 15]
+    assert [by_epoch.step(t) for t in (0, 2, 3, 14)] == [0, 0, 1, 4]
+    by_round = Plan.of(parse({"rounds": 5, "evaluate-every": 2}), rounds_per_epoch=3)
+    assert [t + 1 for t in range(5) if by_round.evaluates_after(t)] == [2, 4, 5]
+    assert by_round.steps == 5
+
+
+def test_the_papers_mnist_run_comes_out(tmp_path, data_dir):
+    """Table 13, LASER at P = 10: 92.3; a single seed spreads by a few tenths of a point."""
+    from simulations import presets
+
+    values = presets.load("mnist") | {"power": 10, "data-dir": data_dir}
+    summary = in_process.run(parse(values), tmp_path / "run")
+    assert summary["rounds"] == 1500
+    assert 100 * summary["best_ema_test_accuracy"] == pytest.approx(92.3, abs=0.6)
+    assert math.isclose(summary["max_power_used"], 10, rel_tol=1e-5)

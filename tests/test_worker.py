@@ -1,0 +1,88 @@
+"""Gradients of many clients at once are each client's own."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from laser_fl.config import parse
+from laser_fl.order import Order
+from laser_fl.pipeline import Broadcast
+from laser_fl.streams import Streams
+from laser_fl.tasks.base import Examples, Task, correct
+from laser_fl.tasks.images28 import MODELS
+from laser_fl.worker import Crew, Worker
+from tests.helpers import context, scheme
+
+EXAMPLES, CLIENTS = 50, 4
+
+
+@pytest.fixture(scope="module")
+def task():
+    generator = Streams(0).generator("toy")
+    data = Examples(
+        torch.randn(EXAMPLES, 1, 28, 28, generator=generator), torch.randint(10, (EXAMPLES,), generator=generator)
+    )
+    return Task(data, data, MODELS, cross_entropy, "accuracy", correct)
+
+
+def weights_of(model):
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def naive(task, model, indices):
+    loss = cross_entropy(model(task.train.inputs[indices]), task.train.targets[indices])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return dict(zip(weights_of(model), gradients, strict=True)), loss.item()
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("round", [0, 1])
+def test_gradients_are_those_of_each_clients_own_examples(task, name, accumulation, round):
+    """With accumulation, and in a short last batch, the mean over all of the round's examples."""
+    config = parse({"clients": CLIENTS, "batch-size": 3, "accumulation-steps": accumulation, "model": name})
+    model = task.model(name, Streams(0))
+    gradients, losses = Worker(task, model, config, range(CLIENTS)).gradients(weights_of(model), round)
+    batch = Order(config, EXAMPLES, range(CLIENTS)).batch(round)
+    for client in range(CLIENTS):
+        expected, loss = naive(task, model, batch[client])
+        assert losses[client].item() == pytest.approx(loss, rel=1e-5)
+        for block, gradient in expected.items():
+            torch.testing.assert_close(gradients[block][client], gradient)
+
+
+@pytest.mark.parametrize("strategy", ["z-sgd", "laser"])
+def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
+    model = task.model("mlp", Streams(0))
+    blocks_context = context({n: tuple(w.shape) for n, w in weights_of(model).items()}, clients=CLIENTS)
+    chosen = scheme(strategy)
+    shared = chosen.init(blocks_context.blocks, blocks_context.streams)
+    broadcast = Broadcast(weights_of(model), shared, chosen, blocks_context)
+    answers = {}
+    for batching in ("vmap", "loop"):
+        config = parse({"clients": CLIENTS, "batch-size": 4, "client-batching": batching})
+        crew = Crew(task, model, config, range(CLIENTS))
+        _, memory = crew.answer(broadcast, {})
+        answers[batching] = crew.answer(broadcast, memory)
+    (together, memory), (apart, memory_apart) = answers["vmap"], answers["loop"]
+    torch.testing.assert_close(together.signal_norms, apart.signal_norms, rtol=1e-5, atol=0)
+    for name in together.signals:
+        torch.testing.assert_close(together.signals[name], apart.signals[name], rtol=1e-5, atol=1e-7)
+    for name in memory:
+        torch.testing.assert_close(memory[name], memory_apart[name], rtol=1e-5, atol=1e-7)
+    assert memory.keys() == memory_apart.keys()
+
+
+def test_evaluation_is_the_mean_over_all_examples(task):
+    model = task.model("linear", Streams(0))
+    metrics = task.evaluate(model, weights_of(model), batch=16)
+    outputs = model(task.test.inputs)
+    assert metrics["loss"] == pytest.approx(cross_entropy(outputs, task.test.targets).item(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx((outputs.argmax(1) == task.test.targets).float().mean().item())
+    assert task.evaluate(model, weights_of(model), examples=10) != metrics
+
+
+def test_the_same_seed_gives_the_same_initial_weights(task):
+    first, second, other = (task.model("mlp", Streams(seed)).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["1.weight"], other["1.weight"])
