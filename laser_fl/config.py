@@ -21,6 +21,8 @@ from laser_fl.channels import CHANNELS
 from laser_fl.errors import ConfigError
 from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
+from laser_fl.schemes.exchanges import EXCHANGES
+from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.tables import Table
 from laser_fl.tasks import TASKS
 
@@ -70,6 +72,14 @@ class RunConfig(BaseModel):
     model: str = Field("mlp", description="the network, one of the task's")
     strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
     rank: int = Field(2, ge=1, description="rank of laser's factors")
+    factor_exchange: Annotated[str, AfterValidator(_one_of(EXCHANGES))] = Field(
+        "alternating", description="how laser's factors get to the server"
+    )
+    phase_split: float = Field(0.5, gt=0, lt=1, description="power share of the first of two-phase's phases")
+    compression_factor: float = Field(0.1, gt=0, le=1, description="values sent per value: random-k, sketch, a-dsgd")
+    receiver: Annotated[str, AfterValidator(_one_of(RECEIVERS))] = Field(
+        "lmmse", description="how a-dsgd's server gets the gradient back"
+    )
     channel: Annotated[str, AfterValidator(_one_of(CHANNELS))] = Field("awgn", description="what happens in the air")
     power: Annotated[float, AfterValidator(_power)] = Field(
         1.0, description="mean power budget of a client per round, linear; inf: no noise"

@@ -52,7 +52,7 @@ def entry(round: int, power: float, usages: list[Usage], downlink_floats: int, s
         uplink_floats=uses,
         downlink_floats=downlink_floats,
         side_channel_floats=side_channel_floats,
-        noise_std=math.sqrt(noise / uses),
+        noise_std=math.sqrt(noise / uses) if uses else 0.0,
         snr_db=_decibels(sum(usage.signal_energy for usage in usages), noise),
     )
 

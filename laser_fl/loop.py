@@ -59,6 +59,7 @@ class Training:
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
         self._phase = 0
         self._usages: list[Usage] = []
+        self._shared_floats = self._side_channel_floats = 0
 
     @property
     def finished(self) -> bool:
@@ -88,37 +89,45 @@ class Training:
         ctx = self._context()
         if self._phase == 0:
             self.losses = uplink.losses
+        self._shared_floats += sum(tensor.numel() for tensor in self._shared.values())
         reception = receive(uplink, self._shared, self._scheme, self._channel, self._allocation, ctx)
         self._shared = reception.shared
         self._usages.append(reception.usage)
+        self._side_channel_floats += reception.side_channel_floats
         self._phase += 1
         if reception.update is None:
             return False
         self.server.step(reception.update)
-        self._close_round(ctx, uplink)
+        self._close_round()
         return True
 
-    def _close_round(self, ctx: Context, uplink: Uplink) -> None:
+    def _close_round(self) -> None:
         """Write the ledger's line and move on to the next round."""
-        signals = uplink.signal_norms.shape[1]
         self.ledger.append(
             entry(
                 round=self.round + 1,
-                power=ctx.power,
+                power=self._power,
                 usages=self._usages,
-                downlink_floats=self.parameters + sum(t.numel() for t in self._shared.values()),
-                side_channel_floats=3 * signals,  # two norms up, one amplitude down
+                downlink_floats=self.parameters + self._shared_floats,
+                side_channel_floats=self._side_channel_floats,
             )
         )
         self.round, self._phase, self._usages = self.round + 1, 0, []
+        self._shared_floats = self._side_channel_floats = 0
+
+    @property
+    def _power(self) -> float:
+        """The round's budget."""
+        if self._scheme.promises.noiseless:
+            return math.inf
+        return float(self._policy(self.config.power, self.plan.step(self.round), self.plan.steps))
 
     def _context(self) -> Context:
-        power = self._policy(self.config.power, self.plan.step(self.round), self.plan.steps)
         return Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
-            power=math.inf if self._scheme.noiseless else power,
+            power=self._power * self._scheme.promises.phase_shares[self._phase],
             noise_std=math.sqrt(self.config.noise_variance),
             clients=self.config.clients,
             streams=self._streams,

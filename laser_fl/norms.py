@@ -13,6 +13,8 @@ def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     return result
 
 
-def norms(tensors: Tensors) -> Float64[Tensor, "clients tensors"]:
-    """The norms of several tensors side by side, in their order."""
+def norms(tensors: Tensors, clients: int) -> Float64[Tensor, "clients tensors"]:
+    """The norms of several tensors, or of none, side by side in their order."""
+    if not tensors:
+        return torch.zeros(clients, 0, dtype=torch.float64)
     return torch.stack([norm(t) for t in tensors.values()], dim=1)

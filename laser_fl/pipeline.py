@@ -14,7 +14,6 @@ case clients = 1, and many clients on one machine are one batched call.
 Source: paper, Algorithm 1 and §G.5.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +24,8 @@ from laser_fl.blocks import Tensors
 from laser_fl.channels.base import Channel, Usage
 from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
-from laser_fl.schemes.base import Context, Scheme
-
-Norms = Float64[Tensor, "clients signals"]
-Shares = Float64[Tensor, " signals"]
-Allocation = Callable[[Norms, Norms, Shares], Shares]
-
-SMALLEST_SHARE = 1e-6  # of the budget, divided by the number of blocks
+from laser_fl.power import Allocation, signal_powers
+from laser_fl.schemes.base import Context, Heard, Scheme, owners
 
 
 @dataclass(frozen=True)
@@ -48,25 +42,31 @@ class Broadcast:
 class Uplink:
     """What clients say in one exchange.
 
-    signals: per block (clients, *signal shape); this goes through the air.
-    signal_norms, gradient_norms: norms of the signals and of the corrected gradients of their
-        blocks; this goes through the noiseless side channel.
+    signals: by name (clients, *signal shape); this goes through the air. Those of one block
+        follow each other.
+    signal_norms: per signal; gradient_norms: per block, of the corrected gradients; both go
+        through the noiseless side channel.
     losses: each client's training loss; bookkeeping, not transmitted.
     """
 
     signals: Tensors
-    signal_norms: Norms
-    gradient_norms: Norms
+    signal_norms: Float64[Tensor, "clients signals"]
+    gradient_norms: Float64[Tensor, "clients blocks"]
     losses: Float64[Tensor, " clients"]
 
 
 @dataclass(frozen=True)
 class Reception:
-    """What the server made of an exchange. update: None until the scheme's last phase."""
+    """What the server made of an exchange.
+
+    update: None until the scheme's last phase.
+    side_channel_floats: norms up and amplitudes down, per client.
+    """
 
     update: Tensors | None
     shared: Tensors
     usage: Usage
+    side_channel_floats: int
 
 
 def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory: Tensors) -> tuple[Uplink, Tensors]:
@@ -79,9 +79,9 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
     scheme, ctx = broadcast.scheme, broadcast.context
     corrected = _add(memory, gradients)
     signals, kept = scheme.encode(corrected, broadcast.shared, ctx)
-    spoken = {name: corrected[name] for name in signals}
-    uplink = Uplink(signals, norms(signals), norms(spoken), losses)
-    return uplink, _subtract(corrected, kept) if scheme.error_feedback else {}
+    spoken = {name: corrected[name] for name in owners(signals)}
+    uplink = Uplink(signals, norms(signals, len(losses)), norms(spoken, len(losses)), losses)
+    return uplink, _subtract(corrected, kept) if scheme.promises.error_feedback else {}
 
 
 def receive(
@@ -93,33 +93,28 @@ def receive(
         TrainingError: a client's gradient is not finite; nothing was decoded.
     """
     refuse_non_finite(uplink, ctx)
-    share = shares(uplink, allocation)
-    power = torch.where(share > 0, ctx.power * share, 0.0)  # inf * 0 is NaN
-    heard, usage = channel.transmit(uplink.signals, uplink.signal_norms, power, ctx)
+    if uplink.signals:
+        names = list(uplink.signals)
+        power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
+        heard, usage = channel.transmit(uplink.signals, uplink.signal_norms, power, ctx)
+    else:  # a phase in which this model has nothing to say
+        heard, usage = Heard({}, {}), Usage.none(len(uplink.losses))
     update, shared = scheme.decode(heard, shared, ctx)
-    return Reception(update, shared, usage)
-
-
-def shares(uplink: Uplink, allocation: Allocation) -> Shares:
-    """The allocation's shares, with at least 1e-6/L for every block that has something to say."""
-    sizes = torch.tensor([s[0].numel() for s in uplink.signals.values()]).to(uplink.signal_norms)
-    proposed = allocation(uplink.signal_norms, uplink.gradient_norms, sizes)
-    speaks = uplink.signal_norms.amax(dim=0) > 0
-    least = SMALLEST_SHARE * (1 + 2 * SMALLEST_SHARE) / len(sizes)  # still enough after the division
-    raised = torch.where(speaks, proposed.clamp_min(least), proposed)
-    return raised / raised.sum()
+    side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
+    return Reception(update, shared, usage, side_channel_floats)
 
 
 def refuse_non_finite(uplink: Uplink, ctx: Context) -> None:
     """Stop where a norm is NaN or infinite, with the round, the block and the client."""
-    largest = torch.finfo(next(iter(uplink.signals.values())).dtype).max
-    for what, values in (("gradient", uplink.gradient_norms), ("signal", uplink.signal_norms)):
-        broken = ~(values < largest)
+    for what, values, names in (
+        ("gradient", uplink.gradient_norms, list(owners(uplink.signals))),
+        ("signal", uplink.signal_norms, list(uplink.signals)),
+    ):
+        broken = ~(values < torch.finfo(torch.float32).max)
         if broken.any():
             client, index = broken.nonzero()[0].tolist()
-            name = list(uplink.signals)[index]
             raise TrainingError(
-                f"round {ctx.round + 1}: the {what} of block {name} is not finite at client {client} "
+                f"round {ctx.round + 1}: the {what} of block {names[index]} is not finite at client {client} "
                 f"(norm {values[client, index].item()}); a lower learning-rate or more power may help"
             )
 

@@ -68,8 +68,7 @@ class RunFolder(Observer):
         weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.weights.items()}
         self._write(WEIGHTS, save(weights))
         summary = self._summary(training) | {"status": "completed"}
-        self._write_json(SUMMARY, summary)
-        return summary
+        return self._write_json(SUMMARY, summary)
 
     def fail(self, training: Training | None, reason: str) -> None:
         """Keep what there is of a run that stopped, and why it did."""
@@ -102,6 +101,7 @@ class RunFolder(Observer):
             summary["uplink_floats_per_round"] = uplink
             summary["compression_ratio"] = training.parameters / uplink
             summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
+            summary["mean_snr_db"] = sum(entry.snr_db for entry in ledger) / len(ledger)
         if seconds:
             summary["seconds_total"] = sum(seconds)
             summary["seconds_per_round"] = sum(seconds) / len(seconds)
@@ -123,9 +123,11 @@ class RunFolder(Observer):
         writer.writerows(rows)
         self._write(name, text.getvalue().encode())
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `content` and return it as a reader of the file finds it."""
         strict = {key: _json(value) for key, value in content.items()}
         self._write(name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
+        return strict
 
     def _write(self, name: str, content: bytes) -> None:
         """Replace the file in one step, so that a killed run never leaves half of one."""

@@ -1,5 +1,6 @@
 """Several strategies over one channel: a table and a picture."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from rich.table import Table
 
 from laser_fl.config import RunConfig
 from laser_fl.run_folder import METRICS
-from laser_fl.schemes import SCHEMES
 
 ACCURACIES = {"test_accuracy": "last", "ema_test_accuracy": "averaged", "best_ema_test_accuracy": "best avg."}
 
@@ -47,7 +47,7 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
             *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
             f"{summary['uplink_floats_per_round']:,.0f}",
             f"{summary['compression_ratio']:.0f}x",
-            "no noise" if SCHEMES.load(name).noiseless else f"{summary['max_power_used']:.4g}",
+            "no noise" if float(summary["mean_snr_db"]) == math.inf else f"{summary['max_power_used']:.4g}",
             f"{summary['seconds_total']:.0f} s",
         )
     return result

@@ -1,6 +1,6 @@
 """LASER and its baselines as Flower strategies."""
 
 from strategies.over_the_air import OverTheAir
-from strategies.schemes import Laser, Sgd, ZSgd
+from strategies.schemes import ADsgd, Laser, RandomK, Sgd, Signum, Sketch, ZSgd
 
-__all__ = ["Laser", "OverTheAir", "Sgd", "ZSgd"]
+__all__ = ["ADsgd", "Laser", "OverTheAir", "RandomK", "Sgd", "Signum", "Sketch", "ZSgd"]

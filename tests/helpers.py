@@ -2,14 +2,26 @@
 
 import torch
 
+from laser_fl.allocations.paper import signal_norm
 from laser_fl.blocks import blocks_of
+from laser_fl.channels.awgn import Awgn
 from laser_fl.config import parse
+from laser_fl.pipeline import Broadcast, receive, send
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Heard
+from laser_fl.schemes.exchanges import EXCHANGES
+from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 
 SHAPES = {"hidden": (12, 10), "hidden bias": (12,), "kernel": (8, 2, 3, 3), "out": (3, 20)}
+
+# Every scheme with every option that is a table of its own: what the shared tests run over.
+VARIANTS = {
+    **{name: {"strategy": name} for name in SCHEMES},
+    **{f"laser {name}": {"strategy": "laser", "factor-exchange": name} for name in EXCHANGES},
+    **{f"a-dsgd {name}": {"strategy": "a-dsgd", "receiver": name} for name in RECEIVERS},
+}
 
 
 def tensors(shapes=SHAPES, clients=4, seed=0, dtype=torch.float64, scale=1.0):
@@ -28,7 +40,13 @@ def context(shapes=SHAPES, clients=4, round=0, power=1.0, noise_variance=1.0, se
 
 
 def scheme(name, **options):
-    return from_fields(SCHEMES.load(name), parse({"strategy": name, **options}))
+    """A scheme by the name of its strategy or of one of its VARIANTS."""
+    config = parse(VARIANTS[name] | {key.replace("_", "-"): value for key, value in options.items()})
+    return from_fields(SCHEMES.load(config.strategy), config)
+
+
+def silent_losses(clients=4):
+    return torch.zeros(clients, dtype=torch.float64)
 
 
 def exact(signals):
@@ -38,14 +56,36 @@ def exact(signals):
 
 
 def shared_of(scheme, shapes=SHAPES, dtype=torch.float64, round=0):
-    """The state that a scheme shares before `round`, after rounds of normal gradients."""
+    """The state that a scheme shares before `round`, after rounds of normal gradients heard exactly."""
     ctx = context(shapes)
     shared = {name: tensor.to(dtype) for name, tensor in scheme.init(ctx.blocks, ctx.streams).items()}
     for t in range(round):
-        ctx = context(shapes, round=t)
-        signals, _ = scheme.encode(tensors(shapes, seed=t, dtype=dtype), shared, ctx)
-        _, shared = scheme.decode(exact(signals), shared, ctx)
+        for phase in range(len(scheme.promises.phase_shares)):
+            ctx = context(shapes, round=t, phase=phase)
+            signals, _ = scheme.encode(tensors(shapes, seed=t, dtype=dtype), shared, ctx)
+            _, shared = scheme.decode(exact(signals), shared, ctx)
     return shared
+
+
+def walk_round(
+    scheme, shared, memory, gradients, round=0, power=1.0, noise_variance=1.0, allocation=signal_norm, shapes=SHAPES
+):
+    """All phases of one round through send and receive.
+
+    Returns (receptions per phase, uplinks per phase, contexts per phase, memory).
+    """
+    clients = len(next(iter(gradients.values())))
+    receptions, uplinks, contexts = [], [], []
+    for phase, share in enumerate(scheme.promises.phase_shares):
+        ctx = context(shapes, clients, round, power * share, noise_variance, phase=phase)
+        told = Broadcast({}, shared, scheme, ctx)
+        uplink, memory = send(told, gradients if phase == 0 else None, silent_losses(clients), memory)
+        reception = receive(uplink, shared, scheme, Awgn(noise_variance), allocation, ctx)
+        shared = reception.shared
+        receptions.append(reception)
+        uplinks.append(uplink)
+        contexts.append(ctx)
+    return receptions, uplinks, contexts, memory
 
 
 def names(table):

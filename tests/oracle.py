@@ -1,23 +1,11 @@
 """Slow, obviously right: the paper's formulas in float64 with loops. Imports nothing of the package.
 
-Gradients, initial bases and unit-variance noise are given; a list of updates per round comes out.
-Matrices are nested as gradients[round][client][block].
+Whatever is random is given: gradients[round][client][block] (matrices and vectors), unit-variance
+noise[round][phase][signal] in the order of the signals, first bases, indices, projections.
+A scheme's signals have keys (block, part).
 """
 
 import numpy as np
-
-SMALLEST = 1e-6
-
-
-def orthonormal(matrix):
-    """Gram-Schmidt, column by column."""
-    columns = []
-    for j in range(matrix.shape[1]):
-        v = matrix[:, j].copy()
-        for q in columns:
-            v = v - (q @ v) * q
-        columns.append(v / np.sqrt(np.sum(v * v)))
-    return np.stack(columns, axis=1)
 
 
 def norm(x):
@@ -27,19 +15,29 @@ def norm(x):
     return total**0.5
 
 
-def shares(allocation, signals, corrected):
-    """signals[client][block], corrected[client][block] -> share per block."""
-    clients, blocks = len(signals), len(signals[0])
+def orthonormal(matrix):
+    """Gram-Schmidt, column by column."""
+    columns = []
+    for j in range(matrix.shape[1]):
+        v = matrix[:, j].copy()
+        for q in columns:
+            v = v - (q @ v) * q
+        columns.append(v / norm(v))
+    return np.stack(columns, axis=1)
+
+
+def shares(allocation, signal_norms, gradient_norms, sizes):
+    """norms[client][block] -> share per block."""
+    clients, blocks = len(signal_norms), len(sizes)
     if allocation == "min-mse":
-        c = [max(norm(signals[i][b]) for i in range(clients)) for b in range(blocks)]
-        weights = [c[b] * signals[0][b].size ** 0.5 for b in range(blocks)]
-        proposals = [weights]
+        c = [max(signal_norms[i][b] for i in range(clients)) for b in range(blocks)]
+        proposals = [[c[b] * sizes[b] ** 0.5 for b in range(blocks)]]
     else:
         weigh = {
-            "signal-norm": lambda i, b: norm(signals[i][b]),
+            "signal-norm": lambda i, b: signal_norms[i][b],
             "uniform": lambda i, b: 1.0,
-            "gradient-norm": lambda i, b: norm(corrected[i][b]),
-            "gradient-norm-squared": lambda i, b: norm(corrected[i][b]) ** 2,
+            "gradient-norm": lambda i, b: gradient_norms[i][b],
+            "gradient-norm-squared": lambda i, b: gradient_norms[i][b] ** 2,
         }[allocation]
         proposals = [[weigh(i, b) for b in range(blocks)] for i in range(clients)]
     result = [0.0] * blocks
@@ -51,68 +49,322 @@ def shares(allocation, signals, corrected):
     return result
 
 
-def over_the_air(signals, share, power, sigma, noise):
-    """One transmission: signals[client][block], noise[block] -> the server's estimates."""
-    clients, heard = len(signals), []
-    for b in range(len(share)):
-        c = max(norm(signals[i][b]) for i in range(clients))
-        if c == 0:
-            heard.append(np.zeros_like(signals[0][b]))
-            continue
-        a = np.sqrt(power * share[b]) / c
-        y = sigma * noise[b]
+def transmit(signals, power, sigma, noise):
+    """One signal: signals[client] -> (estimate of the mean, its noise's standard deviation)."""
+    clients = len(signals)
+    c = max(norm(s) for s in signals)
+    if c == 0 or power == 0:
+        return np.zeros_like(signals[0]), 0.0
+    a = np.sqrt(power) / c
+    y = sigma * noise
+    for s in signals:
+        assert norm(a * s) ** 2 <= power * (1 + 1e-9)
+        y = y + a * s
+    return y / (clients * a), sigma / (clients * a)
+
+
+def simulate(scheme, gradients, noise, power, sigma, allocation):
+    """All rounds. Returns (updates[round][block], memory[client][block])."""
+    clients, blocks = len(gradients[0]), len(gradients[0][0])
+    memory = [[np.zeros_like(g) for g in gradients[0][i]] for i in range(clients)]
+    updates = []
+    for t in range(len(gradients)):
+        corrected = [[memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in range(clients)]
+        kept = [[None] * blocks for _ in range(clients)]
+        for phase, phase_share in enumerate(scheme.phase_shares):
+            signals = []
+            for i in range(clients):
+                sent, stands_for = scheme.encode(t, phase, corrected[i])
+                signals.append(sent)
+                for b, part in stands_for.items():
+                    kept[i][b] = part
+            heard = receive(scheme, signals, corrected, noise[t][phase], power * phase_share, sigma, allocation)
+            update = scheme.decode(t, phase, heard)
+        updates.append(update)
         for i in range(clients):
-            assert norm(a * signals[i][b]) ** 2 <= power * share[b] * (1 + 1e-9)
-            y = y + a * signals[i][b]
-        heard.append(y / (clients * a))
+            for b in range(blocks):
+                if scheme.error_feedback:
+                    memory[i][b] = corrected[i][b] - kept[i][b]
+    return updates, memory
+
+
+def receive(scheme, signals, corrected, noise, power, sigma, allocation):
+    """signals[client][key] -> {key: (estimate, noise standard deviation)}."""
+    clients, keys = len(signals), list(signals[0])
+    blocks = sorted({b for b, _ in keys})
+    parts = {b: [key for key in keys if key[0] == b] for b in blocks}
+    sizes = [sum(signals[0][key].size for key in parts[b]) for b in blocks]
+    signal_norms = [[sum(norm(signals[i][k]) ** 2 for k in parts[b]) ** 0.5 for b in blocks] for i in range(clients)]
+    gradient_norms = [[norm(corrected[i][b]) for b in blocks] for i in range(clients)]
+    share = shares(allocation, signal_norms, gradient_norms, sizes)
+    heard, used = {}, 0.0
+    for b, block in enumerate(blocks):
+        split = [1.0]
+        if len(parts[block]) > 1:
+            norms = [[norm(signals[i][key]) for key in parts[block]] for i in range(clients)]
+            split = scheme.split(block, norms, power * share[b], sigma, clients)
+        for part, key in zip(split, parts[block], strict=True):
+            transmitted = power * share[b] * part
+            used += transmitted
+            heard[key] = transmit([s[key] for s in signals], transmitted, sigma, noise[keys.index(key)])
+    assert used <= power * (1 + 1e-9)
     return heard
 
 
-def z_sgd(gradients, noise, power, sigma, allocation):
-    updates = []
-    for t in range(len(gradients)):
-        share = shares(allocation, gradients[t], gradients[t])
-        updates.append(over_the_air(gradients[t], share, power, sigma, noise[t]))
-    return updates
+class Plain:
+    """Z-SGD: signal = gradient."""
+
+    phase_shares, error_feedback = (1.0,), False
+
+    def encode(self, t, phase, m):
+        return {(b, ""): g for b, g in enumerate(m)}, dict(enumerate(m))
+
+    def decode(self, t, phase, heard):
+        return [heard[key][0] for key in sorted(heard)]
 
 
-def laser(gradients, bases, noise, power, sigma, allocation):
-    """bases[block]: the first orthonormal basis of a compressed matrix, None where uncompressed.
+class Signs(Plain):
+    """Signum."""
 
-    Returns (updates per round, memories[client][block] at the end).
-    """
-    clients, blocks = len(gradients[0]), len(gradients[0][0])
-    memory = [[np.zeros_like(gradients[0][i][b]) for b in range(blocks)] for i in range(clients)]
-    bases = list(bases)
-    updates = []
-    for t in range(len(gradients)):
-        even = t % 2 == 0
-        corrected = [[memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in range(clients)]
-        signals = []
-        for i in range(clients):
-            row = []
-            for b in range(blocks):
-                m = corrected[i][b]
-                if bases[b] is None:
-                    row.append(m)
-                    memory[i][b] = np.zeros_like(m)
-                elif even:
-                    q = m.T @ bases[b]
-                    row.append(q)
-                    memory[i][b] = m - bases[b] @ q.T
-                else:
-                    p = m @ bases[b]
-                    row.append(p)
-                    memory[i][b] = m - p @ bases[b].T
-            signals.append(row)
-        share = shares(allocation, signals, corrected)
-        heard = over_the_air(signals, share, power, sigma, noise[t])
+    def encode(self, t, phase, m):
+        return super().encode(t, phase, [np.where(g > 0, 1.0, np.where(g < 0, -1.0, 0.0)) for g in m])
+
+    def decode(self, t, phase, heard):
+        return [np.where(u > 0, 1.0, np.where(u < 0, -1.0, 0.0)) for u in super().decode(t, phase, heard)]
+
+
+class Chosen(Plain):
+    """Random-K: indices[round][block]."""
+
+    error_feedback = True
+
+    def __init__(self, indices, shapes):
+        self.indices, self.shapes = indices, shapes
+
+    def encode(self, t, phase, m):
+        signals, kept = {}, {}
+        for b, g in enumerate(m):
+            flat, zeros = np.ravel(g), np.zeros(g.size)
+            signals[b, ""] = np.array([flat[j] for j in self.indices[t][b]])
+            for j in self.indices[t][b]:
+                zeros[j] = flat[j]
+            kept[b] = zeros.reshape(g.shape)
+        return signals, kept
+
+    def decode(self, t, phase, heard):
         update = []
-        for b in range(blocks):
-            if bases[b] is None:
-                update.append(heard[b])
+        for b, shape in enumerate(self.shapes):
+            u = np.zeros(int(np.prod(shape)))
+            for place, j in enumerate(self.indices[t][b]):
+                u[j] = heard[b, ""][0][place]
+            update.append(u.reshape(shape))
+        return update
+
+
+class Buckets(Plain):
+    """Count-mean sketch: hashes[round][block] = (bucket per value, sign per value, number of buckets)."""
+
+    def __init__(self, hashes, shapes):
+        self.hashes, self.shapes = hashes, shapes
+
+    def encode(self, t, phase, m):
+        signals = {}
+        for b, g in enumerate(m):
+            buckets, signs, count = self.hashes[t][b]
+            sums = np.zeros(count)
+            for j, value in enumerate(np.ravel(g)):
+                sums[buckets[j]] += signs[j] * value
+            signals[b, ""] = sums
+        return signals, {}
+
+    def decode(self, t, phase, heard):
+        update = []
+        for b, shape in enumerate(self.shapes):
+            buckets, signs, _ = self.hashes[t][b]
+            values = [heard[b, ""][0][buckets[j]] * signs[j] for j in range(len(buckets))]
+            update.append(np.array(values).reshape(shape))
+        return update
+
+
+class Projected(Plain):
+    """A-DSGD: matrices[block] = A (s x d), or None where the block goes as it is."""
+
+    error_feedback = True
+
+    def __init__(self, matrices, shapes, receiver):
+        self.matrices, self.shapes, self.receiver = matrices, shapes, receiver
+
+    def encode(self, t, phase, m):
+        signals, kept = {}, {}
+        for b, g in enumerate(m):
+            if self.matrices[b] is None:
+                signals[b, ""] = kept[b] = g
                 continue
-            update.append(bases[b] @ heard[b].T if even else heard[b] @ bases[b].T)
-            bases[b] = orthonormal(heard[b])
-        updates.append(update)
-    return updates, memory
+            flat, sparse = np.ravel(g), np.zeros(g.size)
+            for j in sorted(range(g.size), key=lambda j: -abs(flat[j]))[: len(self.matrices[b]) // 2]:
+                sparse[j] = flat[j]
+            signals[b, ""] = self.matrices[b] @ sparse
+            kept[b] = sparse.reshape(g.shape)
+        return signals, kept
+
+    def decode(self, t, phase, heard):
+        update = []
+        for b, shape in enumerate(self.shapes):
+            y, noise_std = heard[b, ""]
+            u = y if self.matrices[b] is None else self.receiver(y, noise_std, self.matrices[b])
+            update.append(np.reshape(u, shape))
+        return update
+
+
+def lmmse(y, noise_std, a):
+    """v Aᵀ (v A Aᵀ + τ² I)⁻¹ y, by solving the system; v from the energy that was heard."""
+    gain = np.trace(a @ a.T) / len(a)
+    v = max(norm(y) ** 2 / len(y) - noise_std**2, 0) / gain
+    return v * a.T @ np.linalg.solve(v * a @ a.T + noise_std**2 * np.eye(len(a)), y)
+
+
+def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
+    """Soft-threshold message passing, the threshold of least unbiased risk estimate from a grid."""
+    s, d = a.shape
+    x, z = np.zeros(d), y
+    best, least, waited = x, norm(y) / s**0.5, 0
+    for _ in range(iterations):
+        if least <= noise_std or waited == patience:
+            break
+        r, tau = x + a.T @ z, norm(z) / s**0.5
+        risks = {}
+        for theta in np.linspace(0.5, 4.0, 15) * tau:
+            risks[theta] = sum(min(abs(v), theta) ** 2 + 2 * tau**2 * (abs(v) > theta) for v in r)
+        theta = min(risks, key=risks.get)
+        x = np.array([np.sign(v) * max(abs(v) - theta, 0) for v in r])
+        z = y - a @ x + z * np.count_nonzero(x) / s
+        if norm(z) / s**0.5 < least * (1 - improvement):
+            best, least, waited = x, norm(z) / s**0.5, 0
+        else:
+            waited += 1
+    return best
+
+
+class Alternating(Plain):
+    """LASER, one factor a round. bases[block]: orthonormal, None where the block goes as it is."""
+
+    error_feedback = True
+
+    def __init__(self, bases):
+        self.bases = list(bases)
+
+    def encode(self, t, phase, m):
+        signals, kept = {}, {}
+        for b, g in enumerate(m):
+            if self.bases[b] is None:
+                signals[b, ""] = kept[b] = g
+            elif t % 2 == 0:
+                signals[b, ""] = g.T @ self.bases[b]
+                kept[b] = self.bases[b] @ signals[b, ""].T
+            else:
+                signals[b, ""] = g @ self.bases[b]
+                kept[b] = signals[b, ""] @ self.bases[b].T
+        return signals, kept
+
+    def decode(self, t, phase, heard):
+        update = []
+        for b, basis in enumerate(self.bases):
+            u = heard[b, ""][0]
+            if basis is not None:
+                self.bases[b] = orthonormal(u)
+                u = basis @ u.T if t % 2 == 0 else u @ basis.T
+            update.append(u)
+        return update
+
+
+class TwoPhase(Plain):
+    """LASER, both factors one after the other. bases[block]: of rows, None where uncompressed."""
+
+    error_feedback = True
+
+    def __init__(self, bases, split):
+        self.rows, self.columns = list(bases), [None] * len(bases)
+        self.phase_shares = (split, 1 - split)
+
+    def encode(self, t, phase, m):
+        signals, kept = {}, {}
+        for b, g in enumerate(m):
+            if self.rows[b] is None:
+                if phase == 1:
+                    signals[b, ""] = kept[b] = g
+            elif phase == 0:
+                signals[b, ""] = g @ self.rows[b]
+            else:
+                signals[b, ""] = g.T @ self.columns[b]
+                kept[b] = self.columns[b] @ signals[b, ""].T
+        return signals, kept
+
+    def decode(self, t, phase, heard):
+        if phase == 0:
+            for b, _ in heard:
+                self.columns[b] = orthonormal(heard[b, ""][0])
+            return None
+        update = []
+        for b, basis in enumerate(self.columns):
+            u = heard[b, ""][0]
+            if basis is not None:
+                self.rows[b] = orthonormal(u)
+                u = basis @ u.T
+            update.append(u)
+        return update
+
+
+class OneShot(Plain):
+    """LASER, Algorithm 1 to the letter. bases[block]: of the longer side, None where uncompressed."""
+
+    error_feedback = True
+
+    def __init__(self, bases, shapes):
+        self.bases, self.shapes = list(bases), shapes
+
+    def encode(self, t, phase, m):
+        signals, kept = {}, {}
+        for b, g in enumerate(m):
+            if self.bases[b] is None:
+                signals[b, ""] = kept[b] = g
+                continue
+            wide = g if g.shape[0] <= g.shape[1] else g.T
+            p = orthonormal(wide @ self.bases[b])
+            q = wide.T @ p
+            for i in range(p.shape[1]):
+                signals[b, f"p{i}"] = p[:, i]
+            for i in range(p.shape[1]):
+                signals[b, f"q{i}"] = q[:, i]
+            kept[b] = p @ q.T if g.shape[0] <= g.shape[1] else (p @ q.T).T
+        return signals, kept
+
+    def decode(self, t, phase, heard):
+        update = []
+        for b, basis in enumerate(self.bases):
+            if basis is None:
+                update.append(heard[b, ""][0])
+                continue
+            p = np.stack([heard[b, f"p{i}"][0] for i in range(basis.shape[1])], axis=1)
+            q = np.stack([heard[b, f"q{i}"][0] for i in range(basis.shape[1])], axis=1)
+            self.bases[b] = orthonormal(q)
+            rows, columns = self.shapes[b]
+            update.append(p @ q.T if rows <= columns else (p @ q.T).T)
+        return update
+
+    def split(self, block, norms, power, sigma, clients):
+        """Lemma 8 as printed, at power P_l k²/σ²."""
+        m, n = sorted(self.shapes[block])
+        rank = len(norms[0]) // 2
+        kappa = [sum(row[i] ** 2 * row[rank + i] ** 2 for row in norms) for i in range(rank)]
+        total = power * clients**2 / sigma**2
+        alphas, betas = [], []
+        for i in range(rank):
+            p = total * kappa[i] ** 0.5 / sum(k**0.5 for k in kappa)
+            if m == n:
+                alpha = p / 2
+            else:
+                left, right = (1 + p / n) ** 0.5, (1 + p / m) ** 0.5
+                alpha = left * (right - left) / (1 / m - 1 / n)
+            alphas.append(alpha)
+            betas.append(p - alpha)
+        return [value / total for value in alphas + betas]

@@ -28,7 +28,7 @@ def signals():
 def transmit(sent, power, round=0, variance=SIGMA2, seed=0):
     ctx = Context((), round, 0, power, variance**0.5, CLIENTS, Streams(seed))
     budget = torch.where(torch.tensor(math.isinf(power)), torch.inf, power * SHARES)
-    return Awgn(variance).transmit(sent, norms(sent), budget, ctx)
+    return Awgn(variance).transmit(sent, norms(sent, CLIENTS), budget, ctx)
 
 
 @pytest.mark.parametrize("name", names(CHANNELS))

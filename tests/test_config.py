@@ -12,11 +12,17 @@ from simulations import presets
 
 WRONG = [
     ({"powr": 1}, "powr: unknown key, did you mean power?"),
-    ({"strategy": "lazer"}, "strategy: must be one of sgd, z-sgd, laser, got 'lazer'"),
+    (
+        {"strategy": "lazer"},
+        "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, laser, got 'lazer'",
+    ),
     ({"task": "imagenet"}, "task: must be one of mnist-5k, mnist, fashion-mnist, got 'imagenet'"),
     ({"model": "resnet18"}, "model: must be one of linear, mlp for task mnist-5k, got 'resnet18'"),
     ({"channel": "tin-can"}, "channel: must be one of awgn, got 'tin-can'"),
-    ({"power-policy": "up"}, "power-policy: must be one of constant, got 'up'"),
+    (
+        {"power-policy": "up"},
+        "power-policy: must be one of constant, linear-up, linear-down, steps-up, steps-down, got 'up'",
+    ),
     ({"power": "-1"}, "power: must be greater than 0 (inf: no noise), got '-1'"),
     ({"power": 0}, "power: must be greater than 0 (inf: no noise), got 0"),
     ({"power": "nan"}, "power: must be greater than 0 (inf: no noise), got 'nan'"),
@@ -24,6 +30,11 @@ WRONG = [
     ({"rank": 0}, "rank: must be greater than or equal to 1, got 0"),
     ({"rank": "1.5"}, "rank: must be a valid integer, got '1.5'"),
     ({"rank": True}, "rank: must be a number or a text, got True"),
+    ({"factor-exchange": "both"}, "factor-exchange: must be one of alternating, two-phase, one-shot, got 'both'"),
+    ({"phase-split": 1}, "phase-split: must be less than 1, got 1"),
+    ({"compression-factor": 0}, "compression-factor: must be greater than 0, got 0"),
+    ({"compression-factor": 1.5}, "compression-factor: must be less than or equal to 1, got 1.5"),
+    ({"receiver": "ears"}, "receiver: must be one of lmmse, amp, got 'ears'"),
     ({"clients": 0}, "clients: must be greater than or equal to 1, got 0"),
     ({"noise-variance": -1}, "noise-variance: must be greater than or equal to 0, got -1"),
     ({"noise-variance": math.inf}, "noise-variance: must be a finite number, got inf"),

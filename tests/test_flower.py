@@ -21,7 +21,7 @@ from laser_fl.wire import read_broadcast, read_tensors, read_uplink, write_broad
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
-from tests.helpers import names, tensors
+from tests.helpers import VARIANTS, names, tensors
 
 SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
 
@@ -75,11 +75,11 @@ def run_on_grid(config, nodes):
     server_app(FakeGrid(nodes, flat), context)
 
 
-@pytest.mark.parametrize("strategy", names(SCHEMES))
+@pytest.mark.parametrize("variant", names(VARIANTS))
 @pytest.mark.parametrize("nodes", [1, 2, 5])
-def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, strategy, nodes):
+def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, variant, nodes):
     """Clients one by one, the same number of threads."""
-    options = {"strategy": strategy, "client_batching": "loop"}
+    options = VARIANTS[variant] | {"client_batching": "loop"}
     run_on_grid(run_config(tmp_path / "grid", **options), nodes)
     in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
@@ -88,10 +88,10 @@ def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, stra
     assert (summary["status"], summary["engine"]) == ("completed", "flower")
 
 
-@pytest.mark.parametrize("strategy", names(SCHEMES))
-def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, strategy):
-    run_on_grid(run_config(tmp_path / "grid", strategy=strategy), 2)
-    in_process.run(run_config(tmp_path / "direct", strategy=strategy), tmp_path / "direct")
+@pytest.mark.parametrize("variant", names(VARIANTS))
+def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant):
+    run_on_grid(run_config(tmp_path / "grid", **VARIANTS[variant]), 2)
+    in_process.run(run_config(tmp_path / "direct", **VARIANTS[variant]), tmp_path / "direct")
     a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("grid", "direct"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
@@ -221,10 +221,10 @@ class TestInSomebodyElsesApp:
             ZSgd().start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
 
 
-@pytest.mark.parametrize("strategy", names(SCHEMES))
-def test_records_carry_a_broadcast_and_an_uplink_unchanged(strategy):
+@pytest.mark.parametrize("variant", names(VARIANTS))
+def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
     weights = tensors(clients=None, dtype=torch.float32)
-    config = parse({"strategy": strategy, "clients": 4, "power": 2.5, "noise-variance": 0.25, "seed": 9})
+    config = parse(VARIANTS[variant] | {"clients": 4, "power": 2.5, "noise-variance": 0.25, "seed": 9})
     broadcast = Training(config, weights, Plan(3), transposed=["hidden"]).broadcast()
     received = read_broadcast(write_broadcast(broadcast, write_tensors(weights)))
     assert (received.scheme, received.context) == (broadcast.scheme, broadcast.context)

@@ -1,69 +1,114 @@
-"""The package equals the slow float64 twin over ten rounds, noise and warm start included."""
+"""Every scheme equals its slow float64 twin over ten rounds, memory, warm start and noise included."""
+
+from math import prod
 
 import pytest
 import torch
 
 from laser_fl.allocations import ALLOCATIONS
-from laser_fl.channels.awgn import Awgn, draw_noise
-from laser_fl.pipeline import Broadcast, receive, send
+from laser_fl.channels.awgn import draw_noise
+from laser_fl.schemes import random_k, sketch
+from laser_fl.schemes.projection import Projection
 from tests import oracle
-from tests.helpers import SHAPES, context, names, scheme, shared_of, tensors
+from tests.helpers import SHAPES, VARIANTS, context, scheme, shared_of, tensors, walk_round
 
 ROUNDS, CLIENTS, POWER, VARIANCE = 10, 4, 3.0, 0.5
-ZEROS = torch.zeros(CLIENTS, dtype=torch.float64)
+FACTOR = 0.3
+MATRIX = {name: (shape[0], prod(shape[1:])) if len(shape) > 1 else shape for name, shape in SHAPES.items()}
+SIZES = [prod(shape) for shape in SHAPES.values()]
+
+
+def as_matrix(name, tensor):
+    return tensor.reshape(MATRIX[name]).numpy()
 
 
 def walk(chosen, allocation):
-    """Ten rounds through send and receive; returns (updates, noises, final memory)."""
-    shared = shared_of(chosen)
-    memory, updates, noises = {}, [], []
+    """Ten rounds through send and receive; returns (updates, noises per round and phase, final memory)."""
+    shared, memory, updates, noises = shared_of(chosen), {}, [], []
     for t in range(ROUNDS):
-        ctx = context(round=t, power=POWER, noise_variance=VARIANCE)
-        uplink, memory = send(Broadcast({}, shared, chosen, ctx), tensors(seed=t), ZEROS, memory)
-        noises.append([z.numpy() for z in draw_noise(uplink.signals, ctx)])
-        reception = receive(uplink, shared, chosen, Awgn(VARIANCE), ALLOCATIONS.load(allocation), ctx)
-        shared = reception.shared
-        updates.append([reception.update[name] for name in SHAPES])
+        receptions, uplinks, contexts, memory = walk_round(
+            chosen, shared, memory, tensors(seed=t), t, POWER, VARIANCE, ALLOCATIONS.load(allocation)
+        )
+        shared = receptions[-1].shared
+        updates.append([as_matrix(name, receptions[-1].update[name]) for name in SHAPES])
+        drawn = [draw_noise(u.signals, ctx) for u, ctx in zip(uplinks, contexts, strict=True)]
+        noises.append([[z.numpy() for z in phase] for phase in drawn])
     return updates, noises, memory
 
 
-def as_matrices(gradients):
-    """gradients[client][block] as the oracle wants them: matrices and vectors."""
+def reshaped(noises):
+    """Noise of uncompressed tensors with more axes, as matrices."""
+    return [[[z.reshape(z.shape[0], -1) if z.ndim > 2 else z for z in phase] for phase in round] for round in noises]
+
+
+def bases_of(chosen):
+    shared = shared_of(chosen)
+    assert len(shared) >= 2
+    return [shared[name].numpy() if name in shared else None for name in SHAPES]
+
+
+def indices():
+    blocks, streams = context().blocks, context().streams
     return [
-        [g[i].numpy() if g[i].ndim == 1 else g[i].flatten(1).numpy() for g in gradients.values()]
-        for i in range(CLIENTS)
+        [random_k._draw(streams, t, i, b.size, max(1, int(FACTOR * b.size))).tolist() for i, b in enumerate(blocks)]
+        for t in range(ROUNDS)
     ]
 
 
-def matrix_noise(noises, signals_are_matrices):
-    return [[z.reshape(z.shape[0], -1) if signals_are_matrices and z.ndim > 1 else z for z in row] for row in noises]
+def hashes():
+    blocks, streams = context().blocks, context().streams
+    counts = [max(1, int(FACTOR * b.size)) for b in blocks]
+    drawn = [[sketch._draw(streams, t, i, b.size, counts[i]) for i, b in enumerate(blocks)] for t in range(ROUNDS)]
+    return [[(buckets.tolist(), signs.tolist(), counts[i]) for i, (buckets, signs) in enumerate(row)] for row in drawn]
 
 
-def assert_equal(updates, expected):
-    for update, wanted in zip(updates, expected, strict=True):
-        for got, want in zip(update, wanted, strict=True):
-            torch.testing.assert_close(got.flatten(), torch.from_numpy(want).flatten(), rtol=1e-9, atol=1e-12)
+def projections():
+    """The structured projections as dense matrices."""
+    dense = []
+    for index, size in enumerate(SIZES):
+        drawn = Projection.drawn(context().streams, index, size, int(FACTOR * size))
+        dense.append(drawn.project(torch.eye(size, dtype=torch.float64)).mT.numpy())
+    return dense
 
 
-@pytest.mark.parametrize("allocation", names(ALLOCATIONS))
-def test_z_sgd_equals_its_oracle(allocation):
-    updates, noises, memory = walk(scheme("z-sgd"), allocation)
-    gradients = [as_matrices(tensors(seed=t)) for t in range(ROUNDS)]
-    expected = oracle.z_sgd(gradients, matrix_noise(noises, True), POWER, VARIANCE**0.5, allocation)
-    assert_equal(updates, expected)
-    assert memory == {}
+SHAPE_LIST = list(MATRIX.values())
+TWINS = {
+    "sgd": lambda chosen: oracle.Plain(),
+    "z-sgd": lambda chosen: oracle.Plain(),
+    "signum": lambda chosen: oracle.Signs(),
+    "random-k": lambda chosen: oracle.Chosen(indices(), SHAPE_LIST),
+    "sketch": lambda chosen: oracle.Buckets(hashes(), SHAPE_LIST),
+    "a-dsgd": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.lmmse),
+    "a-dsgd lmmse": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.lmmse),
+    "a-dsgd amp": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.amp),
+    "laser": lambda chosen: oracle.Alternating(bases_of(chosen)),
+    "laser alternating": lambda chosen: oracle.Alternating(bases_of(chosen)),
+    "laser two-phase": lambda chosen: oracle.TwoPhase(bases_of(chosen), 0.4),
+    "laser one-shot": lambda chosen: oracle.OneShot(bases_of(chosen), SHAPE_LIST),
+}
+CASES = [(name, allocation, 2) for name in VARIANTS for allocation in ALLOCATIONS]
+CASES += [(name, "signal-norm", rank) for name in VARIANTS if name.startswith("laser ") for rank in (1, 3)]
 
 
-@pytest.mark.parametrize("allocation", names(ALLOCATIONS))
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_laser_equals_its_oracle(allocation, rank):
-    chosen = scheme("laser", rank=rank)
-    shared = shared_of(chosen)
+def test_every_scheme_has_a_twin():
+    assert set(TWINS) == set(VARIANTS)
+
+
+@pytest.mark.parametrize(("name", "allocation", "rank"), CASES)
+def test_a_scheme_equals_its_twin(name, allocation, rank):
+    chosen = scheme(name, rank=rank, compression_factor=FACTOR, phase_split=0.4)
     updates, noises, memory = walk(chosen, allocation)
-    bases = [shared[name].numpy() if name in shared else None for name in SHAPES]
-    assert sum(basis is not None for basis in bases) >= 2
-    gradients = [as_matrices(tensors(seed=t)) for t in range(ROUNDS)]
-    expected, remembered = oracle.laser(gradients, bases, matrix_noise(noises, True), POWER, VARIANCE**0.5, allocation)
-    assert_equal(updates, expected)
-    for i in range(CLIENTS):
-        assert_equal([[memory[name][i] for name in SHAPES]], [remembered[i]])
+    gradients = [
+        [[as_matrix(n, g[i]) for n, g in tensors(seed=t).items()] for i in range(CLIENTS)] for t in range(ROUNDS)
+    ]
+    expected, remembered = oracle.simulate(
+        TWINS[name](chosen), gradients, reshaped(noises), POWER, VARIANCE**0.5, allocation
+    )
+    for got, wanted in zip(updates, expected, strict=True):
+        for u, w in zip(got, wanted, strict=True):
+            torch.testing.assert_close(torch.from_numpy(u), torch.from_numpy(w), rtol=1e-8, atol=1e-10)
+    assert bool(memory) == chosen.promises.error_feedback
+    for i in range(CLIENTS if memory else 0):
+        for b, n in enumerate(SHAPES):
+            held = torch.from_numpy(as_matrix(n, memory[n][i]))
+            torch.testing.assert_close(held, torch.from_numpy(remembered[i][b]), rtol=1e-8, atol=1e-10)

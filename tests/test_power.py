@@ -4,24 +4,22 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laser_fl.allocations import ALLOCATIONS
-from laser_fl.blocks import blocks_of
-from laser_fl.channels import CHANNELS
 from laser_fl.channels.base import Usage
 from laser_fl.config import parse
 from laser_fl.errors import PowerError
 from laser_fl.ledger import POWER_TOLERANCE, entry
+from laser_fl.loop import Training
 from laser_fl.norms import norms
-from laser_fl.pipeline import SMALLEST_SHARE, Uplink, receive, shares
+from laser_fl.pipeline import send
+from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
-from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.base import Context
+from laser_fl.power import SMALLEST_SHARE, shares
 from laser_fl.streams import Streams
-from laser_fl.tables import from_fields
-from tests.helpers import names, scheme
+from tests.helpers import VARIANTS, names, scheme, shared_of, silent_losses, tensors, walk_round
 
 SCALES = st.sampled_from([0.0, 1e-36, 1e-12, 1e-3, 1.0, 1e3, 1e12, 1e30])
 SIZES = st.lists(st.sampled_from([(1,), (7,), (3, 5), (20, 30), (6, 2, 3, 3)]), min_size=1, max_size=5)
@@ -39,30 +37,48 @@ def gradients(draw):
     return result
 
 
-@pytest.mark.parametrize("strategy", names(SCHEMES))
+@pytest.mark.parametrize("variant", names(VARIANTS))
 @pytest.mark.parametrize("allocation", names(ALLOCATIONS))
-@pytest.mark.parametrize("channel", names(CHANNELS))
+@settings(max_examples=40)
 @given(gradients=gradients(), power=st.sampled_from([1e-6, 0.1, 1.0, 1e4, math.inf]))
-def test_no_client_exceeds_the_budget_whatever_it_has_to_say(strategy, allocation, channel, gradients, power):
-    chosen, air = scheme(strategy), from_fields(CHANNELS.load(channel), parse({}))
-    clients = len(next(iter(gradients.values())))
-    blocks = blocks_of({name: g[0] for name, g in gradients.items()})
-    budget = math.inf if chosen.noiseless else power
-    ctx = Context(blocks, 0, 0, budget, 1.0, clients, Streams(0))
-    shared = chosen.init(blocks, ctx.streams)
-    signals, _ = chosen.encode(gradients, shared, ctx)
-    uplink = Uplink(signals, norms(signals), norms(gradients), torch.zeros(clients, dtype=torch.float64))
-    reception = receive(uplink, shared, chosen, air, ALLOCATIONS.load(allocation), ctx)
-    assert reception.usage.client_power.max() <= budget * (1 + POWER_TOLERANCE)
-    assert all(u.isfinite().all() for u in reception.update.values())
+def test_no_client_exceeds_the_budget_whatever_it_has_to_say(variant, allocation, gradients, power):
+    chosen = scheme(variant, compression_factor=0.3)
+    budget = math.inf if chosen.promises.noiseless else power
+    shapes = {name: tuple(g.shape[1:]) for name, g in gradients.items()}
+    shared = shared_of(chosen, shapes, torch.float32)
+    receptions, *_ = walk_round(
+        chosen, shared, {}, gradients, power=budget, allocation=ALLOCATIONS.load(allocation), shapes=shapes
+    )
+    used = sum(reception.usage.client_power for reception in receptions)
+    assert used.max() <= budget * (1 + POWER_TOLERANCE)
+    assert all(u.isfinite().all() for u in receptions[-1].update.values())
+
+
+@pytest.mark.parametrize("variant", names(VARIANTS))
+@pytest.mark.parametrize("allocation", names(ALLOCATIONS))
+@pytest.mark.parametrize("policy", names(POLICIES))
+def test_the_ledger_never_shows_more_than_the_budget(variant, allocation, policy):
+    """A short run over every scheme x allocation x policy."""
+    values = {"clients": 4, "power": 2.0, "power-policy": policy, "power-allocation": allocation}
+    training = Training(parse(VARIANTS[variant] | values), tensors(clients=None), Plan(6))
+    memory = {}
+    while not training.finished:
+        told = training.broadcast()
+        drawn = tensors(seed=training.round) if told.context.phase == 0 else None
+        uplink, memory = send(told, drawn, silent_losses(), memory)
+        training.absorb(uplink)
+    budgets = [POLICIES.load(policy)(2.0, t, 6) for t in range(6)]
+    for line, budget in zip(training.ledger, budgets, strict=True):
+        assert line.power_budget == (math.inf if variant == "sgd" else pytest.approx(budget))
+        assert 0 < line.max_power_used <= line.power_budget * (1 + POWER_TOLERANCE)
 
 
 @pytest.mark.parametrize("allocation", names(ALLOCATIONS))
 @given(gradients=gradients())
 def test_shares_sum_to_one_and_everybody_who_speaks_gets_some(allocation, gradients):
-    reported = norms(gradients)
-    uplink = Uplink(gradients, reported, reported, reported[:, 0])
-    share = shares(uplink, ALLOCATIONS.load(allocation))
+    reported = norms(gradients, len(next(iter(gradients.values()))))
+    sizes = torch.tensor([float(g[0].numel()) for g in gradients.values()], dtype=torch.float64)
+    share = shares(reported, reported, sizes, ALLOCATIONS.load(allocation))
     assert share.sum().item() == pytest.approx(1)
     assert (share >= 0).all()
     speaks = reported.amax(dim=0) > 0
@@ -70,14 +86,10 @@ def test_shares_sum_to_one_and_everybody_who_speaks_gets_some(allocation, gradie
 
 
 def test_the_whole_budget_is_used_by_a_client_that_is_strongest_everywhere():
-    reported = torch.tensor([[1.0, 2.0], [0.5, 1.0]], dtype=torch.float64)
-    signals = {"a": reported[:, :1].clone(), "b": reported[:, 1:].clone()}
-    ctx = Context((), 0, 0, 5.0, 1.0, 2, Streams(0))
-    uplink = Uplink(signals, reported, reported, reported[:, 0])
-    usage = receive(
-        uplink, {}, scheme("z-sgd"), from_fields(CHANNELS.load("awgn"), parse({})), ALLOCATIONS.load("signal-norm"), ctx
-    ).usage
-    torch.testing.assert_close(usage.client_power, torch.tensor([5.0, 1.25], dtype=torch.float64))
+    gradients = {"a": torch.tensor([[1.0], [0.5]]), "b": torch.tensor([[2.0], [1.0]])}
+    shapes = {"a": (1,), "b": (1,)}
+    receptions, *_ = walk_round(scheme("z-sgd"), {}, {}, gradients, power=5.0, shapes=shapes)
+    torch.testing.assert_close(receptions[0].usage.client_power, torch.tensor([5.0, 1.25], dtype=torch.float64))
 
 
 def test_an_allocation_by_hand():
@@ -102,6 +114,46 @@ def test_a_policy_spends_the_mean_power_exactly(policy, power, steps):
     levels = [POLICIES.load(policy)(power, step, steps) for step in range(steps)]
     assert sum(levels) / steps == pytest.approx(power)
     assert min(levels) > 0
+
+
+@given(
+    norms_and_sizes=st.integers(1, 8).flatmap(
+        lambda blocks: st.tuples(
+            st.lists(st.floats(1e-3, 1e3), min_size=blocks, max_size=blocks),
+            st.lists(st.integers(1, 10**6), min_size=blocks, max_size=blocks),
+            st.lists(st.floats(1e-3, 1), min_size=blocks, max_size=blocks),
+        )
+    )
+)
+def test_min_mse_has_the_least_summed_noise_of_all_allocations_and_of_random_shares(norms_and_sizes):
+    """Σ_l c_l² d_l / P_l, the energy of all noise together but for σ²/k²."""
+    c, sizes, random = (torch.tensor(values, dtype=torch.float64) for values in norms_and_sizes)
+
+    def noise(share):
+        return (c.square() * sizes / share).sum().item()
+
+    least = noise(ALLOCATIONS.load("min-mse")(c.unsqueeze(0), c.unsqueeze(0), sizes))
+    assert least <= noise(random / random.sum()) * (1 + 1e-9)
+    for name in ALLOCATIONS:
+        assert least <= noise(ALLOCATIONS.load(name)(c.unsqueeze(0), c.unsqueeze(0), sizes)) * (1 + 1e-9)
+
+
+def test_policies_by_hand():
+    third = 1 / 3
+    expected = {
+        "constant": [1, 1, 1, 1, 1],
+        "linear-up": [third, 2 * third, 1, 4 * third, 5 * third],
+        "linear-down": [5 * third, 4 * third, 1, 2 * third, third],
+        "steps-up": [third, 2 * third, 1, 4 * third, 5 * third],
+        "steps-down": [5 * third, 4 * third, 1, 2 * third, third],
+    }
+    assert set(expected) == set(POLICIES)
+    for name, levels in expected.items():
+        assert [POLICIES.load(name)(1.0, step, 5) for step in range(5)] == pytest.approx(levels)
+    assert [POLICIES.load("steps-up")(1.0, s, 10) for s in (0, 1, 2, 9)] == pytest.approx(
+        [third, third, 2 * third, 5 * third]
+    )
+    assert POLICIES.load("linear-up")(1.0, 1, 3) == pytest.approx(1)
 
 
 def test_the_ledger_refuses_a_client_that_cheated():

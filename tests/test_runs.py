@@ -56,7 +56,7 @@ def test_the_ledger_counts_what_is_sent(tmp_path):
     assert (odd["uplink_floats"], even["uplink_floats"]) == (str(784 * 2 + 10), str(10 * 2 + 10))
     assert odd["channel_uses"] == odd["uplink_floats"]
     assert odd["side_channel_floats"] == "6"  # per block two norms up and one amplitude down
-    assert int(odd["downlink_floats"]) == 7850 + 784 * 2  # the model and the next basis
+    assert int(odd["downlink_floats"]) == 7850 + 10 * 2  # the model and the basis of this round
 
 
 def test_the_noiseless_baseline_has_no_noise(tmp_path):

@@ -1,161 +1,213 @@
-"""What every scheme of the table promises."""
+"""What every scheme of the table promises, held to it through all phases of a round."""
 
 import math
 
 import pytest
 import torch
 
-from laser_fl.allocations.paper import signal_norm
-from laser_fl.channels.awgn import Awgn
-from laser_fl.pipeline import Broadcast, receive, send
-from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.base import Scheme
-from laser_fl.schemes.laser import orthonormal
-from tests.helpers import SHAPES, context, exact, names, scheme, shared_of, tensors
+from laser_fl.pipeline import Broadcast, send
+from laser_fl.schemes.base import Scheme, owners
+from laser_fl.schemes.exchanges.low_rank import orthonormal
+from laser_fl.schemes.exchanges.one_shot import OneShot
+from tests.helpers import (
+    SHAPES,
+    VARIANTS,
+    context,
+    exact,
+    names,
+    scheme,
+    shared_of,
+    silent_losses,
+    tensors,
+    walk_round,
+)
 
 CLIENTS = 4
+LINEAR = [name for name in VARIANTS if scheme(name).promises.linear]
+REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]
 
 
 def copies(tree):
     return {name: tensor.clone() for name, tensor in tree.items()}
 
 
-@pytest.mark.parametrize("name", names(SCHEMES))
+def code(chosen, corrected, round, dtype=torch.float64):
+    """A round of encode and exact decode: (signals per phase, all that was kept, update, next shared state)."""
+    shared, sent, everything_kept, update = shared_of(chosen, dtype=dtype, round=round), [], {}, None
+    for phase in range(len(chosen.promises.phase_shares)):
+        ctx = context(round=round, phase=phase, clients=len(next(iter(corrected.values()))))
+        signals, kept = chosen.encode(corrected, shared, ctx)
+        assert not everything_kept.keys() & kept.keys()
+        everything_kept |= kept
+        update, shared = chosen.decode(exact(signals), shared, ctx)
+        sent.append(signals)
+    return sent, everything_kept, update, shared
+
+
+@pytest.mark.parametrize("name", names(VARIANTS))
 @pytest.mark.parametrize("round", [0, 1])
 class TestEveryScheme:
     def test_is_a_scheme(self, name, round):
         assert isinstance(scheme(name), Scheme)
+        assert sum(scheme(name).promises.phase_shares) == 1
 
     def test_what_is_kept_and_what_is_remembered_make_up_the_gradient(self, name, round):
-        chosen, ctx = scheme(name), context(round=round)
-        shared, memory, gradients = shared_of(chosen, round=round), tensors(seed=1), tensors(seed=2)
-        if not chosen.error_feedback:
-            memory = {}
-        broadcast = Broadcast({}, shared, chosen, ctx)
-        _, remembered = send(broadcast, gradients, torch.zeros(CLIENTS, dtype=torch.float64), memory)
+        chosen = scheme(name)
+        memory = tensors(seed=1) if chosen.promises.error_feedback else {}
+        gradients, shared = tensors(seed=2), shared_of(chosen, round=round)
         corrected = {n: gradients[n] + memory.get(n, 0) for n in SHAPES}
-        _, kept = chosen.encode(corrected, shared, ctx)
-        if chosen.error_feedback:
+        kept = {}
+        for phase in range(len(chosen.promises.phase_shares)):
+            ctx = context(round=round, phase=phase)
+            signals, part = chosen.encode(corrected, shared, ctx)
+            kept |= part
+            drawn = gradients if phase == 0 else None
+            _, memory = send(Broadcast({}, shared, chosen, ctx), drawn, silent_losses(), memory)
+            _, shared = chosen.decode(exact(signals), shared, ctx)
+        if chosen.promises.error_feedback:
             for n in SHAPES:
-                torch.testing.assert_close(kept[n] + remembered[n], corrected[n])
+                torch.testing.assert_close(kept[n] + memory[n], corrected[n])
         else:
-            assert remembered == {}
-
-    def test_a_linear_scheme_decodes_the_mean_of_signals_to_the_mean_of_kept(self, name, round):
-        chosen, ctx = scheme(name), context(round=round)
-        if not chosen.linear:
-            pytest.skip("the scheme does not promise linearity")
-        shared, corrected = shared_of(chosen, round=round), tensors()
-        signals, kept = chosen.encode(corrected, shared, ctx)
-        update, _ = chosen.decode(exact(signals), shared, ctx)
-        for n in SHAPES:
-            torch.testing.assert_close(update[n], kept[n].mean(dim=0))
-
-    def test_the_signal_of_the_mean_is_the_mean_of_signals(self, name, round):
-        chosen, ctx = scheme(name), context(round=round)
-        if not chosen.linear:
-            pytest.skip("the scheme does not promise linearity")
-        shared, corrected = shared_of(chosen, round=round), tensors()
-        means = {n: m.mean(dim=0, keepdim=True) for n, m in corrected.items()}
-        signals, _ = chosen.encode(corrected, shared, ctx)
-        of_mean, _ = chosen.encode(means, shared, ctx)
-        for n in signals:
-            torch.testing.assert_close(of_mean[n][0], signals[n].mean(dim=0))
+            assert memory == {}
 
     def test_inputs_are_left_alone(self, name, round):
         chosen, ctx = scheme(name), context(round=round)
         shared, corrected = shared_of(chosen, round=round), tensors()
         before_shared, before = copies(shared), copies(corrected)
         signals, _ = chosen.encode(corrected, shared, ctx)
-        chosen.decode(exact(signals), shared, ctx)
-        for n in SHAPES:
-            assert torch.equal(corrected[n], before[n])
-        for n in shared:
-            assert torch.equal(shared[n], before_shared[n])
+        heard = exact(signals)
+        before_heard = copies(heard.values)
+        chosen.decode(heard, shared, ctx)
+        for tree, old in ((corrected, before), (shared, before_shared), (heard.values, before_heard)):
+            assert all(torch.equal(tree[n], old[n]) for n in old)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_the_dtype_is_kept(self, name, round, dtype):
-        chosen, ctx = scheme(name), context(round=round)
-        shared, corrected = shared_of(chosen, dtype=dtype, round=round), tensors(dtype=dtype)
-        signals, kept = chosen.encode(corrected, shared, ctx)
-        update, shared = chosen.decode(exact(signals), shared, ctx)
-        for tree in (signals, kept, update, shared):
+        sent, kept, update, shared = code(scheme(name), tensors(dtype=dtype), round, dtype)
+        for tree in (*sent, kept, update, shared):
             assert all(tensor.dtype == dtype for tensor in tree.values())
 
     def test_zero_gradients_give_zero_updates_and_finite_state(self, name, round):
-        chosen, ctx = scheme(name), context(round=round)
-        shared = shared_of(chosen, round=round)
-        broadcast = Broadcast({}, shared, chosen, ctx)
+        chosen = scheme(name)
         zeros = {n: torch.zeros_like(g) for n, g in tensors().items()}
-        uplink, memory = send(broadcast, zeros, torch.zeros(CLIENTS, dtype=torch.float64), {})
-        reception = receive(uplink, shared, chosen, Awgn(1.0), signal_norm, ctx)
-        assert all(torch.equal(u, torch.zeros_like(u)) for u in reception.update.values())
-        for tree in (memory, reception.shared):
+        receptions, _, _, memory = walk_round(chosen, shared_of(chosen, round=round), {}, zeros, round)
+        assert all(torch.equal(u, torch.zeros_like(u)) for u in receptions[-1].update.values())
+        for tree in (memory, receptions[-1].shared):
             assert all(tensor.isfinite().all() for tensor in tree.values())
 
     def test_a_client_in_a_batch_is_the_client_alone(self, name, round):
         chosen, ctx = scheme(name), context(round=round)
-        shared, corrected = shared_of(chosen, dtype=torch.float32, round=round), tensors(dtype=torch.float32)
+        shared = shared_of(chosen, dtype=torch.float32, round=round)
+        corrected = tensors(dtype=torch.float32)
         signals, kept = chosen.encode(corrected, shared, ctx)
         for client in range(CLIENTS):
             own = {n: m[client : client + 1] for n, m in corrected.items()}
             alone, kept_alone = chosen.encode(own, shared, ctx)
-            for n in signals:
-                torch.testing.assert_close(alone[n][0], signals[n][client])
-                torch.testing.assert_close(kept_alone[n][0], kept[n][client])
+            for together, single in ((signals, alone), (kept, kept_alone)):
+                assert together.keys() == single.keys()
+                for n in together:
+                    torch.testing.assert_close(single[n][0], together[n][client])
 
+    def test_sends_as_many_values_as_it_says(self, name, round):
+        chosen = scheme(name)
+        sent, *_ = code(chosen, tensors(), round)
+        for phase, signals in enumerate(sent):
+            ctx = context(round=round, phase=phase)
+            counted = dict.fromkeys(SHAPES, 0)
+            for signal, tensor in signals.items():
+                (block,) = owners([signal])
+                counted[block] += tensor[0].numel()
+            assert counted == {block.name: chosen.values(block, ctx) for block in ctx.blocks}
+
+    def test_a_model_without_matrices_works_too(self, name, round):
+        shapes = {"b": (5,), "scale": (1,)}
+        chosen = scheme(name)
+        gradients = tensors(shapes)
+        receptions, *_ = walk_round(chosen, shared_of(chosen, shapes), {}, gradients, round, shapes=shapes)
+        assert {n: u.shape for n, u in receptions[-1].update.items()} == shapes
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("round", [0, 1])
+class TestEveryLinearScheme:
+    def test_a_linear_scheme_decodes_the_mean_of_signals_to_the_mean_of_kept(self, name, round):
+        chosen = scheme(name)
+        _, kept, update, _ = code(chosen, tensors(), round)
+        for n in SHAPES:
+            torch.testing.assert_close(update[n], kept[n].mean(dim=0))
+
+    def test_the_signal_of_the_mean_is_the_mean_of_signals(self, name, round):
+        chosen = scheme(name)
+        corrected = tensors()
+        sent, *_ = code(chosen, corrected, round)
+        of_mean, *_ = code(chosen, {n: m.mean(dim=0, keepdim=True) for n, m in corrected.items()}, round)
+        for all_signals, mean_signals in zip(sent, of_mean, strict=True):
+            for n in all_signals:
+                torch.testing.assert_close(mean_signals[n][0], all_signals[n].mean(dim=0))
+
+
+@pytest.mark.parametrize("round", [0, 1])
+class TestEverySchemeWithErrorFeedback:
+    @pytest.mark.parametrize("name", [name for name in REMEMBERING if not name.startswith("a-dsgd")])
+    def test_one_client_hears_what_it_kept(self, name, round):
+        """Without noise and alone, what arrives is what the memory thinks has arrived.
+
+        A-DSGD's receivers only estimate what was sent.
+        """
+        chosen = scheme(name)
+        _, kept, update, _ = code(chosen, tensors(clients=1), round)
+        for n in SHAPES:
+            torch.testing.assert_close(update[n], kept[n][0])
+
+    @pytest.mark.parametrize("name", [name for name in REMEMBERING if name in LINEAR])
     def test_without_noise_error_feedback_delivers_everything_in_the_end(self, name, round):
-        """One gradient, then silence: the sum of updates approaches it."""
-        chosen = scheme(name, rank=1)
-        shared = shared_of(chosen, round=round)
-        gradients, memory = tensors(), {}
+        """One gradient, then silence: the sum of the updates approaches it."""
+        chosen = scheme(name, rank=1, compression_factor=0.3)
+        shared, gradients, memory = shared_of(chosen, round=round), tensors(), {}
+        silence = {n: torch.zeros_like(g) for n, g in gradients.items()}
         total = {n: torch.zeros(shape, dtype=torch.float64) for n, shape in SHAPES.items()}
         for t in range(round, 300):
-            ctx = context(round=t, power=math.inf)
-            sent = gradients if t == round else {n: torch.zeros_like(g) for n, g in gradients.items()}
-            uplink, memory = send(
-                Broadcast({}, shared, chosen, ctx), sent, torch.zeros(CLIENTS, dtype=torch.float64), memory
-            )
-            reception = receive(uplink, shared, chosen, Awgn(1.0), signal_norm, ctx)
-            shared = reception.shared
-            total = {n: total[n] + u for n, u in reception.update.items()}
+            sent = gradients if t == round else silence
+            receptions, _, _, memory = walk_round(chosen, shared, memory, sent, t, power=math.inf)
+            shared = receptions[-1].shared
+            total = {n: total[n] + u for n, u in receptions[-1].update.items()}
         for n in SHAPES:
             torch.testing.assert_close(total[n], gradients[n].mean(dim=0), rtol=0, atol=1e-6)
 
 
 class TestLaser:
     def test_compresses_matrices_that_are_worth_it_and_nothing_else(self):
-        ctx, chosen = context(), scheme("laser", rank=2)
+        ctx, chosen = context(), scheme("laser", rank=2).exchange
         sent = {block.name: chosen.compresses(block) for block in ctx.blocks}
         # 120 > 2·22, a vector, 8 x 18: 144 > 2·26, 3 x 20: 60 > 2·23
         assert sent == {"hidden": True, "hidden bias": False, "kernel": True, "out": True}
-        assert not scheme("laser", rank=6).compresses(ctx.blocks[0])  # 120 < 6·22
+        assert not scheme("laser", rank=6).exchange.compresses(ctx.blocks[0])  # 120 < 6·22
 
     def test_alternates_the_factors(self):
         chosen = scheme("laser", rank=2)
-        ctx = context()
-        even, _ = chosen.encode(tensors(), shared_of(chosen), ctx)
+        even, _ = chosen.encode(tensors(), shared_of(chosen), context())
         assert even["hidden"].shape == (CLIENTS, 10, 2)
         odd, _ = chosen.encode(tensors(), shared_of(chosen, round=1), context(round=1))
         assert odd["hidden"].shape == (CLIENTS, 12, 2)
         assert odd["kernel"].shape == (CLIENTS, 8, 2)
 
+    @pytest.mark.parametrize("exchange", ["alternating", "two-phase", "one-shot"])
     @pytest.mark.parametrize("rank", [1, 2])
-    def test_is_exact_on_low_rank_gradients_from_the_second_round_on(self, rank):
+    def test_is_exact_on_low_rank_gradients_from_the_second_round_on(self, exchange, rank):
         """Each matrix by itself: a norm over all of them is a bug seen elsewhere at rank 1."""
         shapes = {"one": (12, 10), "two": (12, 10), "three": (12, 10)}
         left = tensors(dict.fromkeys(shapes, (12, rank)), clients=None, seed=1)
         right = tensors(dict.fromkeys(shapes, (CLIENTS, rank, 10)), clients=None, seed=2)
         gradients = {n: (10.0**i) * left[n] @ right[n] for i, n in enumerate(shapes)}
-        chosen = scheme("laser", rank=rank)
-        shared, memory = shared_of(chosen, shapes), {}
+        if exchange == "one-shot":  # its product of means is the mean of products for one client
+            gradients = {n: g[:1] for n, g in gradients.items()}
+        chosen = scheme(f"laser {exchange}", rank=rank)
+        shared = shared_of(chosen, shapes)
         for t in range(4):
-            ctx = context(shapes, round=t, power=math.inf)
-            uplink, _ = send(Broadcast({}, shared, chosen, ctx), gradients, torch.zeros(CLIENTS).double(), memory)
-            reception = receive(uplink, shared, chosen, Awgn(1.0), signal_norm, ctx)
-            shared = reception.shared
-            for n in shapes if t > 1 else ():
-                torch.testing.assert_close(reception.update[n], gradients[n].mean(dim=0))
+            receptions, *_ = walk_round(chosen, shared, {}, gradients, t, power=math.inf, shapes=shapes)
+            shared = receptions[-1].shared
+            for n in shapes if t > 0 else ():
+                torch.testing.assert_close(receptions[-1].update[n], gradients[n].mean(dim=0))
 
     def test_orthonormal_columns_point_the_way_of_gram_schmidt(self):
         columns = torch.tensor([[-2.0, 1.0], [0.0, -3.0], [0.0, 0.0]])
@@ -164,3 +216,29 @@ class TestLaser:
     def test_orthonormal_completes_columns_that_carry_nothing(self):
         basis = orthonormal(torch.zeros(5, 2))
         torch.testing.assert_close(basis.mT @ basis, torch.eye(2))
+
+    def test_one_shot_splits_a_blocks_power_by_the_energy_of_its_columns(self):
+        ctx = context()
+        norms = torch.tensor([[1.0, 1.0, 4.0, 1.0]], dtype=torch.float64)  # p0 p1 q0 q1
+        power = torch.tensor(5.0, dtype=torch.float64)
+        split = OneShot(2).split(ctx.blocks[0], norms, power, ctx)
+        assert split.sum().item() == pytest.approx(1)
+        assert ((split[0] + split[2]) / (split[1] + split[3])).item() == pytest.approx(4)  # √κ: 4 to 1
+        silent = OneShot(2).split(ctx.blocks[0], torch.zeros(1, 4, dtype=torch.float64), power, ctx)
+        assert silent.tolist() == [0.25] * 4
+
+
+def test_random_k_and_sketch_draw_anew_each_round_and_the_same_everywhere():
+    for name in ("random-k", "sketch"):
+        chosen, corrected = scheme(name), tensors(clients=1)
+        first, again, next_round = (chosen.encode(corrected, {}, context(round=t))[0] for t in (0, 0, 1))
+        assert torch.equal(first["hidden"], again["hidden"])
+        assert not torch.equal(first["hidden"], next_round["hidden"])
+        two = chosen.encode({n: torch.cat([g, g]) for n, g in corrected.items()}, {}, context())[0]
+        assert torch.equal(two["hidden"][0], two["hidden"][1])
+
+
+def test_a_dsgds_projection_stays_the_same_over_rounds():
+    chosen, corrected = scheme("a-dsgd"), tensors(clients=1)
+    first, second = (chosen.encode(corrected, {}, context(round=t))[0] for t in (0, 1))
+    assert torch.equal(first["hidden"], second["hidden"])

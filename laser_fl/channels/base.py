@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -25,6 +26,11 @@ class Usage:
     channel_uses: int
     signal_energy: float
     noise_energy: float
+
+    @classmethod
+    def none(cls, clients: int) -> "Usage":
+        """The usage of a silent exchange."""
+        return cls(torch.zeros(clients, dtype=torch.float64), 0, 0.0, 0.0)
 
 
 @runtime_checkable

@@ -6,6 +6,10 @@ SCHEMES = Table(
     {
         "sgd": Entry("laser_fl.schemes.z_sgd:Sgd", "the gradient itself on a noiseless channel"),
         "z-sgd": Entry("laser_fl.schemes.z_sgd:ZSgd", "the gradient itself"),
+        "signum": Entry("laser_fl.schemes.signum:Signum", "the gradient's signs"),
+        "random-k": Entry("laser_fl.schemes.random_k:RandomK", "a random part of the values, with error feedback"),
+        "sketch": Entry("laser_fl.schemes.sketch:Sketch", "count-mean sketch of the gradient"),
+        "a-dsgd": Entry("laser_fl.schemes.a_dsgd:ADsgd", "the largest values, projected, with error feedback"),
         "laser": Entry("laser_fl.schemes.laser:Laser", "low-rank factors, with error feedback"),
     }
 )

@@ -1,13 +1,18 @@
 """What every scheme is: pure functions over explicit state."""
 
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.streams import Streams
+
+PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Context:
     """What both sides of the air know of an exchange.
 
     blocks: the model's blocks, in order.
-    round: counted from 0. phase: counted from 0, below the scheme's `phases`.
+    round: counted from 0. phase: counted from 0, below the scheme's number of phases.
     power: the power budget of this exchange, linear; inf on a noiseless channel.
     noise_std: standard deviation of the channel noise per value.
     clients: number of clients k.
@@ -43,34 +48,63 @@ class Heard:
     noise_std: dict[str, Float[Tensor, ""]]
 
 
-@runtime_checkable
-class Scheme(Protocol):
-    """A transmission scheme: a frozen dataclass of hyperparameters with three pure functions.
+@dataclass(frozen=True)
+class Promises:
+    """What a scheme promises; the shared tests hold it to them.
 
     linear: the mean of the signals is the signal of the mean.
     error_feedback: what was not sent is remembered and sent later.
-    phases: exchanges per round.
     noiseless: the scheme is defined on the channel without noise (P = inf).
+    phase_shares: the exchanges of a round, and the share of its budget that each gets.
+    bits_per_value: what a digital link would need for a value sent.
     """
 
-    linear: ClassVar[bool]
-    error_feedback: ClassVar[bool]
-    phases: ClassVar[int]
-    noiseless: ClassVar[bool]
+    linear: bool = False
+    error_feedback: bool = False
+    noiseless: bool = False
+    phase_shares: tuple[float, ...] = (1.0,)
+    bits_per_value: int = 32
+
+
+class Scheme(ABC):
+    """A transmission scheme: a frozen dataclass of hyperparameters with pure functions."""
+
+    @property
+    @abstractmethod
+    def promises(self) -> Promises:
+        """What the scheme promises."""
 
     def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
-        """The state that server and clients share before the first round."""
-        ...
+        """Make the state that server and clients share before the first round; by default none."""
+        return {}
 
+    @abstractmethod
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Turn corrected gradients into signals, and say which part of them the signals stand for.
 
-        corrected: per block, (clients, *shape). Returns (signals, kept): signals per block,
+        corrected: per block, (clients, *shape). Returns (signals, kept): signals by name,
         (clients, *signal shape); kept per block, (clients, *shape). Blocks that take no part in
-        this phase are absent from both.
+        this phase have no signal; what is kept of a block is stated once a round.
         """
-        ...
 
+    @abstractmethod
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
         """Turn what was heard into (update per block, next shared state); no update before the last phase."""
-        ...
+
+    @abstractmethod
+    def values(self, block: Block, ctx: Context) -> int:
+        """How many values a client sends for `block` in this exchange."""
+
+    def split(
+        self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
+    ) -> Float64[Tensor, " parts"]:
+        """Share a block's power among its signals, where it has several; by default equally.
+
+        norms: of the parts, in their order. power: the block's budget. Returns shares of sum 1.
+        """
+        return torch.full_like(norms[0], 1 / norms.shape[1])
+
+
+def owners(signals: Iterable[str]) -> dict[str, int]:
+    """How many of the signals each block has, by their names and in their order."""
+    return dict(Counter(signal.partition(PART)[0] for signal in signals))

@@ -4,25 +4,19 @@ Source: paper, §2, (Z-SGD) and (SGD).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard
-from laser_fl.streams import Streams
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme
 
 
 @dataclass(frozen=True)
-class ZSgd:
+class ZSgd(Scheme):
     """Signal = gradient; update = what was heard."""
 
-    linear: ClassVar[bool] = True
-    error_feedback: ClassVar[bool] = False
-    phases: ClassVar[int] = 1
-    noiseless: ClassVar[bool] = False
-
-    def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
-        """Nothing is shared."""
-        return {}
+    @property
+    def promises(self) -> Promises:
+        """Linear."""
+        return Promises(linear=True)
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Send everything, keep everything."""
@@ -32,9 +26,16 @@ class ZSgd:
         """Take what was heard as the update."""
         return heard.values, shared
 
+    def values(self, block: Block, ctx: Context) -> int:
+        """All of them."""
+        return block.size
+
 
 @dataclass(frozen=True)
 class Sgd(ZSgd):
     """Z-SGD at infinite power: the noiseless baseline."""
 
-    noiseless: ClassVar[bool] = True
+    @property
+    def promises(self) -> Promises:
+        """Linear, on a channel without noise."""
+        return Promises(linear=True, noiseless=True)

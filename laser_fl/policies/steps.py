@@ -1,0 +1,23 @@
+"""Power in five equal stretches: P/3, 2P/3, P, 4P/3, 5P/3. Source: paper, §H.2."""
+
+LEVELS = 5
+
+
+def steps_up(power: float, step: int, steps: int) -> float:
+    """P_t rises in five stretches.
+
+    Where 5 does not divide the number of steps the stretches differ by one step, and all levels
+    are scaled so that their mean is P.
+    """
+    mean = sum(_level(s, steps) for s in range(steps)) / steps
+    return power * _level(step, steps) / mean
+
+
+def steps_down(power: float, step: int, steps: int) -> float:
+    """`steps_up` backwards."""
+    return steps_up(power, steps - 1 - step, steps)
+
+
+def _level(step: int, steps: int) -> int:
+    """1 to 5, proportional to the stretch's power."""
+    return 1 + step * LEVELS // steps

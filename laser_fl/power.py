@@ -1,0 +1,53 @@
+"""Who gets how much of an exchange's power budget: blocks by the allocation, parts by the scheme."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from laser_fl.schemes.base import Context, Scheme, owners
+
+Norms = Float64[Tensor, "clients blocks"]
+Shares = Float64[Tensor, " blocks"]
+Allocation = Callable[[Norms, Norms, Shares], Shares]
+
+SMALLEST_SHARE = 1e-6  # of the budget, divided by the number of blocks
+
+
+def signal_powers(
+    names: Sequence[str],
+    signal_norms: Float64[Tensor, "clients signals"],
+    gradient_norms: Norms,
+    scheme: Scheme,
+    allocation: Allocation,
+    ctx: Context,
+) -> Float64[Tensor, " signals"]:
+    """Share the budget among blocks by the allocation, and a block's among its signals by the scheme.
+
+    names: of the signals, those of one block following each other. gradient_norms: of their
+    blocks. Returns linear powers of sum ctx.power.
+    """
+    parts = owners(names)
+    known = {block.name: block for block in ctx.blocks}
+    blocks = [known[name] for name in parts]
+    norms = torch.split(signal_norms, list(parts.values()), dim=1)
+    block_norms = torch.stack([torch.linalg.vector_norm(n, dim=1) for n in norms], dim=1)
+    sizes = torch.tensor([scheme.values(block, ctx) for block in blocks]).to(signal_norms)
+    share = shares(block_norms, gradient_norms, sizes, allocation)
+    power = torch.where(share > 0, ctx.power * share, 0.0)  # inf * 0 is NaN
+    return torch.cat(
+        [
+            p.unsqueeze(0) if n.shape[1] == 1 else p * scheme.split(block, n, p, ctx)
+            for block, n, p in zip(blocks, norms, power, strict=True)
+        ]
+    )
+
+
+def shares(signal_norms: Norms, gradient_norms: Norms, sizes: Shares, allocation: Allocation) -> Shares:
+    """Ask the allocation, and give at least 1e-6/L to every block that has something to say."""
+    proposed = allocation(signal_norms, gradient_norms, sizes)
+    speaks = signal_norms.amax(dim=0) > 0
+    least = SMALLEST_SHARE * (1 + 2 * SMALLEST_SHARE) / len(sizes)  # still enough after the division
+    raised = torch.where(speaks, proposed.clamp_min(least), proposed)
+    return raised / raised.sum()

@@ -1,0 +1,102 @@
+"""Both factors in one transmission: the paper's Algorithm 1 to the letter.
+
+Each client factors m_i ≈ P_i Q_iᵀ by itself, one power iteration from the shared warm start, and
+sends every column of both factors as a signal of its own, all at once. The server multiplies
+the mean factors; Ȳ_q spans the next warm start. A block's power goes to the columns by Lemma 8.
+Since each client has its own P_i, the product of the means is not the mean of the products:
+the scheme is linear for one client only.
+
+Source: paper, Algorithm 1, Eq. (10) and Lemma 8. Deviation: with k clients and noise variance
+σ² the lemma's power is P_l k²/σ², which is what makes its noise terms those of the channel.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from laser_fl.blocks import Block, Tensors
+from laser_fl.schemes.base import PART, Context, Heard, Promises
+from laser_fl.schemes.exchanges.low_rank import LowRank, orthonormal
+from laser_fl.streams import Streams
+from laser_fl.theory import rank_r_split
+
+MOST_POWER = 1e30  # stands for infinite power in Lemma 8, whose shares have long converged there
+
+
+@dataclass(frozen=True)
+class OneShot(LowRank):
+    """P and Q of every client, column by column."""
+
+    @property
+    def promises(self) -> Promises:
+        """Error feedback; linear for one client only."""
+        return Promises(error_feedback=True)
+
+    def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
+        """Draw a basis of the longer side's vectors for every compressed matrix."""
+        columns = self.random_bases(blocks, streams, axis=0)
+        rows = self.random_bases(blocks, streams, axis=1)
+        return {b.name: (columns if _is_tall(b) else rows)[b.name] for b in blocks if b.name in rows}
+
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+        """Send the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; keep P_i Q_iᵀ."""
+        signals, kept = {}, {}
+        for block in ctx.blocks:
+            m = corrected[block.name]
+            if block.name not in shared:
+                signals[block.name] = kept[block.name] = m
+                continue
+            wide = _wide(block, block.to_matrix(m))
+            p = orthonormal(wide @ shared[block.name])
+            q = wide.mT @ p
+            for factor, columns in (("p", p), ("q", q)):
+                for i, column in enumerate(columns.unbind(dim=-1)):
+                    signals[f"{block.name}{PART}{factor}{i}"] = column
+            kept[block.name] = block.from_matrix(_wide(block, p @ q.mT))
+        return signals, kept
+
+    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+        """Multiply the mean factors; the mean of Q spans the next warm start."""
+        update, bases = {}, {}
+        for block in ctx.blocks:
+            if block.name not in shared:
+                update[block.name] = heard.values[block.name]
+                continue
+            p, q = (self._factor(block, factor, heard) for factor in "pq")
+            update[block.name] = block.from_matrix(_wide(block, p @ q.mT))
+            bases[block.name] = orthonormal(q)
+        return update, bases
+
+    def values(self, block: Block, ctx: Context) -> int:
+        """Those of both factors: r (m + n)."""
+        return self.rank_of(block) * sum(block.matrix_shape) if self.compresses(block) else block.size
+
+    def split(
+        self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
+    ) -> Float64[Tensor, " parts"]:
+        """Lemma 8, with κ_i the mean energy of the i-th pair of columns, ‖p_i‖² ‖q_i‖²."""
+        left, right = norms.square().tensor_split(2, dim=1)
+        kappa = (left * right).mean(dim=0)
+        if not kappa.any():
+            return super().split(block, norms, power, ctx)
+        signal_power = power * ctx.clients**2 / ctx.noise_std**2 if ctx.noise_std > 0 else power * math.inf
+        rows, columns = sorted(block.matrix_shape)
+        powers = torch.cat(rank_r_split(signal_power.clamp(max=MOST_POWER), kappa / kappa.sum(), rows, columns))
+        return powers / powers.sum()
+
+    def _factor(self, block: Block, factor: str, heard: Heard) -> Float[Tensor, "rows rank"]:
+        names = [f"{block.name}{PART}{factor}{i}" for i in range(self.rank_of(block))]
+        return torch.stack([heard.values[name] for name in names], dim=-1)
+
+
+def _is_tall(block: Block) -> bool:
+    rows, columns = block.matrix_shape
+    return rows > columns
+
+
+def _wide(block: Block, matrix: Float[Tensor, "... rows columns"]) -> Float[Tensor, "..."]:
+    """Turn a tall block's matrix so that m <= n, and back."""
+    return matrix.mT if _is_tall(block) else matrix

@@ -1,0 +1,16 @@
+"""How A-DSGD's server gets the sparse mean back: one file per receiver.
+
+A receiver maps (projection of the mean plus noise, noise standard deviation, projection) to an
+estimate of the mean.
+"""
+
+from laser_fl.tables import Entry, Table
+
+RECEIVERS = Table(
+    {
+        "lmmse": Entry("laser_fl.schemes.receivers.lmmse:lmmse", "linear minimum mean-square error"),
+        "amp": Entry(
+            "laser_fl.schemes.receivers.amp:amp", "approximate message passing, which knows that it is sparse"
+        ),
+    }
+)
