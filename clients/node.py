@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 
 from laser_fl.blocks import Tensors
+from laser_fl.errors import ConfigError
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.streams import Device
 from laser_fl.wire import read_broadcast, read_tensors, write_tensors, write_uplink
@@ -20,8 +21,12 @@ def hosted(node: int, nodes: int, clients: int) -> range:
 
 
 def hosted_here(context: Context, clients: int) -> range:
-    """The clients of this node, by its ``partition-id`` and ``num-partitions``."""
-    return hosted(int(context.node_config["partition-id"]), int(context.node_config["num-partitions"]), clients)
+    """The clients of this node, by its ``partition-id`` and ``num-partitions``. Raises ConfigError without them."""
+    try:
+        node, nodes = (int(context.node_config[key]) for key in ("partition-id", "num-partitions"))
+    except KeyError as missing:
+        raise ConfigError(f"node-config: must have partition-id and num-partitions, lacks {missing}") from None
+    return hosted(node, nodes, clients)
 
 
 def reply(message: Message, context: Context, respond: Respond, device: Device = "cpu") -> Message:

@@ -43,17 +43,22 @@ def _one_of(table: Table) -> Callable[[str], str]:
 def _power(value: float) -> float:
     if math.isnan(value) or value <= 0:
         raise ValueError("must be greater than 0 (inf: no noise)")
+    if LARGEST < value < math.inf:
+        raise ValueError(f"must be at most {LARGEST:g}, or inf")
     return value
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return name
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LARGEST = 1e30  # what float32 still squares is of this order; no channel is that strong
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -71,7 +76,7 @@ class RunConfig(BaseModel):
     task: Annotated[str, AfterValidator(_one_of(TASKS))] = Field("mnist-5k", description="data, loss and metric")
     model: str = Field("mlp", description="the network, one of the task's")
     strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
-    rank: int = Field(2, ge=1, description="rank of laser's factors")
+    rank: Count = Field(2, description="rank of laser's factors")
     factor_exchange: Annotated[str, AfterValidator(_one_of(EXCHANGES))] = Field(
         "alternating", description="how laser's factors get to the server"
     )
@@ -91,25 +96,25 @@ class RunConfig(BaseModel):
     power_allocation: Annotated[str, AfterValidator(_one_of(ALLOCATIONS))] = Field(
         "signal-norm", description="how a round's budget is split over the model's blocks"
     )
-    clients: int = Field(16, ge=1, description="number of clients")
+    clients: Count = Field(16, description="number of clients")
     client_batching: Literal["vmap", "loop"] = Field(
         "vmap", description="compute clients in one batched call, or one by one"
     )
-    batch_size: int = Field(32, ge=1, description="examples per client and micro-step")
-    accumulation_steps: int = Field(1, ge=1, description="micro-steps per round")
-    epochs: int = Field(75, ge=0, description="length in passes over the data, where rounds is 0")
-    rounds: int = Field(0, ge=0, description="length in rounds; 0: as many as epochs take")
+    batch_size: Count = Field(32, description="examples per client and micro-step")
+    accumulation_steps: Count = Field(1, description="micro-steps per round")
+    epochs: CountOrNone = Field(75, description="length in passes over the data, where rounds is 0")
+    rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
     learning_rate: Positive = Field(0.02, description="the server's step size")
     momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
     weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="step size over the run")
-    seed: int = Field(0, ge=0, description="the key of all randomness")
-    evaluate_every: int = Field(3, ge=1, description="epochs between evaluations; rounds where there are none")
-    evaluate_examples: int = Field(0, ge=0, description="test examples to evaluate on; 0: all")
+    seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
+    evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
+    evaluate_examples: CountOrNone = Field(0, description="test examples to evaluate on; 0: all")
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(1, ge=0, description="PyTorch threads; 0: PyTorch's own choice")
+    threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")
     out_dir: str = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
 

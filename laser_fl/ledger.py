@@ -40,7 +40,7 @@ def entry(round: int, power: float, usages: list[Usage], downlink_floats: int, s
         PowerError: a client's energy exceeds the budget by more than 1e-5 of it.
     """
     used = float(sum(usage.client_power for usage in usages).max())  # type: ignore[union-attr]
-    if used > power * (1 + POWER_TOLERANCE):
+    if not used <= power * (1 + POWER_TOLERANCE):  # NaN is refused, too
         raise PowerError(f"round {round}: a client transmitted with power {used}, above the budget of {power}")
     uses = sum(usage.channel_uses for usage in usages)
     noise = sum(usage.noise_energy for usage in usages)

@@ -97,23 +97,21 @@ class Training:
         self._phase += 1
         if reception.update is None:
             return False
+        self.ledger.append(self._entry())
         self.server.step(reception.update)
-        self._close_round()
-        return True
-
-    def _close_round(self) -> None:
-        """Write the ledger's line and move on to the next round."""
-        self.ledger.append(
-            entry(
-                round=self.round + 1,
-                power=self._power,
-                usages=self._usages,
-                downlink_floats=self.parameters + self._shared_floats,
-                side_channel_floats=self._side_channel_floats,
-            )
-        )
         self.round, self._phase, self._usages = self.round + 1, 0, []
         self._shared_floats = self._side_channel_floats = 0
+        return True
+
+    def _entry(self) -> Entry:
+        """The round's line of the ledger; refused where a client exceeded the budget."""
+        return entry(
+            round=self.round + 1,
+            power=self._power,
+            usages=self._usages,
+            downlink_floats=self.parameters + self._shared_floats,
+            side_channel_floats=self._side_channel_floats,
+        )
 
     @property
     def _power(self) -> float:
@@ -123,12 +121,13 @@ class Training:
         return float(self._policy(self.config.power, self.plan.step(self.round), self.plan.steps))
 
     def _context(self) -> Context:
+        power = self._power
         return Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
-            power=self._power * self._scheme.promises.phase_shares[self._phase],
-            noise_std=math.sqrt(self.config.noise_variance),
+            power=power * self._scheme.promises.phase_shares[self._phase],
+            noise_std=0.0 if math.isinf(power) else math.sqrt(self._channel.noise_variance),
             clients=self.config.clients,
             streams=self._streams,
         )
@@ -195,11 +194,16 @@ def train(
 
 
 def _metrics(training: Training, evaluate: Evaluate) -> Metrics:
+    """Evaluate the current and the averaged weights. Raises TrainingError where a score is not finite."""
     assert training.losses is not None
-    return Metrics(
+    metrics = Metrics(
         round=training.round,
         epoch=training.round / training.plan.rounds_per_epoch,
         train_loss=float(training.losses.mean()),
         test=evaluate(training.server.weights),
         ema_test=evaluate(training.server.averaged_weights),
     )
+    for name, value in metrics.flat().items():
+        if not math.isfinite(value):
+            raise TrainingError(f"round {training.round}: the {name} is {value}: the model has diverged")
+    return metrics

@@ -75,9 +75,14 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
     gradients: per block (clients, *shape); None after the first phase of a round, whose
     gradient then waits in the memory. memory: per block likewise; empty at first, and always
     for schemes without error feedback. Returns the uplink and the next memory.
+
+    Raises:
+        TrainingError: a block of the model has no gradient (a buffer is no block).
     """
     scheme, ctx = broadcast.scheme, broadcast.context
     corrected = _add(memory, gradients)
+    if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
+        raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
     signals, kept = scheme.encode(corrected, broadcast.shared, ctx)
     spoken = {name: corrected[name] for name in owners(signals)}
     uplink = Uplink(signals, norms(signals, len(losses)), norms(spoken, len(losses)), losses)

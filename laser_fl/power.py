@@ -35,13 +35,13 @@ def signal_powers(
     block_norms = torch.stack([torch.linalg.vector_norm(n, dim=1) for n in norms], dim=1)
     sizes = torch.tensor([scheme.values(block, ctx) for block in blocks]).to(signal_norms)
     share = shares(block_norms, gradient_norms, sizes, allocation)
-    power = torch.where(share > 0, ctx.power * share, 0.0)  # inf * 0 is NaN
-    return torch.cat(
+    part = torch.cat(
         [
-            p.unsqueeze(0) if n.shape[1] == 1 else p * scheme.split(block, n, p, ctx)
-            for block, n, p in zip(blocks, norms, power, strict=True)
+            one.unsqueeze(0) if n.shape[1] == 1 else one * scheme.split(block, n, ctx.power * one, ctx)
+            for block, n, one in zip(blocks, norms, share, strict=True)
         ]
     )
+    return torch.where(part > 0, ctx.power * part, 0.0)  # inf * 0 is NaN
 
 
 def shares(signal_norms: Norms, gradient_norms: Norms, sizes: Shares, allocation: Allocation) -> Shares:

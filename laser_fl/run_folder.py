@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -23,6 +24,15 @@ SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
 def default_path(config: RunConfig, now: datetime) -> Path:
     """Where a run goes that was not told: runs/<task>-<strategy>-<time>."""
     return Path("runs") / f"{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
+
+
+def refuse_used(path: Path) -> None:
+    """Raise ConfigError where `path` is something else than a new or an empty folder."""
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
+    except OSError as error:
+        raise ConfigError(f"out-dir: must be a folder ({error.strerror}), got {str(path)!r}") from None
 
 
 class RunFolder(Observer):
@@ -45,9 +55,9 @@ class RunFolder(Observer):
         self._engine = engine
         self._metrics: list[Metrics] = []
         self._seconds: list[float] = []
+        self._started = time.perf_counter()
+        refuse_used(path)
         try:
-            if path.is_dir() and any(path.iterdir()):
-                raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
             path.mkdir(parents=True, exist_ok=True)
             self._write_json(CONFIG, config.to_flat())
         except OSError as error:
@@ -70,9 +80,11 @@ class RunFolder(Observer):
         summary = self._summary(training) | {"status": "completed"}
         return self._write_json(SUMMARY, summary)
 
-    def fail(self, training: Training | None, reason: str) -> None:
+    def fail(self, training: Training | None, error: BaseException) -> None:
         """Keep what there is of a run that stopped, and why it did."""
-        summary: dict[str, Any] = {"status": "failed", "reason": reason, "engine": self._engine}
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = str(error) or type(error).__name__
+        summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
         if training is not None:
             self._write_tables(training)
             summary = self._summary(training) | summary
@@ -102,8 +114,8 @@ class RunFolder(Observer):
             summary["compression_ratio"] = training.parameters / uplink
             summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
             summary["mean_snr_db"] = sum(entry.snr_db for entry in ledger) / len(ledger)
+        summary["seconds_total"] = time.perf_counter() - self._started
         if seconds:
-            summary["seconds_total"] = sum(seconds)
             summary["seconds_per_round"] = sum(seconds) / len(seconds)
         return summary
 

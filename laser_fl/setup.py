@@ -52,12 +52,16 @@ def prepare(config: RunConfig) -> Setup:
     """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
 
     Raises:
-        ConfigError: the device is not there. DataError: the data set is not there.
+        ConfigError: the device is not there, or fewer test examples than asked for.
+        DataError: the data set is not there.
     """
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     device = device_of(config)
     task = TASKS.load(config.task)(data_dir(config)).to(device)
+    if config.evaluate_examples > len(task.test.targets):
+        rule = f"must be at most the {len(task.test.targets)} test examples"
+        raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
     model = task.model(config.model, Streams(config.seed)).to(device)
     return Setup(config, task, model, device)
 

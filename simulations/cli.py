@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, DataError, LaserError
@@ -46,16 +47,18 @@ def run(
     preset: Preset = None,
     config: Overrides = None,
     engine: Annotated[Engine, typer.Option(help="In this process, or through `flwr run`.")] = Engine.in_process,
-    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes of the flower engine.")] = 2,
+    nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of the flower engine; default 2.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train one model with one strategy."""
     with _one_line_errors():
         settings = _settings(preset, config, out)
-        folder = Path(settings.out_dir) if settings.out_dir else _default_folder(settings)
+        folder = Path(settings.out_dir).expanduser() if settings.out_dir else _default_folder(settings)
+        if nodes is not None and engine is not Engine.flower:
+            raise ConfigError(f"--nodes: must go with --engine flower, got {nodes}")
         if engine is Engine.flower:
-            summary = _run_on_flower(settings, folder, nodes, quiet)
+            summary = _run_on_flower(settings, folder, nodes or 2, quiet)
         else:
             summary = _run_in_process(settings, folder, quiet)
         console.print(_summary_table(summary, folder))
@@ -71,14 +74,19 @@ def compare(
 ) -> None:
     """Train the same model with several strategies over the same channel; draw their accuracy."""
     with _one_line_errors():
+        from laser_fl.run_folder import refuse_used
         from laser_fl.schemes import SCHEMES
         from simulations.compare import Outcome, frame, picture, table
 
+        if any(override.partition("=")[0].strip() == "strategy" for override in config or []):
+            raise ConfigError("strategy: compare takes several, by --strategies")
         settings = _settings(preset, config, out)
-        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}")
+        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         values = settings.to_flat()
-        names = strategies.split(",") if strategies else list(SCHEMES)
+        names = [name.strip() for name in strategies.split(",")] if strategies else list(SCHEMES)
         plans = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
+        for name in names:
+            refuse_used(root / name)
         outcomes = {}
         for name, plan in plans.items():
             folder = root / name
@@ -160,7 +168,7 @@ def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -
 
     def show(line: str) -> None:
         if not quiet:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(Text.from_ansi(line), soft_wrap=True)
 
     return flower.run(settings, folder, nodes, show)
 

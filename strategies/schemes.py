@@ -1,72 +1,99 @@
 """One strategy per scheme, for use in anybody's ServerApp.
 
     strategy = Laser(rank=2, power=10.0, learning_rate=0.02)
-    result = strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=600)
+    result = strategy.start(grid=grid, initial_arrays=write_tensors(weights), num_rounds=600)
 
-Options are the keys of the run config in snake_case; wrong ones are refused by name.
+Options are the keys of the run config in snake_case, as far as they are the server's; wrong
+ones, and those that only a whole run of laser-fl understands, are refused by name.
 """
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
 
 from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError
+from laser_fl.loop import Evaluate, Observer
+from laser_fl.streams import Device
 from strategies.over_the_air import OverTheAir
 
+OPTIONS = {
+    "rank", "factor_exchange", "phase_split", "compression_factor", "receiver",
+    "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients",
+    "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "ema_decay", "seed",
+}  # fmt: skip
 
-class Laser(OverTheAir):
+
+class _Named(OverTheAir):
+    """The base with a scheme's name."""
+
+    strategy: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        evaluate: Evaluate | None = None,
+        observers: Sequence[Observer] = (),
+        transposed: Collection[str] = (),
+        device: Device = "cpu",
+        **options: Any,
+    ) -> None:
+        """options: of OPTIONS; the rest as in the base. Raises ConfigError."""
+        known = {name.replace("_", "-") for name in RunConfig.model_fields}
+        if refused := [key for key in options if key not in OPTIONS and key.replace("_", "-") in known]:
+            raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(OPTIONS))}")
+        config = parse({"strategy": self.strategy, **options})
+        super().__init__(config, evaluate=evaluate, observers=observers, transposed=transposed, device=device)
+
+
+class Laser(_Named):
     """Low-rank factors with error feedback. Source: paper, Algorithm 1."""
+
+    strategy = "laser"
 
     def __init__(self, rank: int = 2, power: float = 1.0, **options: Any) -> None:
         """rank: of the factors. power: budget per client and round, linear."""
-        super().__init__(parse({"strategy": "laser", "rank": rank, "power": power, **options}))
+        super().__init__(rank=rank, power=power, **options)
 
 
-class ZSgd(OverTheAir):
+class ZSgd(_Named):
     """The gradient itself over the noisy channel. Source: paper, (Z-SGD)."""
 
+    strategy = "z-sgd"
+
     def __init__(self, power: float = 1.0, **options: Any) -> None:
         """power: budget per client and round, linear."""
-        super().__init__(parse({"strategy": "z-sgd", "power": power, **options}))
+        super().__init__(power=power, **options)
 
 
-class Signum(OverTheAir):
+class Sgd(_Named):
+    """The gradient itself without noise: the baseline. Source: paper, (SGD)."""
+
+    strategy = "sgd"
+
+
+class Signum(ZSgd):
     """The gradient's signs. Source: paper, Algorithm 4."""
 
-    def __init__(self, power: float = 1.0, **options: Any) -> None:
-        """power: budget per client and round, linear."""
-        super().__init__(parse({"strategy": "signum", "power": power, **options}))
+    strategy = "signum"
 
 
-class RandomK(OverTheAir):
+class RandomK(_Named):
     """A random part of the values, with error feedback. Source: paper, Algorithm 3."""
 
-    def __init__(self, compression_factor: float = 0.1, power: float = 1.0, **options: Any) -> None:
-        """compression_factor: values sent per value. power: budget per client and round, linear."""
-        super().__init__(_compressed("random-k", compression_factor, power, options))
-
-
-class Sketch(OverTheAir):
-    """Count-mean sketch. Source: paper, Algorithm 2."""
-
-    def __init__(self, compression_factor: float = 0.1, power: float = 1.0, **options: Any) -> None:
-        """compression_factor: buckets per value. power: budget per client and round, linear."""
-        super().__init__(_compressed("sketch", compression_factor, power, options))
-
-
-class ADsgd(OverTheAir):
-    """The largest values, projected, with error feedback. Source: Amiri, Gündüz, 2020."""
+    strategy = "random-k"
 
     def __init__(self, compression_factor: float = 0.1, power: float = 1.0, **options: Any) -> None:
         """compression_factor: numbers sent per value. power: budget per client and round, linear."""
-        super().__init__(_compressed("a-dsgd", compression_factor, power, options))
+        super().__init__(compression_factor=compression_factor, power=power, **options)
 
 
-class Sgd(OverTheAir):
-    """The gradient itself without noise: the baseline. Source: paper, (SGD)."""
+class Sketch(RandomK):
+    """Count-mean sketch. Source: paper, Algorithm 2."""
 
-    def __init__(self, **options: Any) -> None:
-        """No power: the channel is noiseless."""
-        super().__init__(parse({"strategy": "sgd", **options}))
+    strategy = "sketch"
 
 
-def _compressed(strategy: str, compression_factor: float, power: float, options: dict[str, Any]) -> RunConfig:
-    return parse({"strategy": strategy, "compression-factor": compression_factor, "power": power, **options})
+class ADsgd(RandomK):
+    """The largest values, projected, with error feedback. Source: Amiri, Gündüz, 2020."""
+
+    strategy = "a-dsgd"

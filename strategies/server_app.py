@@ -35,14 +35,14 @@ def _run(grid: Grid, context: Context) -> None:
     setup = prepare(config)
     plan = setup.plan
     folder = RunFolder(
-        Path(config.out_dir) if config.out_dir else default_path(config, datetime.now()), config, "flower"
+        Path(config.out_dir).expanduser() if config.out_dir else default_path(config, datetime.now()), config, "flower"
     )
     strategy = OverTheAir(config, plan=plan, evaluate=setup.evaluate, observers=[folder, _Log()], device=setup.device)
     log(INFO, "run folder: %s", folder.path.resolve())
     try:
         strategy.start(grid, write_tensors(setup.weights), plan.rounds)
-    except LaserError as error:
-        folder.fail(strategy.training, str(error))
+    except BaseException as error:
+        folder.fail(strategy.training, error)
         raise
     assert strategy.training is not None
     folder.finish(strategy.training)

@@ -1,5 +1,7 @@
 """What several tests need to set a scene. Imported by tests only, after the type-checking hook."""
 
+import math
+
 import torch
 
 from laser_fl.allocations.paper import signal_norm
@@ -36,7 +38,8 @@ def tensors(shapes=SHAPES, clients=4, seed=0, dtype=torch.float64, scale=1.0):
 
 def context(shapes=SHAPES, clients=4, round=0, power=1.0, noise_variance=1.0, seed=0, phase=0):
     blocks = blocks_of(tensors(shapes, clients=None))
-    return Context(blocks, round, phase, power, noise_variance**0.5, clients, Streams(seed))
+    noise_std = 0.0 if math.isinf(power) else noise_variance**0.5
+    return Context(blocks, round, phase, power, noise_std, clients, Streams(seed))
 
 
 def scheme(name, **options):

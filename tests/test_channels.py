@@ -26,7 +26,8 @@ def signals():
 
 
 def transmit(sent, power, round=0, variance=SIGMA2, seed=0):
-    ctx = Context((), round, 0, power, variance**0.5, CLIENTS, Streams(seed))
+    noise_std = 0.0 if math.isinf(power) else variance**0.5
+    ctx = Context((), round, 0, power, noise_std, CLIENTS, Streams(seed))
     budget = torch.where(torch.tensor(math.isinf(power)), torch.inf, power * SHARES)
     return Awgn(variance).transmit(sent, norms(sent, CLIENTS), budget, ctx)
 

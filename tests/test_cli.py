@@ -88,7 +88,9 @@ def test_fewer_clients_than_nodes_are_refused(tmp_path):
 
 
 def test_a_run_that_fails_has_status_1(tmp_path):
-    result = call("run", *SHORT, "-c", "strategy=sgd", "-c", "learning-rate=1e38", "--out", tmp_path / "run")
+    result = call(
+        "run", *SHORT, "-c", "strategy=sgd", "-c", "model=mlp", "-c", "learning-rate=1e30", "--out", tmp_path / "run"
+    )
     assert result.exit_code == 1
     assert result.stderr.startswith("round 2: the gradient of block 1.weight is not finite")
     assert len(result.stderr.splitlines()) == 1
@@ -106,9 +108,34 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
         assert picture.size == (1200, 675)
 
 
+def test_compare_checks_everything_before_it_trains(tmp_path):
+    (tmp_path / "laser").mkdir()
+    (tmp_path / "laser" / "precious").write_text("x")
+    result = call("compare", *SHORT, "--quiet", "--strategies", "sgd, laser", "--out", tmp_path)
+    assert (result.exit_code, "must be a new or empty folder" in result.stderr) == (2, True)
+    assert not (tmp_path / "sgd").exists()
+    result = call("compare", *SHORT, "-c", "strategy=laser")
+    assert (result.exit_code, result.stderr) == (2, "strategy: compare takes several, by --strategies\n")
+
+
+def test_nodes_belong_to_the_flower_engine():
+    result = call("run", *SHORT, "--nodes", 4)
+    assert (result.exit_code, result.stderr) == (2, "--nodes: must go with --engine flower, got 4\n")
+
+
 def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path):
     result = call(
-        "compare", *SHORT, "--quiet", "-c", "learning-rate=1e38", "--strategies", "sgd,laser", "--out", tmp_path / "two"
+        "compare",
+        *SHORT,
+        "--quiet",
+        "-c",
+        "model=mlp",
+        "-c",
+        "learning-rate=1e30",
+        "--strategies",
+        "sgd,laser",
+        "--out",
+        tmp_path / "two",
     )
     assert result.exit_code == 1
     assert "sgd: round 2" in result.stderr

@@ -52,6 +52,12 @@ WRONG = [
     ({"ema-decay": 1}, "ema-decay: must be less than 1, got 1"),
     ({"device": "tpu"}, "device: must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     ({"threads": -1}, "threads: must be greater than or equal to 0, got -1"),
+    ({"power": 1e76}, "power: must be at most 1e+30, or inf, got 1e+76"),
+    ({"noise-variance": 1e308}, f"noise-variance: must be less than or equal to {10**30}, got 1e+308"),
+    ({"batch-size": 10**20}, f"batch-size: must be less than {2**31}, got {10**20}"),
+    ({"seed": 10**26}, f"seed: must be less than {2**63}, got {10**26}"),
+    ({"threads": 100000}, "threads: must be less than or equal to 1024, got 100000"),
+    ({"device": "cuda:" + 20 * "9"}, f"device: must be auto, cpu, cuda or cuda:N, got 'cuda:{20 * '9'}'"),
     ({"client-batching": "all"}, "client-batching: must be 'vmap' or 'loop', got 'all'"),
     ({"out-dir": 3}, "out-dir: must be a valid string, got 3"),
 ]

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -10,10 +11,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
-from clients.node import hosted, reply
+from clients.node import hosted, hosted_here, reply
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Training
+from laser_fl.loop import Observer, Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.schemes import SCHEMES
@@ -111,6 +112,8 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
         a, b = (load_file(tmp_path / name / engine / "weights.safetensors") for engine in ("flower", "direct"))
         for block in a:
             torch.testing.assert_close(a[block], b[block], rtol=1e-5, atol=1e-7)
+        ledgers = [pd.read_csv(tmp_path / name / engine / "ledger.csv") for engine in ("flower", "direct")]
+        pd.testing.assert_frame_equal(*ledgers, rtol=1e-5)
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
         folder = tmp_path / "one by one"
         assert (folder / "flower" / file).read_bytes() == (folder / "direct" / file).read_bytes()
@@ -120,7 +123,7 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
 def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
     with pytest.raises(TrainingError, match=r"round 2: the gradient of block .* is not finite"):
         flower.run(
-            parse({"strategy": "sgd", "learning-rate": 1e38, "rounds": 4}), tmp_path / "run", 2, lambda line: None
+            parse({"strategy": "sgd", "learning-rate": 1e30, "rounds": 4}), tmp_path / "run", 2, lambda line: None
         )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
@@ -131,6 +134,32 @@ def test_more_nodes_than_clients_are_refused_in_every_way_to_start(tmp_path):
         run_on_grid(run_config(tmp_path / "run"), nodes=6)
     with pytest.raises(ConfigError, match=line):
         flower.run(run_config(tmp_path / "run"), tmp_path / "run", 6, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"clients": 4001}, "clients: must be at most the 4000 training examples, got 4001"),
+        ({"evaluate-examples": 1001}, "evaluate-examples: must be at most the 1000 test examples, got 1001"),
+    ],
+)
+def test_what_depends_on_the_data_is_refused_before_a_superlink_starts(tmp_path, values, line):
+    with pytest.raises(ConfigError, match=line):
+        flower.run(parse(values), tmp_path / "run", 2, lambda line: None)
+
+
+def test_a_folder_in_use_is_refused_before_a_superlink_starts(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(ConfigError, match="out-dir: must be a new or empty folder"):
+        flower.run(parse({}), tmp_path, 2, lambda line: None)
+
+
+def test_a_node_without_a_place_says_what_it_lacks():
+    context = Context(1, 7, {}, RecordDict(), {})
+    with pytest.raises(
+        ConfigError, match="node-config: must have partition-id and num-partitions, lacks 'partition-id'"
+    ):
+        hosted_here(context, 4)
 
 
 def test_a_wrong_value_is_refused_by_the_server_app_in_one_line():
@@ -204,6 +233,31 @@ class TestInSomebodyElsesApp:
             Laser(rank=0)
         with pytest.raises(ConfigError, match="powr: unknown key"):
             ZSgd(powr=1.0)
+        with pytest.raises(ConfigError, match="batch_size: is not an option of a strategy"):
+            Laser(batch_size=7)
+
+    def test_the_bases_arguments_are_passed_on(self):
+        rounds = []
+
+        class Witness(Observer):
+            def on_round(self, training, seconds):
+                rounds.append(training.round)
+
+        strategy = Laser(rank=1, transposed=["w"], observers=[Witness()])
+        strategy.start(FakeGrid(1, {}, self.client), write_tensors(tensors(SMALL, clients=None)), 2)
+        assert rounds == [1, 2]
+        assert [block.transposed for block in strategy.training.broadcast().context.blocks] == [True, False]
+
+    def test_a_tensor_without_a_gradient_is_named(self):
+        def without_bias(message, context):
+            def respond(broadcast, memory):
+                gradients = self.gradients(broadcast.weights)
+                return send(broadcast, {"w": gradients["w"]}, torch.zeros(1).double(), memory)
+
+            return reply(message, context, respond)
+
+        with pytest.raises(TrainingError, match="round 1: there is no gradient for the blocks b"):
+            ZSgd().start(FakeGrid(1, {}, without_bias), write_tensors(tensors(SMALL, clients=None)), 1)
 
     def test_a_node_that_fails_stops_the_run_with_its_reason(self):
         def broken(message, context):

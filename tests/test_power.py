@@ -1,6 +1,7 @@
 """Nobody ever exceeds the power budget, and the shares are what they should be."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,38 @@ def test_policies_by_hand():
         [third, third, 2 * third, 5 * third]
     )
     assert POLICIES.load("linear-up")(1.0, 1, 3) == pytest.approx(1)
+
+
+class TestACheatingClient:
+    """Power is measured on what is transmitted, not on what clients say of it."""
+
+    def absorb(self, change):
+        training = Training(parse({"strategy": "z-sgd", "clients": 4}), tensors(clients=None), Plan(1))
+        before = training.server.weights["out"].clone()
+        told = training.broadcast()
+        strongest = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # the first client uses all of the budget
+        gradients = {name: g.transpose(0, -1).mul(strongest).transpose(0, -1) for name, g in tensors().items()}
+        uplink, _ = send(told, gradients, silent_losses(), {})
+        try:
+            training.absorb(change(uplink))
+        finally:
+            assert torch.equal(training.server.weights["out"], before)
+            assert training.ledger == []
+
+    @pytest.mark.parametrize("factor", [1.0001, 1.1, 3.0])
+    def test_that_sends_more_than_it_reports_is_caught(self, factor):
+        def louder(uplink):
+            return replace(uplink, signals={name: factor * s for name, s in uplink.signals.items()})
+
+        with pytest.raises(PowerError, match=r"round 1: a client transmitted with power .* above the budget of 1\.0"):
+            self.absorb(louder)
+
+    def test_that_sends_nan_under_finite_norms_is_caught(self):
+        def broken(uplink):
+            return replace(uplink, signals={name: s * float("nan") for name, s in uplink.signals.items()})
+
+        with pytest.raises(PowerError, match="transmitted with power nan"):
+            self.absorb(broken)
 
 
 def test_the_ledger_refuses_a_client_that_cheated():

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Observer
+from laser_fl.loop import Observer, Training, train
+from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.run_folder import RunFolder
 from laser_fl.schemes import SCHEMES
+from laser_fl.tables import Entry, Table
 from simulations.engines import in_process
 from tests.helpers import names
 
@@ -85,11 +87,71 @@ def test_one_by_one_and_batched_runs_agree(tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_what_there_is(tmp_path):
     with pytest.raises(TrainingError, match=r"round 2: the gradient of block 1\.weight is not finite at client 0"):
-        run(tmp_path / "run", strategy="sgd", learning_rate=1e38, model="mlp", evaluate_every=1)
+        run(tmp_path / "run", strategy="sgd", learning_rate=1e30, model="mlp")
     assert len(rows(tmp_path / "run" / "ledger.csv")) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert "round 2" in summary["reason"]
+
+
+def test_a_model_that_has_diverged_is_no_completed_run(tmp_path):
+    with pytest.raises(TrainingError, match="round 1: the test_loss is nan: the model has diverged"):
+        run(tmp_path / "run", strategy="sgd", learning_rate=1e30, model="mlp", rounds=1)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_an_interrupted_run_keeps_what_there_is(tmp_path):
+    class Impatient(Observer):
+        def on_round(self, training, seconds):
+            if training.round == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_process.run(parse(SHORT), tmp_path / "run", [Impatient()])
+    assert len(rows(tmp_path / "run" / "ledger.csv")) == 3
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"]) == ("interrupted", 3)
+
+
+def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
+    """By hand: two blocks of 3 and 1 values, two clients, powers 1 and 4 by a policy of our own."""
+    policy = Entry("tests.test_runs:rising", "1, then 4")
+    monkeypatch.setattr("laser_fl.loop.POLICIES", Table({"constant": policy}))
+    config = parse(
+        {"strategy": "z-sgd", "clients": 2, "noise-variance": 0.25, "rounds": 2, "power-allocation": "uniform"}
+    )
+    training = Training(config, {"w": torch.zeros(3), "b": torch.zeros(1)}, Plan(2, rounds_per_epoch=4))
+    folder = RunFolder(tmp_path / "run", config, "by hand")
+    gradients = {"w": torch.tensor([[3.0, 0, 4], [0, 0, 0]]), "b": torch.tensor([[2.0], [-1]])}
+    scores = iter([0.5, 0.75, 0.25, 0.625])
+
+    def advance():
+        uplink, _ = send(training.broadcast(), gradients, torch.tensor([1.0, 2.0]).double(), {})
+        return training.absorb(uplink)
+
+    train(training, advance, lambda weights: {"loss": 1.0, "accuracy": next(scores)}, [folder])
+    summary = folder.finish(training)
+    for line, power in zip(training.ledger, (1.0, 4.0), strict=True):
+        assert (line.power_budget, line.channel_uses, line.uplink_floats) == (power, 4, 4)
+        assert line.max_power_used == pytest.approx(power)  # the first client is strongest in both blocks
+        noise = {"w": 5 * 0.5 / (2 * (power / 2) ** 0.5), "b": 2 * 0.5 / (2 * (power / 2) ** 0.5)}
+        energy = 3 * noise["w"] ** 2 + noise["b"] ** 2
+        assert line.noise_std == pytest.approx((energy / 4) ** 0.5)
+        signal = (1.5**2 + 2**2) + 0.5**2
+        assert line.snr_db == pytest.approx(10 * math.log10(signal / energy))
+    assert summary["compression_ratio"] == 1
+    assert summary["uplink_floats_per_round"] == 4
+    assert summary["max_power_used"] == pytest.approx(4)
+    assert (summary["test_accuracy"], summary["ema_test_accuracy"]) == (0.25, 0.625)
+    assert summary["best_ema_test_accuracy"] == 0.75
+    assert summary["mean_snr_db"] == pytest.approx(sum(line.snr_db for line in training.ledger) / 2)
+    first, last = rows(tmp_path / "run" / "metrics.csv")
+    assert [row["epoch"] for row in (first, last)] == ["0.25", "0.5"]
+    assert first["train_loss"] == "1.5"
+
+
+def rising(power, step, steps):
+    return (1.0, 4.0)[step]
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
@@ -101,7 +163,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="out-dir: must be writable"):
+    with pytest.raises(ConfigError, match="out-dir: must be"):
         run(tmp_path / "file" / "run")
 
 
@@ -111,7 +173,7 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     before = (tmp_path / "run" / "config.json").read_bytes()
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        folder.fail(None, "power cut")
+        folder.fail(None, TrainingError("power cut"))
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     assert not (tmp_path / "run" / "summary.json").exists()
 

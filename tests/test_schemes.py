@@ -209,6 +209,22 @@ class TestLaser:
             for n in shapes if t > 0 else ():
                 torch.testing.assert_close(receptions[-1].update[n], gradients[n].mean(dim=0))
 
+    @pytest.mark.parametrize("exchange", ["alternating", "two-phase", "one-shot"])
+    def test_a_block_that_was_silent_once_is_heard_again(self, exchange):
+        """Even where the completion of a zero factor is orthogonal to everything that follows."""
+        shapes = {"w": (30, 40)}
+        gradient = {"w": torch.zeros(1, 30, 40, dtype=torch.float64)}
+        later = {"w": torch.zeros(1, 30, 40, dtype=torch.float64)}
+        later["w"][:, 10:, 10:] = 1.0
+        chosen = scheme(f"laser {exchange}", rank=2)
+        shared, memory = shared_of(chosen, shapes), {}
+        for t in range(6):
+            sent = gradient if t == 0 else later
+            receptions, _, _, memory = walk_round(chosen, shared, memory, sent, t, power=math.inf, shapes=shapes)
+            shared = receptions[-1].shared
+        assert receptions[-1].update["w"].norm() > 1
+        assert memory["w"].norm() < 10 * later["w"].norm()
+
     def test_orthonormal_columns_point_the_way_of_gram_schmidt(self):
         columns = torch.tensor([[-2.0, 1.0], [0.0, -3.0], [0.0, 0.0]])
         torch.testing.assert_close(orthonormal(columns), torch.tensor([[-1.0, 0.0], [0.0, -1.0], [0.0, 0.0]]))

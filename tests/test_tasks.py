@@ -64,6 +64,11 @@ def test_the_data_folder_is_the_keys_else_the_variables(monkeypatch):
     assert resolve(parse({})).name == "laser-fl"
 
 
+def test_more_test_examples_than_there_are_are_refused():
+    with pytest.raises(ConfigError, match="evaluate-examples: must be at most the 1000 test examples, got 1001"):
+        prepare(parse({"evaluate-examples": 1001}))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="device: must be one of this machine's 0 GPUs, got cuda"):

@@ -9,7 +9,7 @@ Source: paper, Eq. (1), (2), (noisy channel) and §F.1.
 """
 
 from dataclasses import dataclass
-from math import isinf, prod, sqrt
+from math import prod
 
 import torch
 from jaxtyping import Float64
@@ -43,7 +43,6 @@ class Awgn:
     ) -> tuple[Heard, Usage]:
         """Scale to the budget, add up, add noise, scale back."""
         amplitude = amplitudes(signal_norms.amax(dim=0), power)
-        noise_std = 0.0 if isinf(ctx.power) else sqrt(self.noise_variance)
         client_power = torch.zeros_like(signal_norms[:, 0])
         signal_energy, noise_energy = client_power.new_zeros(2)
         values, stds = {}, {}
@@ -52,8 +51,8 @@ class Awgn:
             transmitted = signal * a
             summed = transmitted.sum(dim=0)
             scale = torch.where(a > 0, 1 / (ctx.clients * a), 0.0)
-            values[name] = (summed + noise_std * z) * scale
-            stds[name] = noise_std * scale
+            values[name] = (summed + ctx.noise_std * z) * scale
+            stds[name] = ctx.noise_std * scale
             client_power += norm(transmitted).square()
             signal_energy += (norm(summed.unsqueeze(0))[0] * scale).square()
             noise_energy += stds[name].square() * z.numel()

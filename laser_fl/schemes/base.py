@@ -22,7 +22,7 @@ class Context:
     blocks: the model's blocks, in order.
     round: counted from 0. phase: counted from 0, below the scheme's number of phases.
     power: the power budget of this exchange, linear; inf on a noiseless channel.
-    noise_std: standard deviation of the channel noise per value.
+    noise_std: standard deviation of the channel noise per value; 0 at infinite power.
     clients: number of clients k.
     streams: the run's randomness.
     """

@@ -13,12 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -26,11 +28,12 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.run_folder import SUMMARY
+from laser_fl.run_folder import SUMMARY, refuse_used
+from laser_fl.setup import prepare
 
 APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
-START_SECONDS = 60
+PATIENCE_SECONDS = 60
 
 
 def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -> dict[str, Any]:
@@ -39,30 +42,36 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
     show: is given every line of the run's log.
 
     Raises:
-        ConfigError: there are more nodes than clients, or no Flower app here.
+        ConfigError, DataError: the run cannot start; all that can be known is checked before.
         TrainingError: the run failed, with its reason.
     """
     if nodes > config.clients:
         raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {config.clients}")
     if not (APP / "pyproject.toml").is_file():
         raise ConfigError(f"engine: flower needs the project's source tree (pip install -e .), not found in {APP}")
+    refuse_used(out)
+    _ = prepare(config).plan  # refuses what depends on the data and the device
     values = config.to_flat() | {"out-dir": str(out.resolve())}
     if config.data_dir:
         values["data-dir"] = str(Path(config.data_dir).expanduser().resolve())
-    with tempfile.TemporaryDirectory(prefix="lfl") as home, _superlink(Path(home)) as env:
+    with (
+        _ending_on_signals(),
+        tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home,
+        _superlink(Path(home)) as env,
+    ):
         overrides = Path(home) / "run.toml"
         overrides.write_text(tomli_w.dumps(values))
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
-        run_id = _flwr_run(env, ["--run-config", str(overrides), "--federation-config", federation], show)
+        run_id, lines = _flwr_run(env, ["--run-config", str(overrides), "--federation-config", federation], show)
         status, details = _outcome(env, run_id)
     if status != "finished:completed":
-        raise TrainingError(details.removeprefix("Simulation failed with exception: "))
+        raise TrainingError(_reason(details, lines))
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
     return summary
 
 
-def _flwr_run(env: dict[str, str], options: list[str], show: Callable[[str], None]) -> str:
-    """Start the run, show its log to the end, and return its id."""
+def _flwr_run(env: dict[str, str], options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
+    """Start the run and show its log to the end; returns (its id, the log's lines)."""
     command = [_tool("flwr"), "run", str(APP), CONNECTION, "--stream", *options]
     run_id, lines = "", []
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -73,20 +82,55 @@ def _flwr_run(env: dict[str, str], options: list[str], show: Callable[[str], Non
             if match := re.search(r"started run (\d+)", line):
                 run_id = match[1]
     if not run_id:
-        raise TrainingError("flwr run did not start: " + " ".join(lines[-3:]))
-    return run_id
+        raise TrainingError("flwr run did not start: " + " ".join(line.strip("│╭╮╰╯─ ") for line in lines[-3:]).strip())
+    return run_id, lines
 
 
 def _outcome(env: dict[str, str], run_id: str) -> tuple[str, str]:
     """The run's final status and its details, as the SuperLink tells them."""
     command = [_tool("flwr"), "ls", CONNECTION, "--run-id", run_id, "--format", "json"]
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-        run = json.loads(told)["runs"][0]
-        if run["status"].startswith("finished") or time.monotonic() > deadline:
+        told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if told.returncode != 0:
+            raise TrainingError("the SuperLink does not tell how the run ended: " + told.stderr.strip())
+        run = json.loads(told.stdout)["runs"][0]
+        if run["status"].startswith("finished"):
             return run["status"], run["status-details"]
+        if time.monotonic() > deadline:
+            raise TrainingError(f"the run's log has ended, but it is still {run['status']}")
         time.sleep(0.2)
+
+
+def _reason(details: str, lines: list[str]) -> str:
+    """What made a run fail: the exception's text, else the last error on its log."""
+    prefix = "Simulation failed with exception: "
+    if details.startswith(prefix):
+        return details.removeprefix(prefix)
+    return next((line for line in reversed(lines) if "Error" in line or "ERROR" in line), details)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, so that no process is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _short_folder() -> str | None:
+    """Where the SuperLink's home goes: Ray's socket names in it must stay below 108 bytes."""
+    return "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None
 
 
 @contextmanager
@@ -105,7 +149,6 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default-to-be; else it warns
         "RAY_TMPDIR": str(home),
-        "NO_COLOR": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
@@ -126,7 +169,7 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
 
 
 def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
             return

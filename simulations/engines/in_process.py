@@ -6,7 +6,6 @@ from typing import Any
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.errors import LaserError
 from laser_fl.loop import Observer, Training, train
 from laser_fl.run_folder import RunFolder
 from laser_fl.setup import prepare
@@ -32,7 +31,7 @@ def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dic
 
     try:
         train(training, advance, setup.evaluate, [folder, *observers])
-    except LaserError as error:
-        folder.fail(training, str(error))
+    except BaseException as error:
+        folder.fail(training, error)
         raise
     return folder.finish(training)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank, orthonormal
+from laser_fl.schemes.exchanges.low_rank import LowRank
 from laser_fl.streams import Streams
 
 
@@ -54,7 +54,7 @@ class Alternating(LowRank):
                 update[block.name] = value
                 continue
             update[block.name] = block.from_matrix(_turned(value @ shared[block.name].mT, ctx))
-            bases[block.name] = orthonormal(value)
+            bases[block.name] = self.next_basis(block, value, ctx)
         return update, bases
 
     def values(self, block: Block, ctx: Context) -> int:

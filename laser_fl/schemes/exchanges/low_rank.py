@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Scheme
+from laser_fl.schemes.base import Context, Scheme
 from laser_fl.streams import Streams
 
 
@@ -31,13 +31,23 @@ class LowRank(Scheme):
 
     def random_bases(self, blocks: tuple[Block, ...], streams: Streams, axis: int) -> Tensors:
         """A random basis per compressed matrix, of its columns (m x r, axis 0) or its rows (n x r, axis 1)."""
-        bases = {}
-        for index, block in enumerate(blocks):
-            if self.compresses(block):
-                generator = streams.generator("laser basis", index)
-                shape = (block.matrix_shape[axis], self.rank_of(block))
-                bases[block.name] = orthonormal(torch.randn(shape, generator=generator))
-        return bases
+        shapes = {b.name: (b.matrix_shape[axis], self.rank_of(b)) for b in blocks if self.compresses(b)}
+        return {name: random_basis(shape, streams, name, 0) for name, shape in shapes.items()}
+
+    def next_basis(self, block: Block, heard: Float[Tensor, "rows rank"], ctx: Context) -> Float[Tensor, "rows rank"]:
+        """The basis that a factor spans; a new random one where the factor is zero.
+
+        Without that, a block of which nothing was heard once might never be heard again: the
+        completion of a zero factor can be orthogonal to all that is to be sent.
+        """
+        if heard.any():
+            return orthonormal(heard)
+        return random_basis((len(heard), heard.shape[1]), ctx.streams, block.name, ctx.round + 1).to(heard)
+
+
+def random_basis(shape: tuple[int, int], streams: Streams, name: str, round: int) -> Float[Tensor, "rows rank"]:
+    """An orthonormal basis of random directions, for the block `name` before `round`."""
+    return orthonormal(torch.randn(shape, generator=streams.generator(f"laser basis of {name}", round)))
 
 
 def orthonormal(columns: Float[Tensor, "*batch rows rank"]) -> Float[Tensor, "*batch rows rank"]:

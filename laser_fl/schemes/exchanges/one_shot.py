@@ -67,7 +67,7 @@ class OneShot(LowRank):
                 continue
             p, q = (self._factor(block, factor, heard) for factor in "pq")
             update[block.name] = block.from_matrix(_wide(block, p @ q.mT))
-            bases[block.name] = orthonormal(q)
+            bases[block.name] = self.next_basis(block, q, ctx)
         return update, bases
 
     def values(self, block: Block, ctx: Context) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank, orthonormal
+from laser_fl.schemes.exchanges.low_rank import LowRank
 from laser_fl.streams import Streams
 
 
@@ -54,14 +54,15 @@ class TwoPhase(LowRank):
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
         """Send the bases of P̄ down; then multiply."""
         if ctx.phase == 0:
-            return None, {name: orthonormal(value) for name, value in heard.values.items()}
+            heard_blocks = [block for block in ctx.blocks if block.name in shared]
+            return None, {b.name: self.next_basis(b, heard.values[b.name], ctx) for b in heard_blocks}
         update = dict(heard.values)
         bases = {}
         for block in ctx.blocks:
             if block.name in shared:
                 q = heard.values[block.name]
                 update[block.name] = block.from_matrix(shared[block.name] @ q.mT)
-                bases[block.name] = orthonormal(q)
+                bases[block.name] = self.next_basis(block, q, ctx)
         return update, bases
 
     def values(self, block: Block, ctx: Context) -> int:
