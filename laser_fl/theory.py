@@ -3,8 +3,6 @@
 Source: paper, App. C, for one client and unit noise variance.
 """
 
-from dataclasses import dataclass
-
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -48,16 +46,3 @@ def influence_laser_bound(power: float, rows: int, columns: int, rank: int) -> f
     m, n = sorted((rows, columns))
     snr = power / (m * n)
     return 4 * rank / (m * snr) * (1 + rank / (n * snr))
-
-
-@dataclass(frozen=True)
-class Influence:
-    """Both factors for one matrix at one power."""
-
-    z_sgd: float
-    laser_bound: float
-
-    @property
-    def laser_wins(self) -> bool:
-        """True where the theory promises LASER less noise."""
-        return self.laser_bound < self.z_sgd

@@ -104,21 +104,78 @@ def compare(
             raise LaserError("; ".join(f"{name}: {outcomes[name].reason}" for name in failed))
 
 
+@app.command()
+def volume(
+    model: Annotated[str, typer.Option(help="The network; see `laser-fl list`.")] = "mlp",
+    strategy: Annotated[str | None, typer.Option(help="One strategy; default: all.")] = None,
+    config: Overrides = None,
+) -> None:
+    """Show what a client sends per round for a model, in values and bytes, without training it."""
+    with _one_line_errors():
+        from laser_fl.schemes import SCHEMES
+        from laser_fl.schemes.exchanges import EXCHANGES
+
+        _refuse_unknown_model(model)
+        values = _settings(None, config, None).to_flat()
+        from simulations.volume import FLOAT_BYTES, model_blocks, volumes
+
+        blocks = model_blocks(model)
+        names = [strategy] if strategy else list(SCHEMES)
+        runs = [values | {"strategy": name} for name in names]
+        if strategy is None:
+            runs += [run | {"factor-exchange": other} for run in runs[-1:] for other in list(EXCHANGES)[1:]]
+        total = sum(block.size for block in blocks)
+        table = Table(title=f"{model}: {total:,} values, {_megabytes(total * FLOAT_BYTES)}, per client and round")
+        for head in ("strategy", "rounds", "values", "MB", "ratio", "side channel"):
+            table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
+        for line in (line for run in runs for line in volumes(parse(run), blocks)):
+            ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x"
+            size, side = _megabytes(line.bytes), f"{line.side_bytes:,} B"
+            table.add_row(line.strategy, line.rounds, f"{line.values:,}", size, ratio, side)
+        console.print(table)
+
+
+@app.command()
+def theory(
+    model: Annotated[str, typer.Option(help="The network; see `laser-fl list`.")] = "mlp",
+    config: Overrides = None,
+) -> None:
+    """Show, for a model and a power, where the paper's theory promises LASER less noise than Z-SGD."""
+    with _one_line_errors():
+        _refuse_unknown_model(model)
+        settings = _settings(None, config, None)
+        from simulations.influence import influences
+
+        table = Table(title=f"{model}: channel influence factors at power {settings.power:g}, rank {settings.rank}")
+        for head in ("block", "matrix", "Z-SGD", "LASER, at most", "less noise"):
+            table.add_column(head, justify="left" if head == "block" else "right", overflow="fold")
+        for line in influences(settings, model):
+            bound = "uncompressed" if line.laser_bound is None else f"{line.laser_bound:.3g}"
+            table.add_row(line.block, f"{line.rows} x {line.columns}", f"{line.z_sgd:.3g}", bound, line.less_noise)
+        console.print(table)
+
+
 @app.command("list")
 def list_parts() -> None:
     """Show every strategy, channel, task, preset and config key."""
     from laser_fl.allocations import ALLOCATIONS
     from laser_fl.channels import CHANNELS
+    from laser_fl.models import MODELS
     from laser_fl.policies import POLICIES
     from laser_fl.schemes import SCHEMES
+    from laser_fl.schemes.exchanges import EXCHANGES
+    from laser_fl.schemes.receivers import RECEIVERS
     from laser_fl.tasks import TASKS
 
     parts = {
         "strategy": SCHEMES,
+        "factor-exchange": EXCHANGES,
+        "receiver": RECEIVERS,
         "channel": CHANNELS,
         "power-policy": POLICIES,
         "power-allocation": ALLOCATIONS,
         "task": TASKS,
+        "model": MODELS,
     }
     for key, entries in parts.items():
         rows = [
@@ -145,6 +202,18 @@ def _settings(preset: str | None, overrides: list[str] | None, out: Path | None)
     if out is not None:
         values["out-dir"] = str(out)
     return parse(values)
+
+
+def _refuse_unknown_model(name: str) -> None:
+    from laser_fl.models import MODELS
+
+    if name not in MODELS:
+        raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")
+
+
+def _megabytes(count: int) -> str:
+    """Of 10⁶ bytes, as the paper counts."""
+    return f"{count / 1e6:,.2f} MB"
 
 
 def _default_folder(settings: RunConfig) -> Path:

@@ -217,10 +217,8 @@ class Projected(Plain):
 
 
 def lmmse(y, noise_std, a):
-    """v Aᵀ (v A Aᵀ + τ² I)⁻¹ y, by solving the system; v from the energy that was heard."""
-    gain = np.trace(a @ a.T) / len(a)
-    v = max(norm(y) ** 2 / len(y) - noise_std**2, 0) / gain
-    return v * a.T @ np.linalg.solve(v * a @ a.T + noise_std**2 * np.eye(len(a)), y)
+    """Aᵀ (A Aᵀ + τ² I)⁻¹ y, by solving the system."""
+    return a.T @ np.linalg.solve(a @ a.T + noise_std**2 * np.eye(len(a)), y)
 
 
 def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):

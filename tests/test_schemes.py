@@ -113,6 +113,8 @@ class TestEveryScheme:
         sent, *_ = code(chosen, tensors(), round)
         for phase, signals in enumerate(sent):
             ctx = context(round=round, phase=phase)
+            number = owners(signals)
+            assert number == {b.name: chosen.signals(b, ctx) for b in ctx.blocks if chosen.signals(b, ctx) > 0}
             counted = dict.fromkeys(SHAPES, 0)
             for signal, tensor in signals.items():
                 (block,) = owners([signal])

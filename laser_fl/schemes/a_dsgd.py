@@ -60,9 +60,7 @@ class ADsgd(Scheme):
             value = heard.values[block.name]
             if self.compresses(block):
                 projection = self._projection(block, index, ctx)
-                scale = value.abs().amax().clamp_min(torch.finfo(value.dtype).tiny)  # squares must not overflow
-                estimate = receive(value / scale, heard.noise_std[block.name] / scale, projection)
-                value = (estimate * scale).view(block.shape)
+                value = receive(value, heard.noise_std[block.name], projection).view(block.shape)
             update[block.name] = value
         return update, shared
 

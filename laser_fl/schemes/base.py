@@ -95,6 +95,10 @@ class Scheme(ABC):
     def values(self, block: Block, ctx: Context) -> int:
         """How many values a client sends for `block` in this exchange."""
 
+    def signals(self, block: Block, ctx: Context) -> int:
+        """How many signals a client sends for `block` in this exchange; by default one, where it sends anything."""
+        return 1 if self.values(block, ctx) > 0 else 0
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

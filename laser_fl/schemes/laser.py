@@ -58,6 +58,10 @@ class Laser(Scheme):
         """As the exchange has it."""
         return self.exchange.values(block, ctx)
 
+    def signals(self, block: Block, ctx: Context) -> int:
+        """As the exchange has it."""
+        return self.exchange.signals(block, ctx)
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from laser_fl.blocks import Tensors
+from laser_fl.models.base import Network
 from laser_fl.streams import Device, Streams
 
 
@@ -42,7 +43,7 @@ class Task:
 
     train: Examples
     test: Examples
-    models: Mapping[str, Callable[[], nn.Module]]
+    models: Mapping[str, Callable[[], Network]]
     loss: Callable[[Tensor, Tensor], Tensor]
     metric: str
     score: Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +55,7 @@ class Task:
     def model(self, name: str, streams: Streams) -> nn.Module:
         """A model with initial weights drawn from `streams`."""
         with streams.torch_global("initial weights"):
-            return self.models[name]()
+            return self.models[name]().module
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, weights: Tensors, examples: int = 0, batch: int = 2048) -> dict[str, float]:

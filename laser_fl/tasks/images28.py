@@ -5,24 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from laser_fl.errors import DataError
+from laser_fl.models.base import Network
+from laser_fl.models.small import linear, mlp
 from laser_fl.tasks.base import Examples, Task, correct
 
-
-def linear() -> nn.Module:
-    """784 -> 10, the paper's 1-layer network of 7,850 values (Table 12)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-
-
-def mlp() -> nn.Module:
-    """784 -> 256 -> 10 with a ReLU."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
-
-
-MODELS: Mapping[str, Callable[[], nn.Module]] = {"linear": linear, "mlp": mlp}
+MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
 
 
 def task(train: Examples, test: Examples, mean: float, std: float) -> Task:

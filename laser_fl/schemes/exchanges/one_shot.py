@@ -74,6 +74,10 @@ class OneShot(LowRank):
         """Those of both factors: r (m + n)."""
         return self.rank_of(block) * sum(block.matrix_shape) if self.compresses(block) else block.size
 
+    def signals(self, block: Block, ctx: Context) -> int:
+        """One per column of both factors."""
+        return 2 * self.rank_of(block) if self.compresses(block) else 1
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

@@ -8,7 +8,9 @@ from laser_fl.tables import Entry, Table
 
 RECEIVERS = Table(
     {
-        "lmmse": Entry("laser_fl.schemes.receivers.lmmse:lmmse", "linear minimum mean-square error"),
+        "lmmse": Entry(
+            "laser_fl.schemes.receivers.lmmse:lmmse", "linear minimum mean-square error (the paper's pseudo-inverse)"
+        ),
         "amp": Entry(
             "laser_fl.schemes.receivers.amp:amp", "approximate message passing, which knows that it is sparse"
         ),

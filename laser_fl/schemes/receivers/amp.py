@@ -31,6 +31,8 @@ def amp(
     Stops where the residual no longer falls, or has reached the noise, and returns the estimate
     of the smallest residual; zero where nothing stands out of the noise.
     """
+    scale = y.abs().amax().clamp_min(torch.finfo(y.dtype).tiny)  # squares must not overflow
+    y, noise_std = y / scale, noise_std / scale
     x, z = y.new_zeros(projection.size), y
     best, least, waited = x, _level(y), 0
     for _ in range(ITERATIONS):
@@ -43,7 +45,7 @@ def amp(
             best, least, waited = x, level, 0
         else:
             waited += 1
-    return best
+    return best * scale
 
 
 def _level(residual: Float[Tensor, " measurements"]) -> float:
