@@ -76,7 +76,9 @@ def compare(
     with _one_line_errors():
         from laser_fl.run_folder import refuse_used
         from laser_fl.schemes import SCHEMES
-        from simulations.compare import Outcome, frame, picture, table
+        from simulations.compare import frame, picture, table
+        from simulations.progress import Display
+        from simulations.side_by_side import run_all
 
         if any(override.partition("=")[0].strip() == "strategy" for override in config or []):
             raise ConfigError("strategy: compare takes several, by --strategies")
@@ -84,24 +86,17 @@ def compare(
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         values = settings.to_flat()
         names = [name.strip() for name in strategies.split(",")] if strategies else list(SCHEMES)
-        plans = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
+        runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
         for name in names:
             refuse_used(root / name)
-        outcomes = {}
-        for name, plan in plans.items():
-            folder = root / name
-            try:
-                outcomes[name] = Outcome(folder, _run_in_process(plan, folder, quiet))
-            except (ConfigError, DataError):
-                raise
-            except LaserError as error:
-                outcomes[name] = Outcome(folder, {}, str(error))
+        with Display(console, quiet) as display:
+            outcomes = run_all(runs, display.show)
         picture(outcomes, settings, root / "accuracy.png")
         frame(outcomes).to_csv(root / "comparison.csv", index=False)
         console.print(table(outcomes, settings))
         console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
-        if failed := [name for name, outcome in outcomes.items() if outcome.reason]:
-            raise LaserError("; ".join(f"{name}: {outcomes[name].reason}" for name in failed))
+        if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:
+            raise LaserError("\n".join(failed))
 
 
 @app.command()
@@ -224,12 +219,10 @@ def _default_folder(settings: RunConfig) -> Path:
 
 def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
     from simulations.engines import in_process
-    from simulations.progress import watch
+    from simulations.progress import Display, Reporter
 
-    if quiet:
-        return in_process.run(settings, folder)
-    with watch(console, settings.strategy) as observer:
-        return in_process.run(settings, folder, [observer])
+    with Display(console, quiet) as display:
+        return in_process.run(settings, folder, [Reporter(settings.strategy, display.show)])
 
 
 def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:

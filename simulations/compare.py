@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,14 @@ from rich.table import Table
 
 from laser_fl.config import RunConfig
 from laser_fl.run_folder import METRICS
+from simulations.side_by_side import Outcome
 
+HIGHLIGHTED: dict[str, dict[str, Any]] = {
+    "sgd": {"color": "C0", "lw": 2.2},
+    "z-sgd": {"color": "C1", "lw": 2.2},
+    "laser": {"color": "C2", "lw": 2.2},
+}
 ACCURACIES = {"test_accuracy": "last", "ema_test_accuracy": "averaged", "best_ema_test_accuracy": "best avg."}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One strategy's run. summary: as in summary.json; empty where the run failed with `reason`."""
-
-    folder: Path
-    summary: Mapping[str, Any]
-    reason: str = ""
 
 
 def frame(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
@@ -54,7 +50,7 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
 
 
 def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path) -> None:
-    """Draw test accuracy over rounds: strong lines the current weights, faint dashes their average."""
+    """Draw test accuracy over rounds; LASER and its two references stand out from the other baselines."""
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -62,14 +58,16 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path) -> N
             if not (outcome.folder / METRICS).is_file():
                 continue
             metrics = pd.read_csv(outcome.folder / METRICS)
-            color = f"C{index}"
-            axes.plot(metrics["round"], 100 * metrics["test_accuracy"], color=color, lw=2, label=name)
-            axes.plot(metrics["round"], 100 * metrics["ema_test_accuracy"], color=color, lw=1, ls="--", alpha=0.6)
+            style = HIGHLIGHTED.get(name, {"color": f"C{index + 3}", "lw": 1.2, "alpha": 0.55})
+            axes.plot(metrics["round"], 100 * metrics["test_accuracy"], label=name, **style)
+            if name in HIGHLIGHTED:
+                faint = style | {"lw": 1.0, "ls": "--", "alpha": 0.6}
+                axes.plot(metrics["round"], 100 * metrics["ema_test_accuracy"], **faint)
         axes.plot([], [], color="grey", lw=1, ls="--", label="averaged weights")
         axes.set(xlabel="round", ylabel="test accuracy (%)", title=_title(config))
-        axes.set_ylim(top=100)
+        axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="lower right", frameon=False, ncols=2)
         figure.savefig(path, dpi=150)
 
 

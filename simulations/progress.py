@@ -1,67 +1,86 @@
-"""What a person sees while a run goes: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while runs go: a bar each on a terminal, plain lines elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from laser_fl.loop import Metrics, Observer, Training
 
 
-class Bar(Observer):
-    """A live bar with round, loss, score, rounds per second and time left."""
+@dataclass(frozen=True)
+class Report:
+    """How far a run is. line: after an evaluation, what it says; else empty."""
 
-    def __init__(self, console: Console, label: str) -> None:
-        """label: stands before the bar. Use as a context manager."""
-        self._progress = Progress(
-            TextColumn(label),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task(label, total=None, state="", pace="")
+    label: str
+    round: int
+    rounds: int
+    rounds_per_second: float
+    state: str
+    line: str
+
+
+class Reporter(Observer):
+    """Turns a run into reports, wherever they are shown."""
+
+    def __init__(self, label: str, post: Callable[[Report], None]) -> None:
+        """label: the run's name. post: where reports go."""
+        self._label = label
+        self._post = post
         self._seconds = 0.0
-
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        self._state = ""
 
     def on_round(self, training: Training, seconds: float) -> None:
-        """Move on by one round."""
+        """Report a round."""
         self._seconds += seconds
-        pace = f"{training.round / self._seconds:.0f} rounds/s"
-        self._progress.update(self._task, completed=training.round, total=training.plan.rounds, pace=pace)
+        self._report(training, "")
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
-        """Show the loss and the scores."""
+        """Report loss and scores."""
         scores = "  ".join(f"{name} {value:.3f}" for name, value in metrics.test.items() if name != "loss")
-        self._progress.update(self._task, state=f"train loss {metrics.train_loss:.3f}  {scores}")
+        self._state = f"train loss {metrics.train_loss:.3f}  {scores}"
+        self._report(training, metrics.line(training.plan.rounds))
+
+    def _report(self, training: Training, line: str) -> None:
+        pace = training.round / self._seconds
+        self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line))
 
 
-class Lines(Observer):
-    """A line per evaluation."""
+class Display:
+    """Shows reports: bars with round, loss, score, rounds/s and time left, or a line per evaluation.
 
-    def __init__(self, console: Console, label: str) -> None:
-        """label: stands before each line. Use as a context manager."""
+    A context manager. quiet: shows nothing.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        """console: where to; bars need a terminal."""
         self._console = console
-        self._label = label
+        self._quiet = quiet
+        columns = ("{task.description}", "{task.fields[state]}", "{task.fields[pace]}")
+        label, state, pace = (TextColumn(column) for column in columns)
+        bar, done, left = BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bars = Progress(label, bar, done, state, pace, left, console=console)
+        self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal and not self._quiet:
+            self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        self._bars.stop()
 
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
-        """Print how far the run is and how well it does."""
-        line = f"{self._label}  {metrics.line(training.plan.rounds)}"
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def watch(console: Console, label: str) -> Bar | Lines:
-    """The observer that fits `console`."""
-    return Bar(console, label) if console.is_terminal else Lines(console, label)
+    def show(self, report: Report) -> None:
+        """Bring the screen up to date."""
+        if self._quiet:
+            return
+        if self._console.is_terminal:
+            if report.label not in self._tasks:
+                self._tasks[report.label] = self._bars.add_task(report.label, state="", pace="")
+            pace = f"{report.rounds_per_second:.0f} rounds/s"
+            task = self._tasks[report.label]
+            self._bars.update(task, completed=report.round, total=report.rounds, state=report.state, pace=pace)
+        elif report.line:
+            line = f"{report.label}  {report.line}"
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -222,25 +222,21 @@ def lmmse(y, noise_std, a):
 
 
 def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
-    """Soft-threshold message passing, the threshold of least unbiased risk estimate from a grid."""
+    """Soft-threshold message passing at twice the residual's level."""
     s, d = a.shape
     x, z = np.zeros(d), y
-    best, least, waited = x, norm(y) / s**0.5, 0
+    level = least = norm(y) / s**0.5
+    waited = 0
     for _ in range(iterations):
-        if least <= noise_std or waited == patience:
+        if level <= noise_std or waited == patience:
             break
-        r, tau = x + a.T @ z, norm(z) / s**0.5
-        risks = {}
-        for theta in np.linspace(0.5, 4.0, 15) * tau:
-            risks[theta] = sum(min(abs(v), theta) ** 2 + 2 * tau**2 * (abs(v) > theta) for v in r)
-        theta = min(risks, key=risks.get)
-        x = np.array([np.sign(v) * max(abs(v) - theta, 0) for v in r])
+        r = x + a.T @ z
+        x = np.array([np.sign(v) * max(abs(v) - 2 * level, 0) for v in r])
         z = y - a @ x + z * np.count_nonzero(x) / s
-        if norm(z) / s**0.5 < least * (1 - improvement):
-            best, least, waited = x, norm(z) / s**0.5, 0
-        else:
-            waited += 1
-    return best
+        level = norm(z) / s**0.5
+        waited = 0 if level < least * (1 - improvement) else waited + 1
+        least = min(least, level)
+    return x
 
 
 class Alternating(Plain):

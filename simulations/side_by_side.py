@@ -1,0 +1,83 @@
+"""Several runs at once, one per process, as many as there are cores for."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any, Protocol, runtime_checkable
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError, DataError, LaserError
+from simulations.engines import in_process
+from simulations.progress import Report, Reporter
+
+REFRESH_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run. summary: as in summary.json; empty where the run failed with `reason`."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    reason: str = ""
+
+
+@runtime_checkable
+class Mailbox(Protocol):
+    """A queue between processes."""
+
+    def put(self, report: Report) -> None:
+        """Send."""
+
+    def get_nowait(self) -> Report:
+        """Receive, or raise `queue.Empty`."""
+
+
+def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> dict[str, Outcome]:
+    """Run every config into its out-dir, in this machine's processes; show: is given all reports.
+
+    Raises:
+        ConfigError, DataError: a run could not start; those that train are not interrupted.
+    """
+    threads = max(config.threads or _cores() for config in runs.values())
+    workers = max(1, min(len(runs), _cores() // threads))
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        reports: Mailbox = manager.Queue()
+        pending = {pool.submit(_run, label, config, reports): label for label, config in runs.items()}
+        futures = {label: future for future, label in pending.items()}
+        unfinished = set(pending)
+        while unfinished:
+            _, unfinished = wait(unfinished, REFRESH_SECONDS, FIRST_COMPLETED)
+            _drain(reports, show)
+        return {label: _outcome(futures[label], Path(config.out_dir)) for label, config in runs.items()}
+
+
+def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:
+    return in_process.run(config, Path(config.out_dir), [Reporter(label, reports.put)])
+
+
+def _outcome(future: "Future[dict[str, Any]]", folder: Path) -> Outcome:
+    try:
+        return Outcome(folder, future.result())
+    except (ConfigError, DataError):
+        raise
+    except LaserError as error:
+        return Outcome(folder, {}, str(error))
+
+
+def _drain(reports: Mailbox, show: Callable[[Report], None]) -> None:
+    while True:
+        try:
+            show(reports.get_nowait())
+        except Empty:
+            return
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
