@@ -102,7 +102,7 @@ class RunConfig(BaseModel):
     )
     batch_size: Count = Field(32, description="examples per client and micro-step")
     accumulation_steps: Count = Field(1, description="micro-steps per round")
-    epochs: CountOrNone = Field(75, description="length in passes over the data, where rounds is 0")
+    epochs: CountOrNone = Field(60, description="length in passes over the data, where rounds is 0")
     rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
     learning_rate: Positive = Field(0.02, description="the server's step size")

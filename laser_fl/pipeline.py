@@ -84,8 +84,12 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
     signals, kept = scheme.encode(corrected, broadcast.shared, ctx)
-    spoken = {name: corrected[name] for name in owners(signals)}
-    uplink = Uplink(signals, norms(signals, len(losses)), norms(spoken, len(losses)), losses)
+    signal_norms = norms(signals, len(losses))
+    if signals is corrected:  # the gradient itself is sent, and its norms do for both
+        gradient_norms = signal_norms
+    else:
+        gradient_norms = norms({name: corrected[name] for name in owners(signals)}, len(losses))
+    uplink = Uplink(signals, signal_norms, gradient_norms, losses)
     return uplink, _subtract(corrected, kept) if scheme.promises.error_feedback else {}
 
 

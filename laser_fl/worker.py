@@ -48,7 +48,7 @@ class Worker:
             weight = part.shape[1] / batch.shape[1]
             total = {name: g if len(parts) == 1 else total.get(name, 0) + weight * g for name, g in gradients.items()}
             losses += weight * loss
-        return total, losses
+        return {name: gradient.contiguous() for name, gradient in total.items()}, losses
 
 
 def _batched_gradients(task: Task, model: nn.Module) -> Gradients:

@@ -48,9 +48,9 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         reports: Mailbox = manager.Queue()
-        pending = {pool.submit(_run, label, config, reports): label for label, config in runs.items()}
-        futures = {label: future for future, label in pending.items()}
-        unfinished = set(pending)
+        backwards = reversed(list(runs.items()))  # what is listed last tends to take longest, and packs best first
+        futures = {label: pool.submit(_run, label, config, reports) for label, config in backwards}
+        unfinished = set(futures.values())
         while unfinished:
             _, unfinished = wait(unfinished, REFRESH_SECONDS, FIRST_COMPLETED)
             _drain(reports, show)

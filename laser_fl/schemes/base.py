@@ -84,7 +84,8 @@ class Scheme(ABC):
 
         corrected: per block, (clients, *shape). Returns (signals, kept): signals by name,
         (clients, *signal shape); kept per block, (clients, *shape). Blocks that take no part in
-        this phase have no signal; what is kept of a block is stated once a round.
+        this phase have no signal; what is kept of a block is stated once a round, and only where
+        the scheme has error feedback need it be.
         """
 
     @abstractmethod

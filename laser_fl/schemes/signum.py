@@ -22,9 +22,9 @@ class Signum(Scheme):
         return Promises(bits_per_value=1)
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
-        """Send signs; a zero sends nothing."""
+        """Send signs; a zero sends nothing, and nothing is remembered."""
         signs = {name: m.sign() for name, m in corrected.items()}
-        return signs, signs
+        return signs, {}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Take the majority's sign, as far as the noise lets it be heard."""

@@ -35,15 +35,14 @@ class Sketch(Scheme):
         return Promises(linear=True)
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
-        """Send the buckets; they stand for the estimates that they give."""
-        signals, kept = {}, {}
+        """Send the buckets; nothing is remembered, so nothing need be said of what they stand for."""
+        signals = {}
         for index, block in enumerate(ctx.blocks):
             m = corrected[block.name].flatten(start_dim=1)
             buckets, signs = self._hashes(block, index, ctx, m)
-            sums = m.new_zeros(len(m), self.values(block, ctx)).index_add_(1, buckets, m * signs)
-            signals[block.name] = sums
-            kept[block.name] = (sums[:, buckets] * signs).view(-1, *block.shape)
-        return signals, kept
+            empty = m.new_zeros(len(m), self.values(block, ctx))
+            signals[block.name] = empty.index_add_(1, buckets, m * signs)
+        return signals, {}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Look every value up in its bucket."""
