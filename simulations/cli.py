@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -120,13 +121,16 @@ def volume(
         if strategy is None:
             runs += [run | {"factor-exchange": other} for run in runs[-1:] for other in list(EXCHANGES)[1:]]
         total = sum(block.size for block in blocks)
-        table = Table(title=f"{model}: {total:,} values, {_megabytes(total * FLOAT_BYTES)}, per client and round")
-        for head in ("strategy", "rounds", "values", "MB", "ratio", "side channel"):
+        title = f"{model}: {total:,} values, {total * FLOAT_BYTES / 1e6:,.2f} MB, per client and round"
+        table = Table(
+            title=title, caption="MB of 10⁶ bytes; aside: bytes of the noiseless side channel", box=box.SIMPLE
+        )
+        for head in ("strategy", "rounds", "values", "MB", "ratio", "aside"):
             table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
         for line in (line for run in runs for line in volumes(parse(run), blocks)):
             ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x"
-            size, side = _megabytes(line.bytes), f"{line.side_bytes:,} B"
-            table.add_row(line.strategy, line.rounds, f"{line.values:,}", size, ratio, side)
+            size = f"{line.bytes / 1e6:,.2f}"
+            table.add_row(line.strategy, line.rounds, f"{line.values:,}", size, ratio, f"{line.side_bytes:,}")
         console.print(table)
 
 
@@ -141,7 +145,10 @@ def theory(
         settings = _settings(None, config, None)
         from simulations.influence import influences
 
-        table = Table(title=f"{model}: channel influence factors at power {settings.power:g}, rank {settings.rank}")
+        table = Table(
+            title=f"{model}: channel influence factors at power {settings.power:g}, rank {settings.rank}",
+            box=box.SIMPLE,
+        )
         for head in ("block", "matrix", "Z-SGD", "LASER, at most", "less noise"):
             table.add_column(head, justify="left" if head == "block" else "right", overflow="fold")
         for line in influences(settings, model):
@@ -204,11 +211,6 @@ def _refuse_unknown_model(name: str) -> None:
 
     if name not in MODELS:
         raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")
-
-
-def _megabytes(count: int) -> str:
-    """Of 10⁶ bytes, as the paper counts."""
-    return f"{count / 1e6:,.2f} MB"
 
 
 def _default_folder(settings: RunConfig) -> Path:
