@@ -1,12 +1,12 @@
 """A structured random projection: sign flips, a cosine transform, a random subset of its rows.
 
-A = √(d/s) R C S with S random signs, C the orthonormal discrete cosine transform and R a choice of s
-of its rows. Its columns have norm 1 on average and A Aᵀ = (d/s) I; time is O(d log d) and memory
-O(d): no matrix is ever built.
+A = √(d/s) R C S with S random signs, C an orthonormal cosine transform and R a choice of s of its
+rows. Its columns have norm 1 on average and A Aᵀ = (d/s) I; time is O(d log d) and memory O(d): no
+matrix is ever built.
 
 Source: Do, Gan, Nguyen, Tran, "Fast and efficient compressive sensing using structurally random
 matrices", 2012; transform by one FFT: Makhoul, "A fast cosine transform in one and two
-dimensions", 1980.
+dimensions", 1980. Deviation: the values are taken in the order in which the FFT wants them.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 
 from laser_fl.streams import Streams
@@ -55,8 +55,11 @@ class Projection:
         return self.size / self.measurements
 
     def project(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch measurements"]:
-        """A x."""
-        return cosine_transform(x * self.signs.to(x))[..., self.rows.to(x.device)] * math.sqrt(self.gain)
+        """A x: of the transform, only the kept rows are finished."""
+        rows = self.rows.to(x.device)
+        kept = torch.fft.fft(x * self.signs.to(x))[..., rows]
+        result: Tensor = (kept * weights(self.size, x.dtype, x.device)[rows]).real
+        return result * math.sqrt(self.gain)
 
     def transpose(self, y: Float[Tensor, "*batch measurements"]) -> Float[Tensor, "*batch size"]:
         """Aᵀ y."""
@@ -66,35 +69,27 @@ class Projection:
 
 
 def cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-    """X_k = c_k Σ_n x_n cos(π (2n+1) k / 2N), c_0 = √(1/N), else √(2/N): orthonormal DCT-II of the last axis."""
-    folded = torch.cat((x[..., ::2], x[..., 1::2].flip(-1)), dim=-1)
-    key = x.shape[-1], x.dtype, x.device
-    result: Tensor = (torch.fft.fft(folded) * _twiddle(*key)).real * _scale(*key)
+    """The orthonormal DCT-II of the last axis, its values taken in the order x_0, x_N-1, x_1, x_N-2, ...
+
+    X_k = Re(w_k FFT(x)_k); the order is that in which the FFT of a cosine transform wants its input.
+    """
+    result: Tensor = (torch.fft.fft(x) * weights(x.shape[-1], x.dtype, x.device)).real
     return result
 
 
 def inverse_cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
     """Undo `cosine_transform`; being orthonormal, its inverse is its transpose."""
-    key = x.shape[-1], x.dtype, x.device
-    sums = x / _scale(*key)
+    w = weights(x.shape[-1], x.dtype, x.device)
+    sums = x / w.abs()
     mirrored = torch.cat((torch.zeros_like(sums[..., :1]), sums[..., 1:].flip(-1)), dim=-1)
-    folded = torch.fft.ifft(torch.complex(sums, -mirrored) * _twiddle(*key).conj()).real
-    result = torch.empty_like(x)
-    half = (x.shape[-1] + 1) // 2
-    result[..., ::2], result[..., 1::2] = folded[..., :half], folded[..., half:].flip(-1)
+    result: Tensor = torch.fft.ifft(torch.complex(sums, -mirrored) * (w / w.abs()).conj()).real
     return result
 
 
 @lru_cache(maxsize=64)
-def _twiddle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """e^(-iπk/2N) for all k."""
-    angles = torch.arange(size, dtype=torch.float64, device=device) * (-math.pi / (2 * size))
-    return torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
-
-
-@lru_cache(maxsize=64)
-def _scale(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " size"]:
-    """c_k for all k."""
-    scale = torch.full((size,), math.sqrt(2 / size), dtype=dtype, device=device)
+def weights(size: int, dtype: torch.dtype, device: torch.device) -> Complex[Tensor, " size"]:
+    """w_k = c_k e^(-iπk/2N), c_0 = √(1/N), else √(2/N)."""
+    k = torch.arange(size, dtype=torch.float64, device=device)
+    scale = torch.full_like(k, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)
-    return scale
+    return torch.polar(scale, k * (-math.pi / (2 * size))).to(dtype.to_complex())
