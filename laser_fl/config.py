@@ -82,6 +82,7 @@ class RunConfig(BaseModel):
     )
     phase_split: float = Field(0.5, gt=0, lt=1, description="power share of the first of two-phase's phases")
     compression_factor: float = Field(0.1, gt=0, le=1, description="values sent per value: random-k, sketch, a-dsgd")
+    sparsity: float = Field(0.5, gt=0, le=1, description="largest values kept per number sent: a-dsgd")
     receiver: Annotated[str, AfterValidator(_one_of(RECEIVERS))] = Field(
         "lmmse", description="how a-dsgd's server gets the gradient back"
     )

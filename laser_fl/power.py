@@ -32,7 +32,7 @@ def signal_powers(
     known = {block.name: block for block in ctx.blocks}
     blocks = [known[name] for name in parts]
     norms = torch.split(signal_norms, list(parts.values()), dim=1)
-    block_norms = torch.stack([torch.linalg.vector_norm(n, dim=1) for n in norms], dim=1)
+    block_norms = torch.stack([n[:, 0] if n.shape[1] == 1 else scheme.block_norm(n) for n in norms], dim=1)
     sizes = torch.tensor([scheme.values(block, ctx) for block in blocks]).to(signal_norms)
     share = shares(block_norms, gradient_norms, sizes, allocation)
     part = torch.cat(

@@ -81,12 +81,13 @@ def compare(
         from simulations.progress import Display
         from simulations.side_by_side import run_all
 
-        if any(override.partition("=")[0].strip() == "strategy" for override in config or []):
-            raise ConfigError("strategy: compare takes several, by --strategies")
+        _refuse_keys(config, "strategy")
         settings = _settings(preset, config, out)
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         values = settings.to_flat()
-        names = [name.strip() for name in strategies.split(",")] if strategies else list(SCHEMES)
+        names = [name.strip() for name in strategies.split(",")] if strategies is not None else list(SCHEMES)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
         runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
         for name in names:
             refuse_used(root / name)
@@ -108,29 +109,26 @@ def volume(
 ) -> None:
     """Show what a client sends per round for a model, in values and bytes, without training it."""
     with _one_line_errors():
-        from laser_fl.schemes import SCHEMES
-        from laser_fl.schemes.exchanges import EXCHANGES
-
         _refuse_unknown_model(model)
-        values = _settings(None, config, None).to_flat()
-        from simulations.volume import FLOAT_BYTES, model_blocks, volumes
+        _refuse_keys(config, "model", "strategy")
+        settings = _settings(None, config, None)
+        if strategy is not None:
+            settings = parse(settings.to_flat() | {"strategy": strategy})
+        from simulations.volume import FLOAT_BYTES, all_volumes, model_blocks, volumes
 
         blocks = model_blocks(model)
-        names = [strategy] if strategy else list(SCHEMES)
-        runs = [values | {"strategy": name} for name in names]
-        if strategy is None:
-            runs += [run | {"factor-exchange": other} for run in runs[-1:] for other in list(EXCHANGES)[1:]]
         total = sum(block.size for block in blocks)
         title = f"{model}: {total:,} values, {total * FLOAT_BYTES / 1e6:,.2f} MB, per client and round"
-        table = Table(
-            title=title, caption="MB of 10⁶ bytes; aside: bytes of the noiseless side channel", box=box.SIMPLE
-        )
-        for head in ("strategy", "rounds", "values", "MB", "ratio", "aside"):
+        caption = "laser alternating sends one factor a round, in turn; aside: bytes of the noiseless side channel"
+        table = Table(title=title, caption=caption, box=box.SIMPLE)
+        for head in ("strategy", "rounds", "values", "bytes", "MB", "ratio", "aside"):
             table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
-        for line in (line for run in runs for line in volumes(parse(run), blocks)):
+        for line in all_volumes(settings, blocks) if strategy is None else volumes(settings, blocks):
             ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x"
             size = f"{line.bytes / 1e6:,.2f}"
-            table.add_row(line.strategy, line.rounds, f"{line.values:,}", size, ratio, f"{line.side_bytes:,}")
+            table.add_row(
+                line.strategy, line.rounds, f"{line.values:,}", f"{line.bytes:,}", size, ratio, f"{line.side_bytes:,}"
+            )
         console.print(table)
 
 
@@ -142,16 +140,18 @@ def theory(
     """Show, for a model and a power, where the paper's theory promises LASER less noise than Z-SGD."""
     with _one_line_errors():
         _refuse_unknown_model(model)
+        _refuse_keys(config, "model", "strategy")
         settings = _settings(None, config, None)
-        from simulations.influence import influences
+        from simulations.influence import block_power, influences
 
+        lines = influences(settings, model)
+        share = f"each block's share worth P k²/(σ² L) = {block_power(settings, len(lines)):.4g}"
         table = Table(
-            title=f"{model}: channel influence factors at power {settings.power:g}, rank {settings.rank}",
-            box=box.SIMPLE,
+            title=f"{model}, rank {settings.rank}: noise energy over gradient energy, {share}", box=box.SIMPLE
         )
         for head in ("block", "matrix", "Z-SGD", "LASER, at most", "less noise"):
             table.add_column(head, justify="left" if head == "block" else "right", overflow="fold")
-        for line in influences(settings, model):
+        for line in lines:
             bound = "uncompressed" if line.laser_bound is None else f"{line.laser_bound:.3g}"
             table.add_row(line.block, f"{line.rows} x {line.columns}", f"{line.z_sgd:.3g}", bound, line.less_noise)
         console.print(table)
@@ -204,6 +204,14 @@ def _settings(preset: str | None, overrides: list[str] | None, out: Path | None)
     if out is not None:
         values["out-dir"] = str(out)
     return parse(values)
+
+
+def _refuse_keys(overrides: list[str] | None, *keys: str) -> None:
+    """Refuse config keys for which a command has an option of its own."""
+    for override in overrides or []:
+        if (key := override.partition("=")[0].strip()) in keys:
+            option = "--strategies" if keys == ("strategy",) else f"--{key}"
+            raise ConfigError(f"{key}: must be given by {option} here, got -c {override}")
 
 
 def _refuse_unknown_model(name: str) -> None:

@@ -27,6 +27,12 @@ class Influence:
         return "LASER" if self.laser_bound < self.z_sgd else "Z-SGD"
 
 
+def block_power(config: RunConfig, blocks: int) -> float:
+    """P k² / (σ² L): what an equal share of the power is worth to each of L blocks."""
+    noise = config.noise_variance
+    return config.power * config.clients**2 / noise / blocks if noise > 0 else math.inf
+
+
 def influences(config: RunConfig, model: str) -> list[Influence]:
     """λ of Z-SGD and the bound on λ of LASER per block, at the block's share P/L of the power.
 
@@ -34,8 +40,7 @@ def influences(config: RunConfig, model: str) -> list[Influence]:
     a power of P k²/σ². Source: paper, Eq. (11), (12) and §F.3. Deviation: power split equally.
     """
     blocks = model_blocks(model)
-    noise = config.noise_variance
-    power = config.power * config.clients**2 / noise / len(blocks) if noise > 0 else math.inf
+    power = block_power(config, len(blocks))
     laser = Alternating(config.rank)
     lines = []
     for block in blocks:

@@ -10,9 +10,10 @@ from queue import Empty
 from typing import Any, Protocol, runtime_checkable
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError, DataError, LaserError
+from laser_fl.errors import ConfigError, DataError
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
+from simulations.signals import ending_on_signals
 
 REFRESH_SECONDS = 0.1
 
@@ -40,21 +41,32 @@ class Mailbox(Protocol):
 def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> dict[str, Outcome]:
     """Run every config into its out-dir, in this machine's processes; show: is given all reports.
 
+    A run that fails, or whose process dies, leaves the others alone.
+
     Raises:
-        ConfigError, DataError: a run could not start; those that train are not interrupted.
+        ConfigError, DataError: a run could not start.
     """
     threads = max(config.threads or _cores() for config in runs.values())
     workers = max(1, min(len(runs), _cores() // threads))
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    with ending_on_signals(), spawn.Manager() as manager:
         reports: Mailbox = manager.Queue()
-        backwards = reversed(list(runs.items()))  # what is listed last tends to take longest, and packs best first
-        futures = {label: pool.submit(_run, label, config, reports) for label, config in backwards}
-        unfinished = set(futures.values())
-        while unfinished:
-            _, unfinished = wait(unfinished, REFRESH_SECONDS, FIRST_COMPLETED)
-            _drain(reports, show)
-        return {label: _outcome(futures[label], Path(config.out_dir)) for label, config in runs.items()}
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(workers, mp_context=spawn)
+        try:
+            backwards = reversed(list(runs.items()))  # what is listed last tends to take longest, and packs best first
+            futures = {label: pool.submit(_run, label, config, reports) for label, config in backwards}
+            unfinished = set(futures.values())
+            while unfinished:
+                _, unfinished = wait(unfinished, REFRESH_SECONDS, FIRST_COMPLETED)
+                _drain(reports, show)
+            return {label: _outcome(futures[label], Path(config.out_dir)) for label, config in runs.items()}
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:
@@ -66,8 +78,8 @@ def _outcome(future: "Future[dict[str, Any]]", folder: Path) -> Outcome:
         return Outcome(folder, future.result())
     except (ConfigError, DataError):
         raise
-    except LaserError as error:
-        return Outcome(folder, {}, str(error))
+    except Exception as error:
+        return Outcome(folder, {}, str(error) or type(error).__name__)
 
 
 def _drain(reports: Mailbox, show: Callable[[Report], None]) -> None:

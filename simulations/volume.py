@@ -14,6 +14,7 @@ from laser_fl.config import RunConfig
 from laser_fl.models import MODELS
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
+from laser_fl.schemes.exchanges import EXCHANGES
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 
@@ -62,6 +63,17 @@ def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
     if even == odd:
         return [Volume(name, "every", even[0], bits, even[1])]
     return [Volume(name, "even", even[0], bits, even[1]), Volume(name, "odd", odd[0], bits, odd[1])]
+
+
+def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
+    """Every scheme over `blocks`, LASER by every exchange; the other options are the config's."""
+    lines = []
+    for name in SCHEMES:
+        exchanges = list(EXCHANGES) if name == "laser" else [config.factor_exchange]
+        for exchange in exchanges:
+            options = config.model_copy(update={"strategy": name, "factor_exchange": exchange})
+            lines += volumes(options, blocks)
+    return lines
 
 
 def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: int) -> tuple[int, int]:

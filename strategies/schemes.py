@@ -17,7 +17,7 @@ from laser_fl.streams import Device
 from strategies.over_the_air import OverTheAir
 
 OPTIONS = {
-    "rank", "factor_exchange", "phase_split", "compression_factor", "receiver",
+    "rank", "factor_exchange", "phase_split", "compression_factor", "sparsity", "receiver",
     "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients",
     "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "ema_decay", "seed",
 }  # fmt: skip

@@ -94,7 +94,8 @@ def receive(scheme, signals, corrected, noise, power, sigma, allocation):
     blocks = sorted({b for b, _ in keys})
     parts = {b: [key for key in keys if key[0] == b] for b in blocks}
     sizes = [sum(signals[0][key].size for key in parts[b]) for b in blocks]
-    signal_norms = [[sum(norm(signals[i][k]) ** 2 for k in parts[b]) ** 0.5 for b in blocks] for i in range(clients)]
+    counted = {b: scheme.counted(parts[b]) for b in blocks}
+    signal_norms = [[sum(norm(signals[i][k]) ** 2 for k in counted[b]) ** 0.5 for b in blocks] for i in range(clients)]
     gradient_norms = [[norm(corrected[i][b]) for b in blocks] for i in range(clients)]
     share = shares(allocation, signal_norms, gradient_norms, sizes)
     heard, used = {}, 0.0
@@ -115,6 +116,10 @@ class Plain:
     """Z-SGD: signal = gradient."""
 
     phase_shares, error_feedback = (1.0,), False
+
+    def counted(self, keys):
+        """The signals whose norms stand for their block in the allocation."""
+        return keys
 
     def encode(self, t, phase, m):
         return {(b, ""): g for b, g in enumerate(m)}, dict(enumerate(m))
@@ -228,14 +233,14 @@ def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
     level = least = norm(y) / s**0.5
     waited = 0
     for _ in range(iterations):
-        if level <= noise_std or waited == patience:
-            break
         r = x + a.T @ z
         x = np.array([np.sign(v) * max(abs(v) - 2 * level, 0) for v in r])
         z = y - a @ x + z * np.count_nonzero(x) / s
         level = norm(z) / s**0.5
         waited = 0 if level < least * (1 - improvement) else waited + 1
         least = min(least, level)
+        if level <= noise_std or waited == patience:
+            break
     return x
 
 
@@ -344,6 +349,10 @@ class OneShot(Plain):
             rows, columns = self.shapes[b]
             update.append(p @ q.T if rows <= columns else (p @ q.T).T)
         return update
+
+    def counted(self, keys):
+        """The columns of P have norm 1 in whatever unit."""
+        return [key for key in keys if not key[1].startswith("p")]
 
     def split(self, block, norms, power, sigma, clients):
         """Lemma 8 as printed, at power P_l k²/σ²."""

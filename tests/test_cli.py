@@ -1,6 +1,8 @@
 """The command line: what it prints, what it writes, how it refuses."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,12 +13,13 @@ from typer.testing import CliRunner
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels import CHANNELS
-from laser_fl.config import RunConfig
+from laser_fl.config import RunConfig, parse
 from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
 from laser_fl.tasks import TASKS
 from simulations import presets
 from simulations.cli import app
+from simulations.side_by_side import run_all
 
 SHORT = ["-c", "model=linear", "-c", "clients=4", "-c", "rounds=6", "-c", "evaluate-every=3"]
 
@@ -115,7 +118,55 @@ def test_compare_checks_everything_before_it_trains(tmp_path):
     assert (result.exit_code, "must be a new or empty folder" in result.stderr) == (2, True)
     assert not (tmp_path / "sgd").exists()
     result = call("compare", *SHORT, "-c", "strategy=laser")
-    assert (result.exit_code, result.stderr) == (2, "strategy: compare takes several, by --strategies\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "strategy: must be given by --strategies here, got -c strategy=laser\n",
+    )
+
+
+@pytest.mark.parametrize("names", ["sgd,sgd", ""])
+def test_compare_wants_each_strategy_once(names):
+    assert call("compare", "--strategies", names).exit_code == 2
+
+
+def test_a_process_that_dies_leaves_the_other_runs_their_results(tmp_path, monkeypatch):
+    """As when the system runs out of memory and kills one."""
+    monkeypatch.setattr("simulations.side_by_side._run", dying)
+    base = parse({"model": "linear", "clients": 4, "rounds": 2, "threads": 0})  # one process after the other
+    runs = {n: base.model_copy(update={"strategy": n, "out_dir": str(tmp_path / n)}) for n in ("z-sgd", "sgd")}
+    outcomes = run_all(runs, lambda report: None)
+    assert outcomes["sgd"].summary == {"status": "completed"}
+    assert (outcomes["z-sgd"].summary, bool(outcomes["z-sgd"].reason)) == ({}, True)
+
+
+def dying(label, config, reports):
+    if label == "z-sgd":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["volume", "--model", "vgg"], "--model: must be one of linear, mlp, resnet18, gpt2, got 'vgg'"),
+        (["volume", "--strategy", "lazer"], "strategy: must be one of sgd, z-sgd, signum"),
+        (["volume", "-c", "model=linear"], "model: must be given by --model here, got -c model=linear"),
+        (["theory", "-c", "strategy=sgd"], "strategy: must be given by --strategy here, got -c strategy=sgd"),
+    ],
+)
+def test_volume_and_theory_refuse_what_they_cannot_use(arguments, line):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_volume_and_theory_print_their_tables():
+    volume = call("volume", "--model", "mlp").output
+    assert "laser alternating, rank 2" in volume
+    assert "203,530" in volume
+    theory = call("theory", "--model", "linear", "-c", "power=inf").output
+    assert "1.weight" in theory
 
 
 def test_nodes_belong_to_the_flower_engine():

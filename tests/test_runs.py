@@ -203,6 +203,14 @@ def test_the_plan_counts_epochs_or_rounds():
     assert by_round.steps == 5
 
 
+def test_power_levels_go_by_epochs_where_a_run_counts_them(tmp_path):
+    """4 clients, 1,000 examples each, 16 x 32 a round: 2 rounds an epoch, 3 epochs."""
+    values = {"rounds": 0, "epochs": 3, "accumulation_steps": 32, "power_policy": "linear-up", "power": 3}
+    run(tmp_path / "run", **values)
+    levels = [float(row["power_budget"]) for row in rows(tmp_path / "run" / "ledger.csv")]
+    assert levels == pytest.approx([1, 1, 3, 3, 5, 5])
+
+
 def test_the_papers_mnist_run_comes_out(tmp_path, data_dir):
     """Table 13, LASER at P = 10: 92.3; a single seed spreads by a few tenths of a point."""
     from simulations import presets

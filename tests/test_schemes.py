@@ -5,10 +5,14 @@ import math
 import pytest
 import torch
 
+from laser_fl.channels.awgn import draw_noise
 from laser_fl.pipeline import Broadcast, send
+from laser_fl.schemes import random_k, sketch
 from laser_fl.schemes.base import Scheme, owners
 from laser_fl.schemes.exchanges.low_rank import orthonormal
 from laser_fl.schemes.exchanges.one_shot import OneShot
+from laser_fl.schemes.projection import Projection
+from laser_fl.streams import Streams
 from tests.helpers import (
     SHAPES,
     VARIANTS,
@@ -257,6 +261,64 @@ class TestLaser:
         assert ((split[0] + split[2]) / (split[1] + split[3])).item() == pytest.approx(4)  # √κ: 4 to 1
         silent = OneShot(2).split(ctx.blocks[0], torch.zeros(1, 4, dtype=torch.float64), power, ctx)
         assert silent.tolist() == [0.25] * 4
+
+
+class TestDraws:
+    """What the oracle is given cannot be checked by it."""
+
+    def test_random_k_draws_without_replacement(self):
+        drawn = random_k._draw(Streams(0), 0, 0, 1000, 400)
+        assert len(set(drawn.tolist())) == 400
+        assert drawn.min() >= 0
+        assert drawn.max() < 1000
+
+    def test_a_sketchs_buckets_and_signs_are_fair_and_new_each_round(self):
+        (buckets, signs), (later, other) = (sketch._draw(Streams(0), t, 0, 20000, 10) for t in (0, 1))
+        assert buckets.bincount(minlength=10).float().div(2000).sub(1).abs().max() < 4 / 2000**0.5
+        assert abs(signs.mean()) < 4 / 20000**0.5
+        assert set(signs.tolist()) == {-1.0, 1.0}
+        assert (buckets == later).float().mean() < 0.15
+        assert (signs == other).float().mean() < 0.6
+
+    def test_a_sketch_is_right_on_average(self):
+        """E[decode(encode(g))] = g: what shares a bucket cancels over rounds."""
+        gradients, rounds = tensors(clients=1), 2000
+        chosen, total = scheme("sketch", compression_factor=0.5), dict.fromkeys(SHAPES, 0.0)
+        for t in range(rounds):
+            ctx = context(round=t)
+            signals, _ = chosen.encode(gradients, {}, ctx)
+            update, _ = chosen.decode(exact(signals), {}, ctx)
+            total = {n: total[n] + update[n] / rounds for n in SHAPES}
+        for n in SHAPES:
+            error = (total[n] - gradients[n][0]).square().mean().sqrt()
+            assert error < 3 * gradients[n].square().mean().sqrt() * (2 / rounds) ** 0.5
+
+    def test_projections_differ_by_seed_and_block_and_flip_signs(self):
+        drawn = [Projection.drawn(Streams(s), i, 500, 100) for s, i in ((0, 0), (1, 0), (0, 1))]
+        assert len({tuple(p.rows.tolist()) for p in drawn}) == 3
+        assert len({tuple(p.signs.tolist()) for p in drawn}) == 3
+        assert all(abs(p.signs.mean()) < 4 / 500**0.5 for p in drawn)
+
+    def test_the_noise_of_phases_is_independent(self):
+        signals = {"w": torch.zeros(1, 2000)}
+        noises = [draw_noise(signals, context(phase=phase))[0] for phase in (0, 1)]
+        assert abs(torch.corrcoef(torch.stack(noises))[0, 1]) < 4 / 2000**0.5
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("a-dsgd", "a-dsgd lmmse")])
+def test_the_gradients_unit_does_not_matter(name):
+    """Everything in another unit: the same update in that unit, noise included (Signum: the same signs).
+
+    Not so for the linear receiver, whose prior has a unit: a variance of 1.
+    """
+    chosen, updates = scheme(name, compression_factor=0.3), []
+    for unit in (1.0, 2.0**-10):
+        gradients = {n: unit * g for n, g in tensors().items()}
+        receptions, *_ = walk_round(chosen, shared_of(chosen), {}, gradients, power=2.0)
+        updates.append(receptions[-1].update)
+    scale = 1.0 if name == "signum" else 2.0**-10
+    for n in SHAPES:
+        torch.testing.assert_close(updates[1][n], scale * updates[0][n])
 
 
 def test_random_k_and_sketch_draw_anew_each_round_and_the_same_everywhere():

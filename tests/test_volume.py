@@ -1,10 +1,15 @@
 """Sizes of the paper's models, and what schemes send for them (Tables 3, 5 and 8)."""
 
+import csv
+
 import pytest
 
 from laser_fl.config import parse
 from laser_fl.models import MODELS
-from simulations.volume import model_blocks, volumes
+from laser_fl.schemes import SCHEMES
+from simulations.engines import in_process
+from simulations.volume import all_volumes, model_blocks, volumes
+from tests.helpers import VARIANTS, names
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +66,18 @@ def test_gpt2s_volumes_are_those_of_table_3(gpt2, options, megabytes):
     assert found == pytest.approx(megabytes, rel=0.05)
 
 
-def test_what_is_counted_is_what_runs_send(tmp_path):
-    import csv
-
-    from simulations.engines import in_process
-
-    config = parse({"model": "mlp", "clients": 4, "rounds": 2, "strategy": "laser"})
+@pytest.mark.parametrize("variant", names(VARIANTS))
+def test_what_is_counted_is_what_runs_send(tmp_path, variant):
+    config = parse(VARIANTS[variant] | {"model": "mlp", "clients": 4, "rounds": 2, "batch-size": 4})
     in_process.run(config, tmp_path / "run")
     with (tmp_path / "run" / "ledger.csv").open() as file:
         ledger = list(csv.DictReader(file))
-    for row, line in zip(ledger, volumes(config, model_blocks("mlp")), strict=True):
+    lines = volumes(config, model_blocks("mlp"))
+    for row, line in zip(ledger, 2 * lines if len(lines) == 1 else lines, strict=True):
         assert (row["uplink_floats"], row["side_channel_floats"]) == (str(line.values), str(line.side_values))
+
+
+def test_all_schemes_and_exchanges_are_listed_once_whatever_the_config_says(gpt2):
+    listed = [line.strategy for line in all_volumes(parse({"factor-exchange": "two-phase"}), gpt2)]
+    others = [name for name in SCHEMES if name != "laser"]
+    assert listed == others + [f"laser {e}, rank 2" for e in ("alternating", "alternating", "two-phase", "one-shot")]

@@ -1,5 +1,7 @@
 """Power in five equal stretches: P/3, 2P/3, P, 4P/3, 5P/3. Source: paper, §H.2."""
 
+from functools import cache
+
 LEVELS = 5
 
 
@@ -9,13 +11,17 @@ def steps_up(power: float, step: int, steps: int) -> float:
     Where 5 does not divide the number of steps the stretches differ by one step, and all levels
     are scaled so that their mean is P.
     """
-    mean = sum(_level(s, steps) for s in range(steps)) / steps
-    return power * _level(step, steps) / mean
+    return power * _level(step, steps) / _mean(steps)
 
 
 def steps_down(power: float, step: int, steps: int) -> float:
     """`steps_up` backwards."""
     return steps_up(power, steps - 1 - step, steps)
+
+
+@cache
+def _mean(steps: int) -> float:
+    return sum(_level(step, steps) for step in range(steps)) / steps
 
 
 def _level(step: int, steps: int) -> int:

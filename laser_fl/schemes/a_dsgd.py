@@ -1,9 +1,9 @@
 """A-DSGD: the largest values of each client, all projected to the same few numbers.
 
-Each client keeps the k = ⌊s/2⌋ largest values of its corrected gradient and sends the projection
-A x of this sparse vector, s = ⌊factor · d⌋ numbers. A is shared, pseudo-random and fixed for the
-run, so that the air adds up A Σ x_i. The server's receiver estimates the mean sparse vector.
-Blocks too small for a single largest value (s < 2) go uncompressed.
+Each client keeps the k = ⌊sparsity · s⌋ largest values of its corrected gradient (s/2 by default)
+and sends the projection A x of this sparse vector, s = ⌊factor · d⌋ numbers. A is shared,
+pseudo-random and fixed for the run, so that the air adds up A Σ x_i. The server's receiver
+estimates the mean sparse vector. Blocks too small for a single largest value go uncompressed.
 
 Source: Amiri, Gündüz, "Machine learning at the wireless edge: distributed stochastic gradient
 descent over-the-air", IEEE Trans. Signal Processing, 2020; paper, App. A. Deviations: A is
@@ -20,6 +20,7 @@ from torch import Tensor
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
 from laser_fl.schemes.projection import Projection
+from laser_fl.schemes.random_k import floor
 from laser_fl.schemes.receivers import RECEIVERS
 
 
@@ -28,10 +29,12 @@ class ADsgd(Scheme):
     """Signal = projection of the sparsified gradient.
 
     compression_factor: numbers sent per value, in (0, 1].
+    sparsity: largest values kept per number sent, k/s, in (0, 1].
     receiver: a name in RECEIVERS.
     """
 
     compression_factor: float
+    sparsity: float
     receiver: str
 
     @property
@@ -47,7 +50,7 @@ class ADsgd(Scheme):
             if not self.compresses(block):
                 signals[block.name] = kept[block.name] = m
                 continue
-            sparse = largest(m.flatten(start_dim=1), self.values(block, ctx) // 2)
+            sparse = largest(m.flatten(start_dim=1), floor(self.sparsity * self.values(block, ctx)))
             signals[block.name] = self._projection(block, index, ctx).project(sparse)
             kept[block.name] = sparse.view_as(m)
         return signals, kept
@@ -66,11 +69,14 @@ class ADsgd(Scheme):
 
     def values(self, block: Block, ctx: Context) -> int:
         """⌊factor · d⌋, or all of a tiny block."""
-        return int(self.compression_factor * block.size) if self.compresses(block) else block.size
+        return self._measurements(block) if self.compresses(block) else block.size
 
     def compresses(self, block: Block) -> bool:
         """True where at least one largest value is left to send."""
-        return int(self.compression_factor * block.size) >= 2
+        return floor(self.sparsity * self._measurements(block)) >= 1
+
+    def _measurements(self, block: Block) -> int:
+        return floor(self.compression_factor * block.size)
 
     def _projection(self, block: Block, index: int, ctx: Context) -> Projection:
         return Projection.drawn(ctx.streams, index, block.size, self.values(block, ctx))

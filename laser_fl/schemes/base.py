@@ -100,6 +100,11 @@ class Scheme(ABC):
         """How many signals a client sends for `block` in this exchange; by default one, where it sends anything."""
         return 1 if self.values(block, ctx) > 0 else 0
 
+    def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
+        """The norm that stands for a block in the power allocation, in the gradient's unit; by default of all parts."""
+        result: Tensor = torch.linalg.vector_norm(norms, dim=1)
+        return result
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

@@ -62,6 +62,10 @@ class Laser(Scheme):
         """As the exchange has it."""
         return self.exchange.signals(block, ctx)
 
+    def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
+        """As the exchange has it."""
+        return self.exchange.block_norm(norms)
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

@@ -31,12 +31,12 @@ class Projection:
     rows: Int64[Tensor, " measurements"]
 
     @staticmethod
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=128)
     def drawn(streams: Streams, index: int, size: int, measurements: int) -> "Projection":
         """The projection of block number `index`: the same for all clients and rounds of a run."""
         generator = streams.generator("projection", index)
         signs = torch.randint(2, (size,), generator=generator).float() * 2 - 1
-        rows = torch.randperm(size, generator=generator)[:measurements]
+        rows = torch.randperm(size, generator=generator)[:measurements].clone()
         return Projection(signs, rows)
 
     @property

@@ -3,6 +3,7 @@
 Source: paper, Algorithm 3, with error feedback.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,9 +59,14 @@ class RandomK(Scheme):
 
 def sample_size(factor: float, block: Block) -> int:
     """How many of a block's values a factor leaves: max(1, ⌊factor · d⌋). Source: paper, Algorithms 2 and 3."""
-    return max(1, int(factor * block.size))
+    return max(1, floor(factor * block.size))
 
 
-@lru_cache(maxsize=256)  # both sides draw the same, and in one process several clients do
+def floor(value: float) -> int:
+    """⌊value⌋ of a product that floating point may have put just below a whole number."""
+    return math.floor(value * (1 + 1e-12))
+
+
+@lru_cache(maxsize=64)  # both sides draw the same, and in one process several clients do
 def _draw(streams: Streams, round: int, index: int, size: int, count: int) -> Int64[Tensor, " values"]:
-    return torch.randperm(size, generator=streams.generator("random-k", round, index))[:count]
+    return torch.randperm(size, generator=streams.generator("random-k", round, index))[:count].clone()

@@ -62,7 +62,7 @@ class Sketch(Scheme):
         return buckets.to(like.device), signs.to(like)
 
 
-@lru_cache(maxsize=256)  # both sides draw the same, and in one process several clients do
+@lru_cache(maxsize=64)  # both sides draw the same, and in one process several clients do
 def _draw(
     streams: Streams, round: int, index: int, size: int, count: int
 ) -> tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]:

@@ -13,14 +13,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -30,6 +28,7 @@ from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
 from laser_fl.run_folder import SUMMARY, refuse_used
 from laser_fl.setup import prepare
+from simulations.signals import ending_on_signals
 
 APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
@@ -55,7 +54,7 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
     if config.data_dir:
         values["data-dir"] = str(Path(config.data_dir).expanduser().resolve())
     with (
-        _ending_on_signals(),
+        ending_on_signals(),
         tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home,
         _superlink(Path(home)) as env,
     ):
@@ -108,24 +107,6 @@ def _reason(details: str, lines: list[str]) -> str:
     if details.startswith(prefix):
         return details.removeprefix(prefix)
     return next((line for line in reversed(lines) if "Error" in line or "ERROR" in line), details)
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, so that no process is left behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _short_folder() -> str | None:

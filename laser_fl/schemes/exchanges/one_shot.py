@@ -78,6 +78,10 @@ class OneShot(LowRank):
         """One per column of both factors."""
         return 2 * self.rank_of(block) if self.compresses(block) else 1
 
+    def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
+        """‖Q_i‖ = ‖P_i Q_iᵀ‖: the columns of P have norm 1, whatever the gradient's unit."""
+        return super().block_norm(norms[:, norms.shape[1] // 2 :])
+
     def split(
         self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
     ) -> Float64[Tensor, " parts"]:

@@ -32,13 +32,13 @@ def amp(
     level = least = _level(y)
     waited = 0
     for _ in range(ITERATIONS):
-        if level <= noise_std or waited == PATIENCE:
-            break
         x = softshrink(x + projection.transpose(z), THRESHOLD * level)
         z = y - projection.project(x) + z * (int(x.count_nonzero()) / projection.measurements)
         level = _level(z)
         waited = 0 if level < least * (1 - IMPROVEMENT) else waited + 1
         least = min(least, level)
+        if level <= noise_std or waited == PATIENCE:
+            break
     return x * scale
 
 
