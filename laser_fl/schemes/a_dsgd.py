@@ -20,8 +20,8 @@ from torch import Tensor
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
 from laser_fl.schemes.projection import Projection
-from laser_fl.schemes.random_k import floor
 from laser_fl.schemes.receivers import RECEIVERS
+from laser_fl.schemes.sizes import floor
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Source: paper, Algorithm 3, with error feedback.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
 
 
@@ -55,16 +55,6 @@ class RandomK(Scheme):
 
     def _indices(self, block: Block, index: int, ctx: Context) -> Int64[Tensor, " values"]:
         return _draw(ctx.streams, ctx.round, index, block.size, self.values(block, ctx))
-
-
-def sample_size(factor: float, block: Block) -> int:
-    """How many of a block's values a factor leaves: max(1, ⌊factor · d⌋). Source: paper, Algorithms 2 and 3."""
-    return max(1, floor(factor * block.size))
-
-
-def floor(value: float) -> int:
-    """⌊value⌋ of a product that floating point may have put just below a whole number."""
-    return math.floor(value * (1 + 1e-12))
 
 
 @lru_cache(maxsize=64)  # both sides draw the same, and in one process several clients do

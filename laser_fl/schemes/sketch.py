@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
-from laser_fl.schemes.random_k import sample_size
+from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank
+from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix
 from laser_fl.streams import Streams
 
 
@@ -31,31 +31,15 @@ class Alternating(LowRank):
         """Draw a basis of columns (m x r) for every compressed matrix."""
         return self.random_bases(blocks, streams, axis=0)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
         """Send m_iᵀ P̂ (even rounds) or m_i Q̂ (odd); keep its product with the basis."""
-        signals, kept = {}, {}
-        for block in ctx.blocks:
-            m = corrected[block.name]
-            if block.name not in shared:
-                signals[block.name] = kept[block.name] = m
-                continue
-            basis = shared[block.name]
-            factor = _turned(block.to_matrix(m), ctx) @ basis
-            signals[block.name] = factor
-            kept[block.name] = block.from_matrix(_turned(factor @ basis.mT, ctx))
-        return signals, kept
+        factor = _turned(matrix, ctx) @ basis
+        return {block.name: factor}, _turned(factor @ basis.mT, ctx)
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the mean factor with the basis; the mean factor spans the next basis."""
-        update, bases = {}, {}
-        for block in ctx.blocks:
-            value = heard.values[block.name]
-            if block.name not in shared:
-                update[block.name] = value
-                continue
-            update[block.name] = block.from_matrix(_turned(value @ shared[block.name].mT, ctx))
-            bases[block.name] = self.next_basis(block, value, ctx)
-        return update, bases
+        factor = heard.values[block.name]
+        return _turned(factor @ basis.mT, ctx), factor
 
     def values(self, block: Block, ctx: Context) -> int:
         """Those of one factor: n · r in even rounds, m · r in odd ones."""

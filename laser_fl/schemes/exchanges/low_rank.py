@@ -1,5 +1,6 @@
 """What all factor exchanges share: which matrices are compressed, and orthonormal bases."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Scheme
+from laser_fl.schemes.base import Context, Heard, Scheme
 from laser_fl.streams import Streams
+
+Matrix = Float[Tensor, "_ _"]
+Matrices = Float[Tensor, "clients _ _"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,39 @@ class LowRank(Scheme):
     """
 
     rank: int
+
+    @abstractmethod
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
+        """Factor every client's matrix on the shared basis: (signals by name, what they stand for)."""
+
+    @abstractmethod
+    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
+        """Multiply the factors that were heard: (the update, the factor that spans the next basis)."""
+
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+        """Send the factors of compressed matrices, and the other blocks as they are."""
+        signals, kept = {}, {}
+        for block in ctx.blocks:
+            m = corrected[block.name]
+            if block.name not in shared:
+                signals[block.name] = kept[block.name] = m
+                continue
+            sent, stands_for = self.factors(block, block.to_matrix(m), shared[block.name], ctx)
+            signals |= sent
+            kept[block.name] = block.from_matrix(stands_for)
+        return signals, kept
+
+    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
+        """Multiply the factors that were heard; take the other blocks as they are."""
+        update, bases = {}, {}
+        for block in ctx.blocks:
+            if block.name not in shared:
+                update[block.name] = heard.values[block.name]
+                continue
+            product, factor = self.product(block, heard, shared[block.name], ctx)
+            update[block.name] = block.from_matrix(product)
+            bases[block.name] = self.next_basis(block, factor, ctx)
+        return update, bases
 
     def compresses(self, block: Block) -> bool:
         """True where one factor is, on average, less than half of the matrix: mn / (r(m + n)/2) > 2."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import PART, Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank, orthonormal
+from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, orthonormal
 from laser_fl.streams import Streams
 from laser_fl.theory import rank_r_split
 
@@ -41,34 +41,22 @@ class OneShot(LowRank):
         rows = self.random_bases(blocks, streams, axis=1)
         return {b.name: (columns if _is_tall(b) else rows)[b.name] for b in blocks if b.name in rows}
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
         """Send the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; keep P_i Q_iᵀ."""
-        signals, kept = {}, {}
-        for block in ctx.blocks:
-            m = corrected[block.name]
-            if block.name not in shared:
-                signals[block.name] = kept[block.name] = m
-                continue
-            wide = _wide(block, block.to_matrix(m))
-            p = orthonormal(wide @ shared[block.name])
-            q = wide.mT @ p
-            for factor, columns in (("p", p), ("q", q)):
-                for i, column in enumerate(columns.unbind(dim=-1)):
-                    signals[f"{block.name}{PART}{factor}{i}"] = column
-            kept[block.name] = block.from_matrix(_wide(block, p @ q.mT))
-        return signals, kept
+        wide = _wide(block, matrix)
+        p = orthonormal(wide @ basis)
+        q = wide.mT @ p
+        columns = {
+            f"{block.name}{PART}{factor}{i}": column
+            for factor, vectors in (("p", p), ("q", q))
+            for i, column in enumerate(vectors.unbind(dim=-1))
+        }
+        return columns, _wide(block, p @ q.mT)
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the mean factors; the mean of Q spans the next warm start."""
-        update, bases = {}, {}
-        for block in ctx.blocks:
-            if block.name not in shared:
-                update[block.name] = heard.values[block.name]
-                continue
-            p, q = (self._factor(block, factor, heard) for factor in "pq")
-            update[block.name] = block.from_matrix(_wide(block, p @ q.mT))
-            bases[block.name] = self.next_basis(block, q, ctx)
-        return update, bases
+        p, q = (self._factor(block, factor, heard) for factor in "pq")
+        return _wide(block, p @ q.mT), q
 
     def values(self, block: Block, ctx: Context) -> int:
         """Those of both factors: r (m + n)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank
+from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix
 from laser_fl.streams import Streams
 
 
@@ -36,34 +36,27 @@ class TwoPhase(LowRank):
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Send P_i and keep nothing yet; then send Q_i and the rest, and keep P̂ Q_iᵀ."""
-        if ctx.phase == 0:
-            matrices = ((b.name, b.to_matrix(corrected[b.name])) for b in ctx.blocks if b.name in shared)
-            return {name: m @ shared[name] for name, m in matrices}, {}
-        signals, kept = {}, {}
-        for block in ctx.blocks:
-            m = corrected[block.name]
-            if block.name not in shared:
-                signals[block.name] = kept[block.name] = m
-                continue
-            basis = shared[block.name]
-            q = block.to_matrix(m).mT @ basis
-            signals[block.name] = q
-            kept[block.name] = block.from_matrix(basis @ q.mT)
-        return signals, kept
+        if ctx.phase == 1:
+            return super().encode(corrected, shared, ctx)
+        compressed = (block for block in ctx.blocks if block.name in shared)
+        return {b.name: b.to_matrix(corrected[b.name]) @ shared[b.name] for b in compressed}, {}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
         """Send the bases of P̄ down; then multiply."""
-        if ctx.phase == 0:
-            heard_blocks = [block for block in ctx.blocks if block.name in shared]
-            return None, {b.name: self.next_basis(b, heard.values[b.name], ctx) for b in heard_blocks}
-        update = dict(heard.values)
-        bases = {}
-        for block in ctx.blocks:
-            if block.name in shared:
-                q = heard.values[block.name]
-                update[block.name] = block.from_matrix(shared[block.name] @ q.mT)
-                bases[block.name] = self.next_basis(block, q, ctx)
-        return update, bases
+        if ctx.phase == 1:
+            return super().decode(heard, shared, ctx)
+        compressed = (block for block in ctx.blocks if block.name in shared)
+        return None, {b.name: self.next_basis(b, heard.values[b.name], ctx) for b in compressed}
+
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
+        """Send Q_i = m_iᵀ P̂; keep P̂ Q_iᵀ."""
+        q = matrix.mT @ basis
+        return {block.name: q}, basis @ q.mT
+
+    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
+        """P̂ Q̄ᵀ; Q̄ spans the next basis."""
+        q = heard.values[block.name]
+        return basis @ q.mT, q
 
     def values(self, block: Block, ctx: Context) -> int:
         """Those of P (m · r) in phase 0; of Q (n · r), or of the uncompressed block, in phase 1."""
