@@ -61,10 +61,10 @@ def _batched_gradients(task: Task, model: nn.Module) -> Gradients:
 
 
 class Crew:
-    """The workers of a range of clients, and what their clients remember.
+    """The workers of a range of clients. What the clients remember is kept by the caller.
 
     With ``client-batching = vmap`` one worker computes all clients in one call; with ``loop``
-    each client has a worker of its own. On one PyTorch thread both give the same bits.
+    each client has a worker of its own, so that its bits do not depend on its company.
     """
 
     def __init__(self, task: Task, model: nn.Module, config: RunConfig, clients: range) -> None:

@@ -27,7 +27,7 @@ import tomli_w
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
 from laser_fl.run_folder import SUMMARY, refuse_used
-from laser_fl.setup import prepare
+from laser_fl.setup import data_dir, prepare
 from simulations.signals import ending_on_signals
 
 APP = Path(__file__).parents[2]
@@ -50,9 +50,8 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
         raise ConfigError(f"engine: flower needs the project's source tree (pip install -e .), not found in {APP}")
     refuse_used(out)
     _ = prepare(config).plan  # refuses what depends on the data and the device
-    values = config.to_flat() | {"out-dir": str(out.resolve())}
-    if config.data_dir:
-        values["data-dir"] = str(Path(config.data_dir).expanduser().resolve())
+    # The apps run in another directory: whatever is relative to this one must not stay so.
+    values = config.to_flat() | {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
     with (
         ending_on_signals(),
         tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home,
