@@ -1,18 +1,13 @@
 """A Flower node: which clients it hosts, what they remember, how it answers a broadcast."""
 
-from collections.abc import Callable
-
 from flwr.app import Context, Message
 
-from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
-from laser_fl.pipeline import Broadcast, Uplink
+from laser_fl.host import Held, Respond, answer
 from laser_fl.streams import Device
 from laser_fl.wire import read_broadcast, read_tensors, write_tensors, write_uplink
 
-MEMORY = "memory"
-
-Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
+MEMORY, COPIES = "memory", "copies"
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
@@ -30,17 +25,25 @@ def hosted_here(context: Context, clients: int) -> range:
 
 
 def reply(message: Message, context: Context, respond: Respond, device: Device = "cpu") -> Message:
-    """Answer a broadcast; the clients' memory is kept in the node's context between rounds.
+    """Answer a broadcast; what the clients hold between rounds is kept in the node's context.
 
-    respond: (broadcast, memory) -> (uplink, next memory), with a leading clients axis on the
-        tensors of the uplink and of the memory. `laser_fl.pipeline.send` makes both from
-        gradients.
+    respond: (broadcast, memory) -> (uplink, next memory), with a leading axis on the tensors of
+        the memory, over the clients of this node that take part in the round. It is not called
+        where none does. `laser_fl.pipeline.send` makes both from gradients.
     """
     broadcast = read_broadcast(message.content, device)
-    stored = context.state.array_records.get(MEMORY)
-    memory = read_tensors(stored, device) if stored is not None else {}
-    uplink, memory = respond(broadcast, memory)
-    if memory:
-        context.state[MEMORY] = write_tensors(memory)
     clients = hosted_here(context, broadcast.context.clients)
-    return Message(write_uplink(uplink, clients), reply_to=message)
+    uplink, held = answer(broadcast, _load(context, device), clients, respond)
+    _store(context, held)
+    return Message(write_uplink(uplink, broadcast.of(clients).context.present), reply_to=message)
+
+
+def _load(context: Context, device: Device) -> Held:
+    stored = context.state.array_records
+    return Held(*(read_tensors(stored[key], device) if key in stored else {} for key in (MEMORY, COPIES)))
+
+
+def _store(context: Context, held: Held) -> None:
+    for key, tensors in ((MEMORY, held.memory), (COPIES, held.copies)):
+        if tensors:
+            context.state[key] = write_tensors(tensors)

@@ -48,6 +48,12 @@ def _power(value: float) -> float:
     return value
 
 
+def _decibels(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("must be a number, -inf or inf")
+    return value
+
+
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
@@ -91,6 +97,20 @@ class RunConfig(BaseModel):
         1.0, description="mean power budget of a client per round, linear; inf: no noise"
     )
     noise_variance: NonNegative = Field(1.0, description="variance of the channel noise per value")
+    rician_k_db: Annotated[float, AfterValidator(_decibels)] = Field(
+        -math.inf, description="line of sight over scattered energy of fading, in dB; -inf: Rayleigh"
+    )
+    csi_error_variance: NonNegative = Field(0.0, description="variance of what fading's clients take for their gain")
+    gain_threshold: NonNegative = Field(0.1, description="least |gain|^2 at which fading's clients speak; 0: all do")
+    path_loss_exponent: float = Field(0.0, ge=0, le=10, description="fading's loss over distance; 0: none")
+    cell_radius: float = Field(10.0, ge=1, le=1e6, description="where clients lie, over the distance of no path loss")
+    antennas: Count = Field(64, description="antennas of blind's server")
+    downlink: Literal["model", "update"] = Field("model", description="what the server broadcasts")
+    downlink_power: Annotated[float, AfterValidator(_power)] = Field(
+        math.inf, description="power of a broadcast of the model, linear; inf: no noise"
+    )
+    channel_uses: CountOrNone = Field(0, description="per round, for d-dsgd; 0: as many as the model has values")
+    bandwidth: Positive = Field(1e6, description="channel uses per second, for the latency in the ledger")
     power_policy: Annotated[str, AfterValidator(_one_of(POLICIES))] = Field(
         "constant", description="how the budget changes over the run"
     )
@@ -98,6 +118,8 @@ class RunConfig(BaseModel):
         "signal-norm", description="how a round's budget is split over the model's blocks"
     )
     clients: Count = Field(16, description="number of clients")
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that is asked in a round")
+    dropout_rate: Fraction = Field(0.0, description="chance of a client that was asked to drop out of a round")
     client_batching: Literal["vmap", "loop"] = Field(
         "vmap", description="compute clients in one batched call, or one by one"
     )

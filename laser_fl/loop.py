@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.blocks import Tensors, blocks_of
-from laser_fl.channels import CHANNELS
+from laser_fl.channels import CHANNELS, digital
 from laser_fl.channels.base import Channel, Usage
 from laser_fl.config import RunConfig
-from laser_fl.errors import TrainingError
-from laser_fl.ledger import Entry, entry
+from laser_fl.downlink import Downlink, noise_std
+from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.ledger import Broadcasts, Entry, entry
+from laser_fl.participation import participants
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
@@ -42,24 +45,30 @@ class Training:
         """weights: the initial model, on the device where the server computes.
 
         transposed: names of the weights that are stored as (inputs, outputs).
+
+        Raises:
+            ConfigError: nobody is expected to speak in the whole run.
         """
         self.config = config
         self.plan = plan
         self.round = 0
         self.ledger: list[Entry] = []
-        self.losses: Tensor | None = None
+        self.train_loss: float | None = None
         self.server = Server(weights, config, plan.rounds)
         self._blocks = blocks_of(weights, transposed)
         self._streams = Streams(config.seed)
         self._scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
-        self._channel: Channel = from_fields(CHANNELS.load(config.channel), config)
+        channel = "awgn" if self._scheme.promises.noiseless else config.channel
+        self._channel: Channel = from_fields(CHANNELS.load(channel), config)
         self._allocation = ALLOCATIONS.load(config.power_allocation)
         self._policy = POLICIES.load(config.power_policy)
         like = next(iter(weights.values()))
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
-        self._phase = 0
-        self._usages: list[Usage] = []
-        self._shared_floats = self._side_channel_floats = 0
+        self._uses = config.channel_uses or self.parameters
+        self._updates = 0
+        self._sent: Tensors | None = None
+        self._refuse_silence()
+        self._begin_round()
 
     @property
     def finished(self) -> bool:
@@ -73,7 +82,8 @@ class Training:
 
     def broadcast(self) -> Broadcast:
         """What goes down before the next exchange."""
-        return Broadcast(self.server.weights, self._shared, self._scheme, self._context())
+        weights, downlink = self._downlink()
+        return Broadcast(weights, self._shared, self._scheme, self._context(), downlink)
 
     def absorb(self, uplink: Uplink) -> bool:
         """Take what came up: through the channel, into the model, onto the ledger.
@@ -83,35 +93,94 @@ class Training:
         Raises:
             TrainingError: clients are missing, or a gradient is not finite.
         """
-        if len(uplink.losses) != self.config.clients:
-            heard, wanted = len(uplink.losses), self.config.clients
-            raise TrainingError(f"round {self.round + 1}: {heard} of {wanted} clients answered")
         ctx = self._context()
-        if self._phase == 0:
-            self.losses = uplink.losses
+        answers, wanted = (len(uplink.losses), len(uplink.signal_norms)), (len(ctx.present), len(ctx.speakers))
+        if answers != wanted:
+            raise TrainingError(f"round {self.round + 1}: {answers[0]} of {wanted[0]} clients answered")
+        if self._phase == 0 and ctx.present:
+            self.train_loss = float(uplink.losses.mean())
         self._shared_floats += sum(tensor.numel() for tensor in self._shared.values())
-        reception = receive(uplink, self._shared, self._scheme, self._channel, self._allocation, ctx)
+        reception = receive(uplink, self._shared, self._scheme, self._links, self._allocation, ctx, self._uses)
         self._shared = reception.shared
         self._usages.append(reception.usage)
         self._side_channel_floats += reception.side_channel_floats
         self._phase += 1
-        if reception.update is None:
+        if self._phase < len(self._scheme.promises.phase_shares):
             return False
         self.ledger.append(self._entry())
-        self.server.step(reception.update)
-        self.round, self._phase, self._usages = self.round + 1, 0, []
-        self._shared_floats = self._side_channel_floats = 0
+        self._finish_round(reception.update)
         return True
+
+    def _begin_round(self) -> None:
+        """Draw who takes part, over which links, and who of them has something to say there."""
+        config, promises = self.config, self._scheme.promises
+        self._present = participants(config.clients, config.fraction, config.dropout_rate, self.round, self._streams)
+        links = self._channel.links(self._present, config.clients, self.round, self._streams)
+        self._noise_scale = links.noise_scale
+        speaks, self._bits = links.speaks, [math.inf] * len(self._present)
+        if promises.digital:
+            power, variance = self._power, self._channel.noise_variance
+            self._bits = digital.capacity(links, self._uses, power, variance).tolist()
+            fits = [self._scheme.speaks(bits, self._blocks) for bits in self._bits]
+            speaks = speaks & torch.tensor(fits, dtype=torch.bool)
+        self._speaks = speaks.tolist()
+        self._links = links.at(speaks)
+        self._phase = 0
+        self._usages: list[Usage] = []
+        self._shared_floats = self._side_channel_floats = 0
+
+    def _finish_round(self, update: Tensors | None) -> None:
+        """Step on the update; a round in which nobody spoke leaves the server as it was."""
+        if self.config.downlink == "update":
+            self._sent = {name: w.clone() for name, w in self.server.weights.items()}
+        if update is not None:
+            self.server.step(update)
+            self._updates += 1
+        self.round += 1
+        if not self.finished:
+            self._begin_round()
+
+    def _downlink(self) -> tuple[Tensors, Downlink]:
+        """What goes down of the model, and under which noise the clients hear it."""
+        weights, power = self.server.weights, self._downlink_power
+        if self.config.downlink == "model":
+            return weights, Downlink("model", noise_std(weights, power))
+        if self._sent is None:
+            return weights, Downlink("start")
+        update = {name: w - self._sent[name] for name, w in weights.items()}
+        return update, Downlink("update", noise_std(update, power))
 
     def _entry(self) -> Entry:
         """The round's line of the ledger; refused where a client exceeded the budget."""
+        ideal = math.isinf(self._downlink_power)
         return entry(
             round=self.round + 1,
+            present=len(self._present),
+            speakers=sum(self._speaks),
             power=self._power,
             usages=self._usages,
-            downlink_floats=self.parameters + self._shared_floats,
+            broadcasts=Broadcasts(
+                floats=self.parameters + self._shared_floats,
+                energy=0.0 if ideal else self._downlink_power,
+                channel_uses=0 if ideal else self.parameters,
+            ),
             side_channel_floats=self._side_channel_floats,
+            bandwidth=self.config.bandwidth,
         )
+
+    def _refuse_silence(self) -> None:
+        """Raise ConfigError where fewer than one client is expected to speak in the whole run."""
+        config = self.config
+        likely = self._channel.speaking_probability(config.clients, self._streams)
+        present = config.fraction * (1 - config.dropout_rate)
+        if (expected := float(likely.sum()) * present * self.plan.rounds) < 1:
+            rule = f"must let at least one client speak in the whole run, expected are {expected:.2g}"
+            raise ConfigError(f"gain-threshold: {rule}, got {config.gain_threshold}")
+
+    @property
+    def _downlink_power(self) -> float:
+        """Of the server, per broadcast of the model."""
+        return math.inf if self._scheme.promises.noiseless else self.config.downlink_power
 
     @property
     def _power(self) -> float:
@@ -121,14 +190,21 @@ class Training:
         return float(self._policy(self.config.power, self.plan.step(self.round), self.plan.steps))
 
     def _context(self) -> Context:
-        power = self._power
+        power, promises = self._power, self._scheme.promises
+        everyone = zip(self._present, self._bits, self._speaks, strict=True)
+        speaking = [(client, bits) for client, bits, speaks in everyone if speaks]
         return Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
-            power=power * self._scheme.promises.phase_shares[self._phase],
-            noise_std=0.0 if math.isinf(power) else math.sqrt(self._channel.noise_variance),
+            updates=self._updates,
+            power=power * promises.phase_shares[self._phase],
+            noise_std=0.0 if math.isinf(power) else math.sqrt(self._channel.noise_variance) * self._noise_scale,
             clients=self.config.clients,
+            present=self._present,
+            speakers=tuple(client for client, _ in speaking),
+            averaged=len(self._present) if promises.error_feedback else len(speaking),
+            bits=tuple(bits for _, bits in speaking),
             streams=self._streams,
         )
 
@@ -137,26 +213,36 @@ class Training:
 class Metrics:
     """One evaluation.
 
-    round: rounds done. epoch: passes over the data done. train_loss: mean over clients, last round.
-    test: of the current weights. ema_test: of their moving average.
+    round: rounds done. epoch: passes over the data done. train_loss: mean over the clients of the
+    last round in which any were present. test: of the current weights. ema_test: of their moving
+    average. channel_uses, energy, latency_seconds: spent so far, as in the ledger, up and down.
     """
 
     round: int
     epoch: float
-    train_loss: float
+    train_loss: float | None
     test: Mapping[str, float]
     ema_test: Mapping[str, float]
+    channel_uses: int
+    energy: float
+    latency_seconds: float
 
-    def flat(self) -> dict[str, int | float]:
-        """One row: round, epoch, train_loss, test_<metric>..., ema_test_<metric>...."""
-        row: dict[str, int | float] = {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss}
-        row |= {f"test_{name}": value for name, value in self.test.items()}
-        return row | {f"ema_test_{name}": value for name, value in self.ema_test.items()}
+    @property
+    def scores(self) -> dict[str, float]:
+        """test_<metric>..., ema_test_<metric>...."""
+        current = {f"test_{name}": value for name, value in self.test.items()}
+        return current | {f"ema_test_{name}": value for name, value in self.ema_test.items()}
+
+    def flat(self) -> dict[str, int | float | None]:
+        """One row: round, epoch, train_loss, the scores, what was spent."""
+        spent = {name: getattr(self, name) for name in ("channel_uses", "energy", "latency_seconds")}
+        return {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss} | self.scores | spent
 
     def line(self, rounds: int) -> str:
         """One line for a log; rounds: length of the run."""
         scores = "  ".join(f"{name} {self.test[name]:.4f} (averaged {self.ema_test[name]:.4f})" for name in self.test)
-        return f"round {self.round}/{rounds}  train loss {self.train_loss:.4f}  test {scores}"
+        loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
+        return f"round {self.round}/{rounds}  {loss}test {scores}"
 
 
 class Observer:
@@ -195,15 +281,17 @@ def train(
 
 def _metrics(training: Training, evaluate: Evaluate) -> Metrics:
     """Evaluate the current and the averaged weights. Raises TrainingError where a score is not finite."""
-    assert training.losses is not None
     metrics = Metrics(
         round=training.round,
         epoch=training.round / training.plan.rounds_per_epoch,
-        train_loss=float(training.losses.mean()),
+        train_loss=training.train_loss,
         test=evaluate(training.server.weights),
         ema_test=evaluate(training.server.averaged_weights),
+        channel_uses=sum(entry.channel_uses for entry in training.ledger),
+        energy=sum(entry.uplink_energy + entry.downlink_energy for entry in training.ledger),
+        latency_seconds=sum(entry.latency_seconds for entry in training.ledger),
     )
-    for name, value in metrics.flat().items():
-        if not math.isfinite(value):
+    for name, value in ({"train_loss": metrics.train_loss} | metrics.scores).items():
+        if value is not None and not math.isfinite(value):
             raise TrainingError(f"round {training.round}: the {name} is {value}: the model has diverged")
     return metrics

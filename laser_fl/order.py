@@ -1,5 +1,7 @@
 """Which examples each client takes in each round."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -39,11 +41,17 @@ class Order:
         """Rounds of one pass over the largest shard."""
         return -(-self._largest // self._per_round)
 
-    def batch(self, round: int) -> Int64[Tensor, "clients batch"]:
-        """Indices of the examples that each client takes in `round`."""
+    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """Indices of the examples that the clients `present` (default: all in the range) take in `round`.
+
+        Who is absent misses its examples; the round's place in the epoch is the same for all.
+        """
         epoch, place = divmod(round, self.rounds_per_epoch)
         start = place * self._per_round
-        return self._epoch(epoch)[:, start : start + self._per_round]
+        rows = self._epoch(epoch)[:, start : start + self._per_round]
+        if present is None or len(present) == len(rows):
+            return rows
+        return rows[[client - self.clients.start for client in present]]
 
     def _epoch(self, epoch: int) -> Int64[Tensor, "clients examples"]:
         """Each client's shuffled shard, wrapped around to the length of the largest."""

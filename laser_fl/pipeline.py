@@ -5,23 +5,28 @@
     encode -> signal, kept
     memory = corrected - kept
     norms  ----------- side channel ---------->   allocation: shares of the power budget
-    signal ----------- the air ----------------> channel: mean signal + noise
+    signal ----------- the air ----------------> links: mean signal + noise
                                                   decode -> update, next shared state
 
 Every tensor of gradients, signals and memories has a leading clients axis: one client is the
-case clients = 1, and many clients on one machine are one batched call.
+case clients = 1, and many clients on one machine are one batched call. The rows of gradients and
+memories are the clients present in the round, those of signals the speakers among them: a
+client in a deep fade is present, but silent, and remembers all of its gradient.
 
 Source: paper, Algorithm 1 and §G.5.
 """
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
-from laser_fl.channels.base import Channel, Usage
+from laser_fl.channels import air, digital
+from laser_fl.channels.base import Links, Usage
+from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
 from laser_fl.power import Allocation, signal_powers
@@ -30,36 +35,53 @@ from laser_fl.schemes.base import Context, Heard, Scheme, owners
 
 @dataclass(frozen=True)
 class Broadcast:
-    """What the server tells every client before it sends: the model, how to encode, the round."""
+    """What the server tells every client before it sends: the model, how to encode, the round.
+
+    weights: by name; (clients, *shape) where clients have their `own_weights`, having heard
+        the server under noise of their own.
+    downlink: what the weights are, before anybody has heard them.
+    """
 
     weights: Tensors
     shared: Tensors
     scheme: Scheme
     context: Context
+    downlink: Downlink = field(default_factory=Downlink)
+    own_weights: bool = False
+
+    def of(self, clients: Container[int]) -> "Broadcast":
+        """The same broadcast as some of the clients see it."""
+        return replace(self, context=self.context.of(clients))
 
 
 @dataclass(frozen=True)
 class Uplink:
     """What clients say in one exchange.
 
-    signals: by name (clients, *signal shape); this goes through the air. Those of one block
+    signals: by name (speakers, *signal shape); this goes through the air. Those of one block
         follow each other.
     signal_norms: per signal; gradient_norms: per block, of the corrected gradients; both go
         through the noiseless side channel.
-    losses: each client's training loss; bookkeeping, not transmitted.
+    losses: training loss of each client present; bookkeeping, not transmitted.
     """
 
     signals: Tensors
-    signal_norms: Float64[Tensor, "clients signals"]
-    gradient_norms: Float64[Tensor, "clients blocks"]
+    signal_norms: Float64[Tensor, "speakers signals"]
+    gradient_norms: Float64[Tensor, "speakers blocks"]
     losses: Float64[Tensor, " clients"]
+
+    @classmethod
+    def none(cls, losses: Float64[Tensor, " clients"] | None = None) -> "Uplink":
+        """What clients say of whom none speaks."""
+        nothing = torch.zeros(0, 0, dtype=torch.float64)
+        return cls({}, nothing, nothing, nothing.flatten() if losses is None else losses)
 
 
 @dataclass(frozen=True)
 class Reception:
     """What the server made of an exchange.
 
-    update: None until the scheme's last phase.
+    update: None until the scheme's last phase, and in a round in which nobody spoke.
     side_channel_floats: norms up and amplitudes down, per client.
     """
 
@@ -72,7 +94,7 @@ class Reception:
 def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory: Tensors) -> tuple[Uplink, Tensors]:
     """The client's half: correct, encode, remember what was left out.
 
-    gradients: per block (clients, *shape); None after the first phase of a round, whose
+    gradients: per block (clients present, *shape); None after the first phase of a round, whose
     gradient then waits in the memory. memory: per block likewise; empty at first, and always
     for schemes without error feedback. Returns the uplink and the next memory.
 
@@ -83,33 +105,53 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
     corrected = _add(memory, gradients)
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
-    signals, kept = scheme.encode(corrected, broadcast.shared, ctx)
-    signal_norms = norms(signals, len(losses))
-    if signals is corrected:  # the gradient itself is sent, and its norms do for both
+    remembers = scheme.promises.error_feedback
+    if not ctx.speakers:
+        return Uplink.none(losses), corrected if remembers else {}
+    rows = _rows_of(ctx.speakers, ctx.present)
+    speaking = corrected if rows is None else {name: m[rows] for name, m in corrected.items()}
+    signals, kept = scheme.encode(speaking, broadcast.shared, ctx)
+    signal_norms = norms(signals, len(ctx.speakers))
+    if signals is speaking:  # the gradient itself is sent, and its norms do for both
         gradient_norms = signal_norms
     else:
-        gradient_norms = norms({name: corrected[name] for name in owners(signals)}, len(losses))
+        gradient_norms = norms({name: speaking[name] for name in owners(signals)}, len(ctx.speakers))
     uplink = Uplink(signals, signal_norms, gradient_norms, losses)
-    return uplink, _subtract(corrected, kept) if scheme.promises.error_feedback else {}
+    return uplink, _subtract(corrected, kept, rows) if remembers else {}
 
 
 def receive(
-    uplink: Uplink, shared: Tensors, scheme: Scheme, channel: Channel, allocation: Allocation, ctx: Context
+    uplink: Uplink,
+    shared: Tensors,
+    scheme: Scheme,
+    links: Links,
+    allocation: Allocation,
+    ctx: Context,
+    channel_uses: int = 0,
 ) -> Reception:
-    """The server's half: share out the power, listen, decode.
+    """The server's half: share out the power, listen, decode. A round in which nobody spoke changes nothing.
+
+    links: of the speakers. channel_uses: of an exchange by a digital scheme.
 
     Raises:
         TrainingError: a client's gradient is not finite; nothing was decoded.
+        PowerError: a digital message does not fit into its link.
     """
+    if not ctx.speakers:
+        return Reception(None, shared, Usage.none(0), 0)
     refuse_non_finite(uplink, ctx)
-    if uplink.signals:
+    side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
+    if not uplink.signals:  # a phase in which this model has nothing to say
+        heard, usage = Heard({}, {}), Usage.none(len(ctx.speakers))
+    elif scheme.promises.digital:
+        payload = scheme.payload(_values_sent(uplink.signals), ctx)
+        heard, usage = digital.deliver(uplink.signals, payload, channel_uses, ctx)
+        side_channel_floats = 0
+    else:
         names = list(uplink.signals)
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
-        heard, usage = channel.transmit(uplink.signals, uplink.signal_norms, power, ctx)
-    else:  # a phase in which this model has nothing to say
-        heard, usage = Heard({}, {}), Usage.none(len(uplink.losses))
+        heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
     update, shared = scheme.decode(heard, shared, ctx)
-    side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
     return Reception(update, shared, usage, side_channel_floats)
 
 
@@ -121,10 +163,11 @@ def refuse_non_finite(uplink: Uplink, ctx: Context) -> None:
     ):
         broken = ~(values < torch.finfo(torch.float32).max)
         if broken.any():
-            client, index = broken.nonzero()[0].tolist()
+            row, index = broken.nonzero()[0].tolist()
             raise TrainingError(
-                f"round {ctx.round + 1}: the {what} of block {names[index]} is not finite at client {client} "
-                f"(norm {values[client, index].item()}); a lower learning-rate or more power may help"
+                f"round {ctx.round + 1}: the {what} of block {names[index]} is not finite at client "
+                f"{ctx.speakers[row]} (norm {values[row, index].item()}); "
+                "a lower learning-rate or more power may help"
             )
 
 
@@ -132,11 +175,17 @@ def join(uplinks: list[Uplink]) -> Uplink:
     """Put the uplinks of several groups of clients, in order of clients, into one."""
     if len(uplinks) == 1:
         return uplinks[0]
+    if not uplinks:
+        return Uplink.none()
+    losses = torch.cat([u.losses for u in uplinks])
+    speaking = [u for u in uplinks if len(u.signal_norms) > 0]
+    if not speaking:
+        return Uplink.none(losses)
     return Uplink(
-        {name: torch.cat([u.signals[name] for u in uplinks]) for name in uplinks[0].signals},
-        torch.cat([u.signal_norms for u in uplinks]),
-        torch.cat([u.gradient_norms for u in uplinks]),
-        torch.cat([u.losses for u in uplinks]),
+        {name: torch.cat([u.signals[name] for u in speaking]) for name in speaking[0].signals},
+        torch.cat([u.signal_norms for u in speaking]),
+        torch.cat([u.gradient_norms for u in speaking]),
+        losses,
     )
 
 
@@ -146,5 +195,26 @@ def _add(memory: Tensors, gradients: Tensors | None) -> Tensors:
     return {name: memory[name] + g if name in memory else g for name, g in gradients.items()}
 
 
-def _subtract(corrected: Tensors, kept: Tensors) -> Tensors:
-    return {name: m - kept[name] if name in kept else m for name, m in corrected.items()}
+def _rows_of(speakers: tuple[int, ...], present: tuple[int, ...]) -> list[int] | None:
+    """Where the speakers stand among those present; None where all speak."""
+    if speakers == present:
+        return None
+    row = {client: index for index, client in enumerate(present)}
+    return [row[speaker] for speaker in speakers]
+
+
+def _subtract(corrected: Tensors, kept: Tensors, rows: list[int] | None) -> Tensors:
+    """What is left of each client's gradient; all of it at those who were silent."""
+    if rows is None:
+        return {name: m - kept[name] if name in kept else m for name, m in corrected.items()}
+    index = torch.tensor(rows)
+    return {
+        name: m.index_add(0, index.to(m.device), kept[name], alpha=-1) if name in kept else m
+        for name, m in corrected.items()
+    }
+
+
+def _values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:
+    """How many values of each speaker's signals are not zero."""
+    counts = [signal.flatten(start_dim=1).count_nonzero(dim=1) for signal in signals.values()]
+    return torch.stack(counts).sum(dim=0)

@@ -111,9 +111,14 @@ class RunFolder(Observer):
         if ledger:
             uplink = sum(entry.uplink_floats for entry in ledger) / len(ledger)
             summary["uplink_floats_per_round"] = uplink
-            summary["compression_ratio"] = training.parameters / uplink
+            summary["compression_ratio"] = training.parameters / uplink if uplink else math.inf
             summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
-            summary["mean_snr_db"] = sum(entry.snr_db for entry in ledger) / len(ledger)
+            heard = [entry.snr_db for entry in ledger if entry.speakers]
+            summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
+            summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
+            summary["silent_rounds"] = len(ledger) - len(heard)
+            for column in ("channel_uses", "uplink_energy", "downlink_energy", "latency_seconds"):
+                summary[f"total_{column}"] = sum(getattr(entry, column) for entry in ledger)
         summary["seconds_total"] = time.perf_counter() - self._started
         if seconds:
             summary["seconds_per_round"] = sum(seconds) / len(seconds)

@@ -12,7 +12,7 @@ from torch import nn
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.loop import Evaluate
+from laser_fl.loop import Evaluate, Training
 from laser_fl.order import Order
 from laser_fl.plan import Plan
 from laser_fl.streams import Streams
@@ -46,6 +46,10 @@ class Setup:
         """The run's calendar. Raises ConfigError where there are more clients than examples."""
         order = Order(self.config, len(self.task.train.targets), range(0))
         return Plan.of(self.config, order.rounds_per_epoch)
+
+    def training(self) -> Training:
+        """The run, about to begin. Raises ConfigError for what only data and length can tell is wrong."""
+        return Training(self.config, self.weights, self.plan)
 
 
 def prepare(config: RunConfig) -> Setup:

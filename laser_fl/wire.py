@@ -4,6 +4,7 @@ A broadcast names its scheme and carries everything a client needs to encode, so
 node follows whatever strategy the server runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, blocks_of
+from laser_fl.downlink import Downlink
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
@@ -31,8 +33,8 @@ def read_tensors(record: ArrayRecord, device: Device = "cpu") -> Tensors:
     return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
 
 
-def write_broadcast(broadcast: Broadcast, weights: ArrayRecord) -> RecordDict:
-    """A broadcast as records. weights: the broadcast's weights, already written."""
+def write_broadcast(broadcast: Broadcast, model: ArrayRecord) -> RecordDict:
+    """A broadcast as records. model: the current weights, already written, for where the model is broadcast."""
     ctx = broadcast.context
     exchange = ConfigRecord(
         {
@@ -40,13 +42,21 @@ def write_broadcast(broadcast: Broadcast, weights: ArrayRecord) -> RecordDict:
             "phase": ctx.phase,
             "power": ctx.power,
             "noise-std": ctx.noise_std,
+            "updates": ctx.updates,
             "clients": ctx.clients,
+            "present": list(ctx.present),
+            "speakers": list(ctx.speakers),
+            "averaged": ctx.averaged,
+            "bits": list(ctx.bits),
+            "downlink": broadcast.downlink.content,
+            "downlink-noise-std": broadcast.downlink.noise_std,
             "seed": ctx.streams.seed,
             "transposed": [block.name for block in ctx.blocks if block.transposed],
         }
     )
     scheme = ConfigRecord({"name": _name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
     shared = write_tensors(broadcast.shared)
+    weights = write_tensors(broadcast.weights) if broadcast.downlink.content == "update" else model
     return RecordDict({WEIGHTS: weights, SHARED: shared, EXCHANGE: exchange, SCHEME: scheme})
 
 
@@ -63,30 +73,36 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         phase=exchange["phase"],
         power=exchange["power"],
         noise_std=exchange["noise-std"],
+        updates=exchange["updates"],
         clients=exchange["clients"],
+        present=tuple(exchange["present"]),
+        speakers=tuple(exchange["speakers"]),
+        averaged=exchange["averaged"],
+        bits=tuple(exchange["bits"]),
         streams=Streams(exchange["seed"]),
     )
-    return Broadcast(weights, shared, scheme, context)
+    downlink = Downlink(exchange["downlink"], exchange["downlink-noise-std"])
+    return Broadcast(weights, shared, scheme, context, downlink)
 
 
-def write_uplink(uplink: Uplink, clients: range) -> RecordDict:
-    """What the clients of one node say, as records. clients: their numbers in the run."""
+def write_uplink(uplink: Uplink, clients: Sequence[int]) -> RecordDict:
+    """What the clients of one node say, as records. clients: the numbers of those present, rising."""
     reports = {
         "signal-norms": uplink.signal_norms,
         "gradient-norms": uplink.gradient_norms,
         "losses": uplink.losses,
     }
-    numbers = ConfigRecord({"start": clients.start, "stop": clients.stop})
+    numbers = ConfigRecord({"present": list(clients)})
     return RecordDict({SIGNALS: write_tensors(uplink.signals), REPORTS: write_tensors(reports), CLIENTS: numbers})
 
 
-def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[range, Uplink]:
+def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[tuple[int, ...], Uplink]:
     """Undo `write_uplink`: (the clients' numbers, what they say)."""
     numbers: dict[str, Any] = dict(records.config_records[CLIENTS])
     reports: dict[str, Tensor] = read_tensors(records.array_records[REPORTS], device)
     signals = read_tensors(records.array_records[SIGNALS], device)
     uplink = Uplink(signals, reports["signal-norms"], reports["gradient-norms"], reports["losses"])
-    return range(numbers["start"], numbers["stop"]), uplink
+    return tuple(numbers["present"]), uplink
 
 
 def _name_of(scheme: Scheme) -> str:

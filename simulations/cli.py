@@ -124,7 +124,7 @@ def volume(
         for head in ("strategy", "rounds", "values", "bytes", "MB", "ratio", "aside"):
             table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
         for line in all_volumes(settings, blocks) if strategy is None else volumes(settings, blocks):
-            ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x"
+            ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x" if line.bytes else ""
             size = f"{line.bytes / 1e6:,.2f}"
             table.add_row(
                 line.strategy, line.rounds, f"{line.values:,}", f"{line.bytes:,}", size, ratio, f"{line.side_bytes:,}"

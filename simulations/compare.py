@@ -42,7 +42,7 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
             name,
             *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
             f"{summary['uplink_floats_per_round']:,.0f}",
-            f"{summary['compression_ratio']:.0f}x",
+            f"{float(summary['compression_ratio']):.0f}x",
             "no noise" if float(summary["mean_snr_db"]) == math.inf else f"{summary['max_power_used']:.4g}",
             f"{summary['seconds_total']:.0f} s",
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from laser_fl.blocks import Block
+from laser_fl.channels import digital
+from laser_fl.channels.base import Links
 from laser_fl.config import RunConfig
 from laser_fl.models import MODELS
 from laser_fl.schemes import SCHEMES
@@ -25,20 +27,20 @@ FLOAT_BYTES = 4
 class Volume:
     """What one client sends in one round.
 
-    rounds: which rounds it holds for. values: through the air, at `bits` each on a digital link.
+    rounds: which rounds it holds for. values: through the air. bits: that they take on a digital link.
     side_values: norms up and amplitudes down.
     """
 
     strategy: str
     rounds: str
     values: int
-    bits: int
+    bits: float
     side_values: int
 
     @property
     def bytes(self) -> int:
         """Of the values."""
-        return math.ceil(self.values * self.bits / 8)
+        return math.ceil(self.bits / 8)
 
     @property
     def side_bytes(self) -> int:
@@ -57,12 +59,12 @@ def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
     """The config's scheme over `blocks`: one line, or one each for even and odd rounds where they differ."""
     scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
     even, odd = (_round(config, scheme, blocks, parity) for parity in (0, 1))
-    name, bits = config.strategy, scheme.promises.bits_per_value
+    name = config.strategy
     if config.strategy == "laser":
         name = f"{name} {config.factor_exchange}, rank {config.rank}"
     if even == odd:
-        return [Volume(name, "every", even[0], bits, even[1])]
-    return [Volume(name, "even", even[0], bits, even[1]), Volume(name, "odd", odd[0], bits, odd[1])]
+        return [Volume(name, "every", *even)]
+    return [Volume(name, "even", *even), Volume(name, "odd", *odd)]
 
 
 def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
@@ -76,13 +78,30 @@ def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
     return lines
 
 
-def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: int) -> tuple[int, int]:
-    """(values, side-channel values) of an even or an odd round, over all its phases."""
-    values = side = 0
+def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: int) -> tuple[int, float, int]:
+    """(values, their bits, side-channel values) of an even or an odd round, over all its phases."""
+    values, bits, side = 0, 0.0, 0
+    everyone = tuple(range(config.clients))
+    uses = config.channel_uses or sum(block.size for block in blocks)
+    room = digital.capacity(Links.ideal(config.clients), uses, config.power, config.noise_variance)
     for phase in range(len(scheme.promises.phase_shares)):
-        ctx = Context(tuple(blocks), parity, phase, config.power, 1.0, config.clients, Streams(config.seed))
+        ctx = Context(
+            blocks=tuple(blocks),
+            round=parity,
+            phase=phase,
+            updates=parity,
+            power=config.power,
+            noise_std=1.0,
+            clients=config.clients,
+            present=everyone,
+            speakers=everyone,
+            averaged=config.clients,
+            bits=tuple(room.tolist()),
+            streams=Streams(config.seed),
+        )
+        values += scheme.volume(ctx)
+        bits += float(scheme.payload(torch.tensor(scheme.volume(ctx)), ctx))
         for block in blocks:
-            values += scheme.values(block, ctx)
             signals = scheme.signals(block, ctx)
             side += 2 * signals + (signals > 0)  # a norm and an amplitude each, and the block's norm
-    return values, side
+    return values, bits, side

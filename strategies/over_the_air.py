@@ -1,5 +1,6 @@
 """The base of all strategies: a Flower Strategy whose aggregation happens in the air."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from logging import INFO
@@ -114,11 +115,11 @@ class OverTheAir(Strategy):
         training = self._running()
         if not training.absorb(self._hear(server_round, replies)):
             return None, None
-        assert training.losses is not None
         entry = training.ledger[-1]
         metrics = MetricRecord(
             {
-                "train-loss": float(training.losses.mean()),
+                "train-loss": math.nan if training.train_loss is None else training.train_loss,
+                "speakers": entry.speakers,
                 "power-budget": entry.power_budget,
                 "max-power-used": entry.max_power_used,
                 "snr-db": entry.snr_db,
@@ -165,11 +166,11 @@ class OverTheAir(Strategy):
                 node, reason = reply.metadata.src_node_id, reply.error.reason
                 raise TrainingError(f"round {server_round}: node {node} failed: {reason}")
             uplinks.append(read_uplink(reply.content, self._device))
-        uplinks.sort(key=lambda pair: pair[0].start)
-        heard = [client for clients, _ in uplinks for client in clients]
-        if not uplinks or heard != list(range(len(heard))):
-            raise TrainingError(f"round {server_round}: clients answered twice or not at all, heard {heard}")
-        return join([uplink for _, uplink in uplinks])
+        answers = sorted((pair for pair in uplinks if pair[0]), key=lambda pair: pair[0])
+        heard = [client for clients, _ in answers for client in clients]
+        if heard != sorted(set(heard)):
+            raise TrainingError(f"round {server_round}: clients answered twice, heard {heard}")
+        return join([uplink for _, uplink in answers])
 
 
 def _nodes_of(grid: Grid, timeout: float) -> int:

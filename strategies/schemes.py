@@ -18,7 +18,9 @@ from strategies.over_the_air import OverTheAir
 
 OPTIONS = {
     "rank", "factor_exchange", "phase_split", "compression_factor", "sparsity", "receiver",
-    "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients",
+    "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients", "fraction",
+    "dropout_rate", "rician_k_db", "csi_error_variance", "gain_threshold", "path_loss_exponent",
+    "cell_radius", "antennas", "downlink", "downlink_power", "channel_uses", "bandwidth",
     "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "ema_decay", "seed",
 }  # fmt: skip
 
@@ -91,6 +93,16 @@ class Sketch(RandomK):
     """Count-mean sketch. Source: paper, Algorithm 2."""
 
     strategy = "sketch"
+
+
+class DDsgd(_Named):
+    """The digital rival: the largest values that fit into the links. Source: Amiri, Gündüz, 2020."""
+
+    strategy = "d-dsgd"
+
+    def __init__(self, channel_uses: int = 0, power: float = 1.0, **options: Any) -> None:
+        """channel_uses: per round; 0: as many as the model has values. power: as in the others."""
+        super().__init__(channel_uses=channel_uses, power=power, **options)
 
 
 class ADsgd(RandomK):

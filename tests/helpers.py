@@ -6,7 +6,7 @@ import torch
 
 from laser_fl.allocations.paper import signal_norm
 from laser_fl.blocks import blocks_of
-from laser_fl.channels.awgn import Awgn
+from laser_fl.channels.base import Links
 from laser_fl.config import parse
 from laser_fl.pipeline import Broadcast, receive, send
 from laser_fl.schemes import SCHEMES
@@ -16,6 +16,7 @@ from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 
+BITS, USES = 150.0, 100  # what a digital link carries, in how many channel uses
 SHAPES = {"hidden": (12, 10), "hidden bias": (12,), "kernel": (8, 2, 3, 3), "out": (3, 20)}
 
 # Every scheme with every option that is a table of its own: what the shared tests run over.
@@ -39,7 +40,21 @@ def tensors(shapes=SHAPES, clients=4, seed=0, dtype=torch.float64, scale=1.0):
 def context(shapes=SHAPES, clients=4, round=0, power=1.0, noise_variance=1.0, seed=0, phase=0):
     blocks = blocks_of(tensors(shapes, clients=None))
     noise_std = 0.0 if math.isinf(power) else noise_variance**0.5
-    return Context(blocks, round, phase, power, noise_std, clients, Streams(seed))
+    everyone = tuple(range(clients))
+    return Context(
+        blocks=blocks,
+        round=round,
+        phase=phase,
+        updates=round,
+        power=power,
+        noise_std=noise_std,
+        clients=clients,
+        present=everyone,
+        speakers=everyone,
+        averaged=clients,
+        bits=(BITS,) * clients,
+        streams=Streams(seed),
+    )
 
 
 def scheme(name, **options):
@@ -83,7 +98,7 @@ def walk_round(
         ctx = context(shapes, clients, round, power * share, noise_variance, phase=phase)
         told = Broadcast({}, shared, scheme, ctx)
         uplink, memory = send(told, gradients if phase == 0 else None, silent_losses(clients), memory)
-        reception = receive(uplink, shared, scheme, Awgn(noise_variance), allocation, ctx)
+        reception = receive(uplink, shared, scheme, Links.ideal(clients), allocation, ctx, channel_uses=USES)
         shared = reception.shared
         receptions.append(reception)
         uplinks.append(uplink)

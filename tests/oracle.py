@@ -5,6 +5,8 @@ noise[round][phase][signal] in the order of the signals, first bases, indices, p
 A scheme's signals have keys (block, part).
 """
 
+import math
+
 import numpy as np
 
 
@@ -49,47 +51,68 @@ def shares(allocation, signal_norms, gradient_norms, sizes):
     return result
 
 
-def transmit(signals, power, sigma, noise):
-    """One signal: signals[client] -> (estimate of the mean, its noise's standard deviation)."""
-    clients = len(signals)
-    c = max(norm(s) for s in signals)
+def transmit(signals, power, sigma, noise, averaged, links):
+    """One signal: signals[speaker] -> (estimate of the mean over `averaged`, its noise's standard deviation).
+
+    links[speaker] = (what it multiplies its signal with, what of that is heard in phase).
+    """
+    c = max(precoding * norm(s) for s, (precoding, _) in zip(signals, links, strict=True))
     if c == 0 or power == 0:
         return np.zeros_like(signals[0]), 0.0
     a = np.sqrt(power) / c
     y = sigma * noise
-    for s in signals:
-        assert norm(a * s) ** 2 <= power * (1 + 1e-9)
-        y = y + a * s
-    return y / (clients * a), sigma / (clients * a)
+    for s, (precoding, gain) in zip(signals, links, strict=True):
+        x = a * precoding * s
+        assert norm(x) ** 2 <= power * (1 + 1e-9)
+        y = y + gain * x
+    return y / (averaged * a), sigma / (averaged * a)
 
 
-def simulate(scheme, gradients, noise, power, sigma, allocation):
-    """All rounds. Returns (updates[round][block], memory[client][block])."""
+IDEAL = (1.0, 1.0)
+
+
+def simulate(scheme, gradients, noise, power, sigma, allocation, links=None, noise_scales=None):
+    """All rounds. Returns (updates[round][block] or None where nobody spoke, memory[client][block]).
+
+    links[round][client]: a pair as in `transmit`, whose precoding is 0 for the silent; None for the absent.
+    """
     clients, blocks = len(gradients[0]), len(gradients[0][0])
     memory = [[np.zeros_like(g) for g in gradients[0][i]] for i in range(clients)]
     updates = []
     for t in range(len(gradients)):
-        corrected = [[memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in range(clients)]
-        kept = [[None] * blocks for _ in range(clients)]
-        for phase, phase_share in enumerate(scheme.phase_shares):
+        now = links[t] if links else [IDEAL] * clients
+        nu = noise_scales[t] if noise_scales else 1.0
+        present = [i for i in range(clients) if now[i] is not None]
+        speakers = [i for i in present if now[i][0] > 0]
+        averaged = len(present) if scheme.error_feedback else len(speakers)
+        corrected = {i: [memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in present}
+        kept = {i: [0.0] * blocks for i in present}
+        update = None
+        for phase, phase_share in enumerate(scheme.phase_shares if speakers else ()):
             signals = []
-            for i in range(clients):
+            for i in speakers:
                 sent, stands_for = scheme.encode(t, phase, corrected[i])
                 signals.append(sent)
                 for b, part in stands_for.items():
                     kept[i][b] = part
-            heard = receive(scheme, signals, corrected, noise[t][phase], power * phase_share, sigma, allocation)
+            said = [corrected[i] for i in speakers]
+            over = [now[i] for i in speakers]
+            budget = power * phase_share
+            if scheme.digital:
+                heard = {key: (sum(s[key] for s in signals) / averaged, 0.0) for key in signals[0]}
+            else:
+                heard = receive(scheme, signals, said, noise[t][phase], budget, nu * sigma, allocation, averaged, over)
             update = scheme.decode(t, phase, heard)
         updates.append(update)
-        for i in range(clients):
+        for i in present:
             for b in range(blocks):
                 if scheme.error_feedback:
                     memory[i][b] = corrected[i][b] - kept[i][b]
     return updates, memory
 
 
-def receive(scheme, signals, corrected, noise, power, sigma, allocation):
-    """signals[client][key] -> {key: (estimate, noise standard deviation)}."""
+def receive(scheme, signals, corrected, noise, power, sigma, allocation, averaged, links):
+    """signals[speaker][key] -> {key: (estimate, noise standard deviation)}."""
     clients, keys = len(signals), list(signals[0])
     blocks = sorted({b for b, _ in keys})
     parts = {b: [key for key in keys if key[0] == b] for b in blocks}
@@ -103,11 +126,12 @@ def receive(scheme, signals, corrected, noise, power, sigma, allocation):
         split = [1.0]
         if len(parts[block]) > 1:
             norms = [[norm(signals[i][key]) for key in parts[block]] for i in range(clients)]
-            split = scheme.split(block, norms, power * share[b], sigma, clients)
+            split = scheme.split(block, norms, power * share[b], sigma, averaged)
         for part, key in zip(split, parts[block], strict=True):
             transmitted = power * share[b] * part
             used += transmitted
-            heard[key] = transmit([s[key] for s in signals], transmitted, sigma, noise[keys.index(key)])
+            same = [s[key] for s in signals]
+            heard[key] = transmit(same, transmitted, sigma, noise[keys.index(key)], averaged, links)
     assert used <= power * (1 + 1e-9)
     return heard
 
@@ -115,7 +139,7 @@ def receive(scheme, signals, corrected, noise, power, sigma, allocation):
 class Plain:
     """Z-SGD: signal = gradient."""
 
-    phase_shares, error_feedback = (1.0,), False
+    phase_shares, error_feedback, digital = (1.0,), False, False
 
     def counted(self, keys):
         """The signals whose norms stand for their block in the allocation."""
@@ -244,6 +268,35 @@ def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
     return x
 
 
+class Digital(Plain):
+    """D-DSGD on links that carry `bits`."""
+
+    error_feedback, digital = True, True
+
+    def __init__(self, bits, shapes):
+        self.shapes = shapes
+        self.size = sum(int(np.prod(shape)) for shape in shapes)
+        self.count = 0
+        while self.count + 1 <= self.size // 2 and math.log2(math.comb(self.size, self.count + 1)) + 33 <= bits:
+            self.count += 1
+
+    def encode(self, t, phase, m):
+        flat = np.concatenate([np.ravel(g) for g in m])
+        order = sorted(range(self.size), key=lambda j: flat[j])
+        high = [j for j in order[-self.count :] if flat[j] > 0]
+        low = [j for j in order[: self.count] if flat[j] < 0]
+        mean_high = sum(flat[j] for j in high) / max(1, len(high))
+        mean_low = sum(flat[j] for j in low) / max(1, len(low))
+        sent = np.zeros(self.size)
+        for j in high if mean_high > -mean_low else low:
+            sent[j] = mean_high if mean_high > -mean_low else mean_low
+        signals, start = {}, 0
+        for b, shape in enumerate(self.shapes):
+            signals[b, ""] = sent[start : start + int(np.prod(shape))].reshape(shape)
+            start += int(np.prod(shape))
+        return signals, {b: signals[b, ""] for b in range(len(self.shapes))}
+
+
 class Alternating(Plain):
     """LASER, one factor a round. bases[block]: orthonormal, None where the block goes as it is."""
 
@@ -251,13 +304,14 @@ class Alternating(Plain):
 
     def __init__(self, bases):
         self.bases = list(bases)
+        self.turn = 0
 
     def encode(self, t, phase, m):
         signals, kept = {}, {}
         for b, g in enumerate(m):
             if self.bases[b] is None:
                 signals[b, ""] = kept[b] = g
-            elif t % 2 == 0:
+            elif self.turn == 0:
                 signals[b, ""] = g.T @ self.bases[b]
                 kept[b] = self.bases[b] @ signals[b, ""].T
             else:
@@ -271,8 +325,9 @@ class Alternating(Plain):
             u = heard[b, ""][0]
             if basis is not None:
                 self.bases[b] = orthonormal(u)
-                u = basis @ u.T if t % 2 == 0 else u @ basis.T
+                u = basis @ u.T if self.turn == 0 else u @ basis.T
             update.append(u)
+        self.turn = 1 - self.turn
         return update
 
 

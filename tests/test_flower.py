@@ -237,16 +237,18 @@ class TestInSomebodyElsesApp:
             Laser(batch_size=7)
 
     def test_the_bases_arguments_are_passed_on(self):
-        rounds = []
+        rounds, transposed = [], []
 
         class Witness(Observer):
             def on_round(self, training, seconds):
                 rounds.append(training.round)
+                if not training.finished:
+                    transposed.extend(block.transposed for block in training.broadcast().context.blocks)
 
         strategy = Laser(rank=1, transposed=["w"], observers=[Witness()])
         strategy.start(FakeGrid(1, {}, self.client), write_tensors(tensors(SMALL, clients=None)), 2)
         assert rounds == [1, 2]
-        assert [block.transposed for block in strategy.training.broadcast().context.blocks] == [True, False]
+        assert transposed == [True, False]
 
     def test_a_tensor_without_a_gradient_is_named(self):
         def without_bias(message, context):
@@ -271,14 +273,14 @@ class TestInSomebodyElsesApp:
             context.node_config["partition-id"] = 0
             return self.client(message, context)
 
-        with pytest.raises(TrainingError, match=r"round 1: clients answered twice or not at all, heard \[0, 0\]"):
+        with pytest.raises(TrainingError, match=r"round 1: clients answered twice, heard \[0, 0\]"):
             ZSgd().start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))
 def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
     weights = tensors(clients=None, dtype=torch.float32)
-    config = parse(VARIANTS[variant] | {"clients": 4, "power": 2.5, "noise-variance": 0.25, "seed": 9})
+    config = parse(VARIANTS[variant] | {"clients": 4, "power": 2.5, "noise-variance": 1e-3, "seed": 9})
     broadcast = Training(config, weights, Plan(3), transposed=["hidden"]).broadcast()
     received = read_broadcast(write_broadcast(broadcast, write_tensors(weights)))
     assert (received.scheme, received.context) == (broadcast.scheme, broadcast.context)
@@ -287,8 +289,8 @@ def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
         assert all(torch.equal(sent[name], got[name]) for name in sent)
     gradients = tensors(dtype=torch.float32)
     uplink, _ = send(broadcast, gradients, torch.arange(4, dtype=torch.float64), {})
-    clients, returned = read_uplink(write_uplink(uplink, range(3, 7)))
-    assert clients == range(3, 7)
+    clients, returned = read_uplink(write_uplink(uplink, (3, 4, 6, 7)))
+    assert clients == (3, 4, 6, 7)
     assert all(torch.equal(uplink.signals[name], returned.signals[name]) for name in uplink.signals)
     for field in ("signal_norms", "gradient_norms", "losses"):
         assert torch.equal(getattr(uplink, field), getattr(returned, field))

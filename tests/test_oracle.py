@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from laser_fl.allocations import ALLOCATIONS
-from laser_fl.channels.awgn import draw_noise
+from laser_fl.channels.air import draw_noise
 from laser_fl.schemes import random_k, sketch
 from laser_fl.schemes.projection import Projection
 from tests import oracle
-from tests.helpers import SHAPES, VARIANTS, context, scheme, shared_of, tensors, walk_round
+from tests.helpers import BITS, SHAPES, VARIANTS, context, scheme, shared_of, tensors, walk_round
 
 ROUNDS, CLIENTS, POWER, VARIANCE = 10, 4, 3.0, 0.5
 FACTOR = 0.3
@@ -81,6 +81,7 @@ TWINS = {
     "a-dsgd": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.lmmse),
     "a-dsgd lmmse": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.lmmse),
     "a-dsgd amp": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.amp),
+    "d-dsgd": lambda chosen: oracle.Digital(BITS, SHAPE_LIST),
     "laser": lambda chosen: oracle.Alternating(bases_of(chosen)),
     "laser alternating": lambda chosen: oracle.Alternating(bases_of(chosen)),
     "laser two-phase": lambda chosen: oracle.TwoPhase(bases_of(chosen), 0.4),

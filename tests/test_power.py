@@ -12,7 +12,7 @@ from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels.base import Usage
 from laser_fl.config import parse
 from laser_fl.errors import PowerError
-from laser_fl.ledger import POWER_TOLERANCE, entry
+from laser_fl.ledger import POWER_TOLERANCE, Broadcasts, entry
 from laser_fl.loop import Training
 from laser_fl.norms import norms
 from laser_fl.pipeline import send
@@ -61,6 +61,7 @@ def test_no_client_exceeds_the_budget_whatever_it_has_to_say(variant, allocation
 def test_the_ledger_never_shows_more_than_the_budget(variant, allocation, policy):
     """A short run over every scheme x allocation x policy."""
     values = {"clients": 4, "power": 2.0, "power-policy": policy, "power-allocation": allocation}
+    values["noise-variance"] = 1e-3  # so that digital messages fit, too
     training = Training(parse(VARIANTS[variant] | values), tensors(clients=None), Plan(6))
     memory = {}
     while not training.finished:
@@ -190,6 +191,6 @@ class TestACheatingClient:
 
 
 def test_the_ledger_refuses_a_client_that_cheated():
-    usage = Usage(torch.tensor([1.0, 1.1], dtype=torch.float64), 10, 1.0, 1.0)
+    usage = Usage(torch.tensor([1.0, 1.1], dtype=torch.float64), 10, 10, 1.0, 1.0)
     with pytest.raises(PowerError, match=r"round 7: a client transmitted with power 1\.1.* budget of 1\.0"):
-        entry(round=7, power=1.0, usages=[usage], downlink_floats=0, side_channel_floats=0)
+        entry(7, 2, 2, 1.0, [usage], Broadcasts(0), side_channel_floats=0, bandwidth=1.0)

@@ -42,7 +42,11 @@ def test_gradients_are_those_of_each_clients_own_examples(task, name, accumulati
     """With accumulation, and in a short last batch, the mean over all of the round's examples."""
     config = parse({"clients": CLIENTS, "batch-size": 3, "accumulation-steps": accumulation, "model": name})
     model = task.model(name, Streams(0))
-    gradients, losses = Worker(task, model, config, range(CLIENTS)).gradients(weights_of(model), round)
+    weights = weights_of(model)
+    told = Broadcast(
+        weights, {}, scheme("z-sgd"), context({n: tuple(w.shape) for n, w in weights.items()}, round=round)
+    )
+    gradients, losses = Worker(task, model, config, range(CLIENTS)).gradients(told)
     batch = Order(config, EXAMPLES, range(CLIENTS)).batch(round)
     for client in range(CLIENTS):
         expected, loss = naive(task, model, batch[client])

@@ -10,6 +10,7 @@ SCHEMES = Table(
         "random-k": Entry("laser_fl.schemes.random_k:RandomK", "a random part of the values, with error feedback"),
         "sketch": Entry("laser_fl.schemes.sketch:Sketch", "count-mean sketch of the gradient"),
         "a-dsgd": Entry("laser_fl.schemes.a_dsgd:ADsgd", "the largest values, projected, with error feedback"),
+        "d-dsgd": Entry("laser_fl.schemes.d_dsgd:DDsgd", "digital: the largest values that fit, with error feedback"),
         "laser": Entry("laser_fl.schemes.laser:Laser", "low-rank factors, with error feedback"),
     }
 )

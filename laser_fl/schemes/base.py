@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
@@ -21,19 +21,40 @@ class Context:
 
     blocks: the model's blocks, in order.
     round: counted from 0. phase: counted from 0, below the scheme's number of phases.
+    updates: rounds before this one that gave an update; round, unless there were silent ones.
     power: the power budget of this exchange, linear; inf on a noiseless channel.
     noise_std: standard deviation of the channel noise per value; 0 at infinite power.
-    clients: number of clients k.
+    clients: number of clients k of the run.
+    present: numbers of the clients that take part in this round, rising. speakers: of those that
+        transmit; they are the rows of signals.
+    averaged: number of clients that the server's mean is over: with error feedback those
+        present, since the silent ones' gradients come later, else the speakers.
+    bits: what each speaker's link carries in this exchange, for digital schemes.
     streams: the run's randomness.
     """
 
     blocks: tuple[Block, ...]
     round: int
     phase: int
+    updates: int
     power: float
     noise_std: float
     clients: int
+    present: tuple[int, ...]
+    speakers: tuple[int, ...]
+    averaged: int
+    bits: tuple[float, ...]
     streams: Streams
+
+    def of(self, clients: Container[int]) -> "Context":
+        """The same exchange as some of the clients see it."""
+        speaking = [(c, bits) for c, bits in zip(self.speakers, self.bits, strict=True) if c in clients]
+        return replace(
+            self,
+            present=tuple(client for client in self.present if client in clients),
+            speakers=tuple(client for client, _ in speaking),
+            bits=tuple(bits for _, bits in speaking),
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,8 @@ class Promises:
 
     linear: the mean of the signals is the signal of the mean.
     error_feedback: what was not sent is remembered and sent later.
-    noiseless: the scheme is defined on the channel without noise (P = inf).
+    noiseless: the scheme is defined on ideal links without noise (P = inf), up and down.
+    digital: signals are messages of bits, which arrive exactly.
     phase_shares: the exchanges of a round, and the share of its budget that each gets.
     bits_per_value: what a digital link would need for a value sent.
     """
@@ -62,6 +84,7 @@ class Promises:
     linear: bool = False
     error_feedback: bool = False
     noiseless: bool = False
+    digital: bool = False
     phase_shares: tuple[float, ...] = (1.0,)
     bits_per_value: int = 32
 
@@ -82,8 +105,8 @@ class Scheme(ABC):
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Turn corrected gradients into signals, and say which part of them the signals stand for.
 
-        corrected: per block, (clients, *shape). Returns (signals, kept): signals by name,
-        (clients, *signal shape); kept per block, (clients, *shape). Blocks that take no part in
+        corrected: per block, (speakers, *shape). Returns (signals, kept): signals by name,
+        (speakers, *signal shape); kept per block, (speakers, *shape). Blocks that take no part in
         this phase have no signal; what is kept of a block is stated once a round, and only where
         the scheme has error feedback need it be.
         """
@@ -99,6 +122,18 @@ class Scheme(ABC):
     def signals(self, block: Block, ctx: Context) -> int:
         """How many signals a client sends for `block` in this exchange; by default one, where it sends anything."""
         return 1 if self.values(block, ctx) > 0 else 0
+
+    def volume(self, ctx: Context) -> int:
+        """How many values a client sends in this exchange."""
+        return sum(self.values(block, ctx) for block in ctx.blocks)
+
+    def payload(self, values: Int64[Tensor, "*clients"], ctx: Context) -> Float64[Tensor, "*clients"]:
+        """Bits that a digital link needs for so many values."""
+        return values.double() * self.promises.bits_per_value
+
+    def speaks(self, bits: float, blocks: tuple[Block, ...]) -> bool:
+        """Whether a client whose link carries `bits` has anything to say on it."""
+        return True
 
     def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
         """The norm that stands for a block in the power allocation, in the gradient's unit; by default of all parts."""

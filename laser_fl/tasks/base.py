@@ -24,8 +24,8 @@ class Examples:
         """The same examples on `device`."""
         return Examples(self.inputs.to(device), self.targets.to(device))
 
-    def at(self, rows: Int64[Tensor, " rows"]) -> "Examples":
-        """The examples at `rows`."""
+    def at(self, rows: Int64[Tensor, "*rows"]) -> "Examples":
+        """The examples at `rows`, in their arrangement."""
         return Examples(self.inputs[rows], self.targets[rows])
 
     def first(self, count: int) -> "Examples":

@@ -49,7 +49,7 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
     if not (APP / "pyproject.toml").is_file():
         raise ConfigError(f"engine: flower needs the project's source tree (pip install -e .), not found in {APP}")
     refuse_used(out)
-    _ = prepare(config).plan  # refuses what depends on the data and the device
+    prepare(config).training()  # refuses what depends on the data, the device and the run's length
     # The apps run in another directory: whatever is relative to this one must not stay so.
     values = config.to_flat() | {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
     with (

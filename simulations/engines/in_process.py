@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.loop import Observer, Training, train
+from laser_fl.host import Held, answer
+from laser_fl.loop import Observer, train
 from laser_fl.run_folder import RunFolder
 from laser_fl.setup import prepare
 from laser_fl.worker import Crew
@@ -19,14 +19,14 @@ def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dic
         LaserError: the run could not start or did not complete; the folder keeps what there is.
     """
     setup = prepare(config)
-    training = Training(config, setup.weights, setup.plan)
+    training = setup.training()
     crew = Crew(setup.task, setup.model, config, range(config.clients))
     folder = RunFolder(out, config, "in-process")
-    memory: Tensors = {}
+    held = Held()
 
     def advance() -> bool:
-        nonlocal memory
-        uplink, memory = crew.answer(training.broadcast(), memory)
+        nonlocal held
+        uplink, held = answer(training.broadcast(), held, range(config.clients), crew.answer)
         return training.absorb(uplink)
 
     try:

@@ -1,7 +1,8 @@
 """One factor per matrix and round, in turn: what the paper's own experiments ran.
 
 Server and clients share one orthonormal basis per matrix. In even rounds it spans columns and
-clients send Q_i = m_iᵀ P̂; in odd rounds it spans rows and clients send P_i = m_i Q̂. The factor
+clients send Q_i = m_iᵀ P̂; in odd rounds it spans rows and clients send P_i = m_i Q̂. (Rounds are
+counted without those in which nobody spoke: the basis stays as it was in them.) The factor
 that was heard, noise included, is orthogonalised into the next round's basis: a power
 iteration with warm start, one half-step a round. All clients project on the same basis, so
 the mean of the signals is the signal of the mean.
@@ -45,9 +46,9 @@ class Alternating(LowRank):
         """Those of one factor: n · r in even rounds, m · r in odd ones."""
         if not self.compresses(block):
             return block.size
-        return self.rank_of(block) * block.matrix_shape[1 if ctx.round % 2 == 0 else 0]
+        return self.rank_of(block) * block.matrix_shape[1 if ctx.updates % 2 == 0 else 0]
 
 
 def _turned(matrix: Float[Tensor, "... rows columns"], ctx: Context) -> Float[Tensor, "..."]:
     """In even rounds the basis spans the matrix's columns: work on its transpose."""
-    return matrix.mT if ctx.round % 2 == 0 else matrix
+    return matrix.mT if ctx.updates % 2 == 0 else matrix

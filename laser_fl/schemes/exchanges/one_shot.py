@@ -78,7 +78,7 @@ class OneShot(LowRank):
         kappa = (left * right).mean(dim=0)
         if not kappa.any():
             return super().split(block, norms, power, ctx)
-        signal_power = power * ctx.clients**2 / ctx.noise_std**2 if ctx.noise_std > 0 else power * math.inf
+        signal_power = power * ctx.averaged**2 / ctx.noise_std**2 if ctx.noise_std > 0 else power * math.inf
         rows, columns = sorted(block.matrix_shape)
         powers = torch.cat(rank_r_split(signal_power.clamp(max=MOST_POWER), kappa / kappa.sum(), rows, columns))
         return powers / powers.sum()

@@ -1,0 +1,82 @@
+"""The walk through the air: scale to the budget, add up, add noise, scale back.
+
+Client i transmits x_il = a_l b_i s_il, b_i its precoding, with one amplitude for all,
+a_l = √P_l / max_i (b_i ‖s_il‖), so that nobody exceeds P_l. The server hears
+y_l = Σ_i g_i x_il + ν z, z ~ N(0, σ² I), and takes y_l / (n a_l) for the mean over n clients: on
+ideal links (b = g = ν = 1) that is mean_i s_il + (c_l σ / (n √P_l)) z, c_l = max_i ‖s_il‖. A
+signal that is zero at every client is heard as exactly zero. At infinite power the amplitude is
+1 and there is no noise.
+
+Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the links are ours.
+"""
+
+from math import prod
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from laser_fl.blocks import Tensors
+from laser_fl.channels.base import Links, Usage
+from laser_fl.norms import norm
+from laser_fl.schemes.base import Context, Heard
+
+# Signals weaker than this are scaled as if they were this strong: less than the budget is
+# spent, and the amplitude stays within the range of float32.
+WEAKEST_NORM = 1e-30
+
+
+def transmit(
+    signals: Tensors,
+    signal_norms: Float64[Tensor, "clients signals"],
+    power: Float64[Tensor, " signals"],
+    links: Links,
+    ctx: Context,
+) -> tuple[Heard, Usage]:
+    """Send all speakers' signals at once over `links` and estimate their mean over ctx.averaged clients.
+
+    signals: per signal (speakers, *shape). signal_norms: what the speakers reported of them.
+    power: budget of each signal; no speaker's total may exceed ctx.power.
+    """
+    precoding, gain = links.precoding.to(signal_norms), links.gain.to(signal_norms)
+    aligned = bool((gain == 1).all())
+    amplitude = amplitudes((signal_norms * precoding.unsqueeze(1)).amax(dim=0), power)
+    client_power = torch.zeros_like(precoding)
+    signal_energy, noise_energy = client_power.new_zeros(2)
+    values, stds = {}, {}
+    noises = draw_noise(signals, ctx)
+    for (name, signal), a, z in zip(signals.items(), amplitude, noises, strict=True):
+        transmitted = signal * _rows(a * precoding, signal)
+        received = transmitted if aligned else transmitted * _rows(gain, signal)
+        summed = received.sum(dim=0)
+        scale = torch.where(a > 0, 1 / (ctx.averaged * a), 0.0)
+        values[name] = (summed + ctx.noise_std * z) * scale
+        stds[name] = ctx.noise_std * scale
+        client_power += norm(transmitted).square()
+        signal_energy += (norm(summed.unsqueeze(0))[0] * scale).square()
+        noise_energy += stds[name].square() * z.numel()
+    uses = sum(z.numel() for z in noises)
+    return Heard(values, stds), Usage(client_power, uses, uses, float(signal_energy), float(noise_energy))
+
+
+def amplitudes(
+    strongest: Float64[Tensor, " signals"], power: Float64[Tensor, " signals"]
+) -> Float64[Tensor, " signals"]:
+    """a_l = √P_l / strongest; 0 where nobody has anything to say, 1 at infinite power."""
+    scaled = power.sqrt() / strongest.clamp_min(WEAKEST_NORM)
+    return torch.where(strongest == 0, 0.0, torch.where(torch.isinf(power), 1.0, scaled))
+
+
+def draw_noise(signals: Tensors, ctx: Context) -> list[Tensor]:
+    """Unit-variance noise shaped like each signal without its clients axis, drawn in one call."""
+    first = next(iter(signals.values()))
+    shapes = [signal.shape[1:] for signal in signals.values()]
+    sizes = [prod(shape) for shape in shapes]
+    generator = ctx.streams.generator("channel noise", ctx.round, ctx.phase, device=first.device)
+    flat = torch.randn(sum(sizes), generator=generator, dtype=first.dtype, device=first.device)
+    return [z.view(shape) for z, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
+
+
+def _rows(factors: Float64[Tensor, " clients"], signal: Tensor) -> Tensor:
+    """A factor per client, to multiply `signal` (clients, *shape) with in its own precision."""
+    return factors.to(signal.dtype).view(-1, *[1] * (signal.ndim - 1))

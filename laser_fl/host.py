@@ -1,0 +1,61 @@
+"""A host of clients, a process or a Flower node: who of them takes part, and what they hold between rounds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from laser_fl.blocks import Tensors
+from laser_fl.downlink import listen
+from laser_fl.pipeline import Broadcast, Uplink
+
+Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a host's clients hold between rounds, a row per client.
+
+    memory: of error feedback, per block; empty at first, and for schemes without.
+    copies: each client's own model, where the server broadcasts updates; else empty.
+    """
+
+    memory: Tensors = field(default_factory=dict)
+    copies: Tensors = field(default_factory=dict)
+
+
+def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -> tuple[Uplink, Held]:
+    """Let those of `clients` that take part in the round respond; the others only listen.
+
+    respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
+    """
+    own = None
+    if broadcast.context.phase == 0:
+        own, copies = listen(broadcast.weights, broadcast.downlink, held.copies, clients, broadcast.context)
+        held = replace(held, copies=copies)
+    here = broadcast.of(clients)
+    rows = [client - clients.start for client in here.context.present]
+    if not rows:
+        return Uplink.none(), held
+    if own is not None:
+        here = replace(here, weights=pick(own, rows), own_weights=True)
+    uplink, memory = respond(here, pick(held.memory, rows))
+    return uplink, replace(held, memory=place(held.memory, rows, memory, len(clients)))
+
+
+def pick(tensors: Tensors, rows: list[int]) -> Tensors:
+    """Some rows of each tensor; the tensors themselves where that is all."""
+    if all(len(tensor) == len(rows) for tensor in tensors.values()):
+        return tensors
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
+    """Tensors of `count` rows, of which `rows` are as in `changed` and the others as before, at first zero."""
+    if len(rows) == count:
+        return changed
+    index, result = torch.tensor(rows), {}
+    for name, new in changed.items():
+        before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
+        result[name] = before.index_copy(0, index.to(new.device), new)
+    return result

@@ -1,0 +1,105 @@
+"""D-DSGD: the digital rival. Each client sends, error-free, as many coordinates as its link carries.
+
+Of the whole corrected gradient (all blocks as one vector of d values) a client looks at the q
+largest and the q smallest values; of the positive ones among the former and the negative ones
+among the latter it sends those with the larger mean magnitude, all with that mean as their
+value. Their places take log2 C(d, q) bits, the mean and its sign 33; q <= d/2 is the largest number
+that fits into what the link carries. Where not even one fits, the client stays silent and remembers.
+
+Source: Amiri, Gündüz, "Machine learning at the wireless edge: distributed stochastic gradient
+descent over-the-air", IEEE Trans. Signal Processing, 2020, on the quantiser of Sattler, Wiedemann,
+Müller, Samek, "Sparse binary compression", 2019.
+"""
+
+import bisect
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from laser_fl.blocks import Block, Tensors
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+
+MEAN_BITS = 33  # a float and which sign won
+
+
+@dataclass(frozen=True)
+class DDsgd(Scheme):
+    """Signal = the quantised gradient, which arrives as it is."""
+
+    @property
+    def promises(self) -> Promises:
+        """Digital, with error feedback. Not linear: each client's largest values are its own."""
+        return Promises(error_feedback=True, digital=True)
+
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+        """Quantise the whole gradient; send and keep the result."""
+        flat = torch.cat([corrected[block.name].flatten(start_dim=1) for block in ctx.blocks], dim=1)
+        counts = [coordinates(bits, flat.shape[1]) for bits in ctx.bits]
+        quantised = binary(flat, torch.tensor(counts, device=flat.device))
+        ends = list(accumulate(block.size for block in ctx.blocks))
+        parts = quantised.tensor_split(ends[:-1], dim=1)
+        signals = {b.name: part.reshape(-1, *b.shape) for b, part in zip(ctx.blocks, parts, strict=True)}
+        return signals, signals
+
+    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+        """Take the mean message as the update."""
+        return heard.values, shared
+
+    def values(self, block: Block, ctx: Context) -> int:
+        """Those of a block are known only once the gradient is; here, the most."""
+        return min(block.size, self.volume(ctx))
+
+    def signals(self, block: Block, ctx: Context) -> int:
+        """None that needs a norm or an amplitude."""
+        return 0
+
+    def volume(self, ctx: Context) -> int:
+        """The coordinates that fit."""
+        return max((coordinates(bits, _size(ctx.blocks)) for bits in ctx.bits), default=0)
+
+    def payload(self, values: Int64[Tensor, "*clients"], ctx: Context) -> Float64[Tensor, "*clients"]:
+        """log2 C(d, q) + 33 bits for q coordinates, none for none."""
+        size = _size(ctx.blocks)
+        bits = [message_bits(count, size) if count else 0.0 for count in values.flatten().tolist()]
+        return torch.tensor(bits, dtype=torch.float64).view(values.shape)
+
+    def speaks(self, bits: float, blocks: tuple[Block, ...]) -> bool:
+        """Where at least one coordinate fits."""
+        return coordinates(bits, _size(blocks)) >= 1
+
+
+def message_bits(count: int, size: int) -> float:
+    """log2 C(size, count) + 33."""
+    binomial = math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)
+    return binomial / math.log(2) + MEAN_BITS
+
+
+@lru_cache(maxsize=1024)  # all clients of an ideal channel have the same link
+def coordinates(bits: float, size: int) -> int:
+    """The largest q <= size/2 whose message has at most `bits` bits."""
+    return bisect.bisect_right(range(1, size // 2 + 1), bits, key=lambda count: message_bits(count, size))
+
+
+def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " clients"]) -> Float[Tensor, "clients values"]:
+    """Sparse binary compression of each row to at most its count of equal values, zero elsewhere."""
+    most = int(counts.max())
+    chosen = torch.arange(most, device=rows.device) < counts.unsqueeze(1)
+    high, low = (rows.topk(most, dim=1, largest=largest) for largest in (True, False))
+    above, below = chosen & (high.values > 0), chosen & (low.values < 0)
+    mean_above, mean_below = _mean(high.values, above), _mean(low.values, below)
+    up = mean_above > -mean_below
+    value = torch.where(up, mean_above, mean_below) * torch.where(up, above, below)
+    return torch.zeros_like(rows).scatter_(1, torch.where(up, high.indices, low.indices), value)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return (values * chosen).sum(dim=1, keepdim=True) / chosen.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def _size(blocks: tuple[Block, ...]) -> int:
+    return sum(block.size for block in blocks)

@@ -1,0 +1,385 @@
+"""Who is there, who speaks, what they hold: nothing is lost and nothing is counted twice."""
+
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from laser_fl.blocks import blocks_of
+from laser_fl.channels.air import draw_noise
+from laser_fl.channels.base import Links
+from laser_fl.config import parse
+from laser_fl.downlink import Downlink, listen, noise_std
+from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.host import Held, answer, place
+from laser_fl.loop import Training
+from laser_fl.participation import participants
+from laser_fl.pipeline import Broadcast, receive, send
+from laser_fl.plan import Plan
+from laser_fl.schemes import random_k, sketch
+from laser_fl.streams import Streams
+from simulations.engines import in_process
+from tests import oracle
+from tests.helpers import SHAPES, VARIANTS, context, names, scheme, silent_losses, tensors
+from tests.test_flower import _identity, run_on_grid  # noqa: F401  the fixture is used by its name
+from tests.test_oracle import TWINS, as_matrix, reshaped
+
+CLIENTS, ROUNDS = 6, 12
+REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]
+FORGETTING = [name for name in VARIANTS if not scheme(name).promises.error_feedback]
+
+
+class TestWhoTakesPart:
+    def test_the_fraction_is_asked_and_drawn_anew_each_round(self):
+        drawn = [participants(10, 0.3, 0.0, t, Streams(0)) for t in range(400)]
+        assert all(len(set(present)) == 3 and list(present) == sorted(present) for present in drawn)
+        counts = torch.tensor([client for present in drawn for client in present]).bincount(minlength=10)
+        assert (counts - 120).abs().max() < 4 * math.sqrt(400 * 0.3 * 0.7)
+
+    def test_at_least_one_is_asked_and_at_most_all(self):
+        assert len(participants(10, 0.01, 0.0, 0, Streams(0))) == 1
+        assert participants(10, 1.0, 0.0, 0, Streams(0)) == tuple(range(10))
+
+    def test_dropouts_have_the_rate_that_was_asked_for(self):
+        there = sum(len(participants(10, 1.0, 0.25, t, Streams(0))) for t in range(400))
+        assert there == pytest.approx(3000, abs=4 * math.sqrt(4000 * 0.25 * 0.75))
+
+
+def silence(ctx, speakers):
+    bits = tuple(ctx.bits[0] for _ in speakers)
+    return replace(ctx, speakers=tuple(speakers), bits=bits)
+
+
+class TestSilence:
+    @pytest.mark.parametrize("name", REMEMBERING)
+    def test_a_silent_client_keeps_its_gradient_and_the_mean_is_over_all(self, name):
+        chosen, gradients, memory = scheme(name), tensors(), tensors(seed=1)
+        speaking = [0, 2]
+        for phase in range(len(chosen.promises.phase_shares)):
+            ctx = silence(context(power=math.inf, phase=phase), speaking)
+            shared = chosen.init(ctx.blocks, ctx.streams) if phase == 0 else shared
+            shared = {n: t.double() for n, t in shared.items()}
+            told = Broadcast({}, shared, chosen, ctx)
+            corrected = {n: memory[n] + gradients[n] for n in SHAPES} if phase == 0 else corrected
+            uplink, memory = send(told, gradients if phase == 0 else None, silent_losses(), memory)
+            reception = receive(uplink, shared, chosen, Links.ideal(2), TRAINED, ctx, 100)
+            shared = reception.shared
+        for n in SHAPES:
+            assert torch.equal(memory[n][[1, 3]], corrected[n][[1, 3]])
+            kept = corrected[n][speaking] - memory[n][speaking]
+            if name.startswith("a-dsgd") or "one-shot" in name:
+                continue  # their updates only estimate what was kept
+            torch.testing.assert_close(reception.update[n], kept.sum(dim=0) / 4)
+
+    @pytest.mark.parametrize("name", FORGETTING)
+    def test_without_memory_it_is_dropped_and_the_mean_is_over_the_speakers(self, name):
+        chosen, gradients = scheme(name), tensors()
+        few = silence(replace(context(power=math.inf), averaged=2), [0, 2])
+        uplink, memory = send(Broadcast({}, {}, chosen, few), gradients, silent_losses(), {})
+        reception = receive(uplink, {}, chosen, Links.ideal(2), TRAINED, few)
+        alone = replace(context(clients=2, power=math.inf))
+        expected, _ = send(Broadcast({}, {}, chosen, alone), pick(gradients, [0, 2]), silent_losses(2), {})
+        wanted = receive(expected, {}, chosen, Links.ideal(2), TRAINED, alone)
+        assert memory == {}
+        for n in SHAPES:
+            torch.testing.assert_close(reception.update[n], wanted.update[n])
+
+    def test_a_mean_that_everybody_speaks_in_has_the_right_divisor(self):
+        for strategy, averaged in (("laser", 4), ("z-sgd", 3)):
+            config = {"strategy": strategy, "channel": "fading", "clients": 4, "gain-threshold": 0.3}
+            training = Training(parse(config), tensors(clients=None), Plan(50))
+            ctx = next(ctx for ctx in contexts(training) if len(ctx.speakers) == 3)
+            assert (ctx.averaged, len(ctx.present)) == (averaged, 4)
+
+
+def pick(tree, rows):
+    return {name: tensor[rows] for name, tensor in tree.items()}
+
+
+def contexts(training):
+    """The contexts of a run of a scheme of one phase."""
+    held = Held()
+    while not training.finished:
+        told = training.broadcast()
+        yield told.context
+
+        def respond(here, memory, told=told):
+            gradients = tensors(clients=training.config.clients, seed=told.context.round)
+            return send(here, pick(gradients, list(here.context.present)), losses_of(here), memory)
+
+        uplink, held = answer(told, held, range(training.config.clients), respond)
+        training.absorb(uplink)
+
+
+def losses_of(here):
+    return torch.zeros(len(here.context.present), dtype=torch.float64)
+
+
+def TRAINED(signal_norms, gradient_norms, sizes):  # noqa: N802  any allocation would do
+    return torch.full_like(sizes, 1 / len(sizes))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("sgd", "d-dsgd")])
+@pytest.mark.parametrize("channel", ["fading", "blind"])
+def test_whole_runs_equal_the_float64_twin(name, channel):
+    """Twelve rounds in which clients are absent, drop out and stay silent, memories and warm starts included."""
+    options = {
+        "channel": channel, "clients": CLIENTS, "fraction": 0.7, "dropout-rate": 0.3, "gain-threshold": 0.7,
+        "csi-error-variance": 0.1, "antennas": 4, "power": 3.0, "noise-variance": 0.5, "learning-rate": 1.0,
+        "compression-factor": 0.3, "phase-split": 0.4, "rounds": ROUNDS,
+    }  # fmt: skip
+    config = parse(VARIANTS[name] | options)
+    training = Training(config, tensors(clients=None, seed=99), Plan(ROUNDS))
+    held, links, scales, noises, updates = Held(), [], [], [], []
+    while not training.finished:
+        before, phases = training.server.weights, []
+        before = {n: w.clone() for n, w in before.items()}
+        drawn = tensors(clients=CLIENTS, seed=training.round)
+        precoding = dict(zip(training._present, links_of(training), strict=True))
+        links.append([precoding.get(client) for client in range(CLIENTS)])
+        scales.append(training._noise_scale)
+        done = False
+        while not done:
+            told = training.broadcast()
+
+            def respond(here, memory, drawn=drawn):
+                gradients = pick(drawn, list(here.context.present)) if here.context.phase == 0 else None
+                return send(here, gradients, losses_of(here), memory)
+
+            uplink, held = answer(told, held, range(CLIENTS), respond)
+            phases.append([z.numpy() for z in draw_noise(uplink.signals, told.context)] if uplink.signals else [])
+            done = training.absorb(uplink)
+        noises.append(phases)
+        updates.append({n: before[n] - w for n, w in training.server.weights.items()})
+    speakers = [line.speakers for line in training.ledger]
+    if channel == "fading":
+        assert 0 in speakers
+    assert max(speakers) > 2
+    chosen = scheme(name, compression_factor=0.3, phase_split=0.4)
+    gradients = [
+        [[as_matrix(n, g[i]) for n, g in tensors(clients=CLIENTS, seed=t).items()] for i in range(CLIENTS)]
+        for t in range(ROUNDS)
+    ]
+    twin = TWINS[name](chosen)
+    if hasattr(twin, "indices"):
+        twin.indices = all_indices()
+    if hasattr(twin, "hashes"):
+        twin.hashes = all_hashes()
+    expected, remembered = oracle.simulate(
+        twin, gradients, reshaped(noises), 3.0, 0.5**0.5, "signal-norm", links, scales
+    )
+    for got, wanted in zip(updates, expected, strict=True):
+        for n, w in zip(SHAPES, wanted or [0.0] * len(SHAPES), strict=True):
+            target = torch.zeros_like(got[n]) if wanted is None else torch.from_numpy(w).view_as(got[n])
+            torch.testing.assert_close(got[n], target, rtol=1e-7, atol=1e-9)
+    for i in range(CLIENTS if held.memory else 0):
+        for b, n in enumerate(SHAPES):
+            rest = torch.from_numpy(as_matrix(n, held.memory[n][i]))
+            torch.testing.assert_close(rest, torch.from_numpy(remembered[i][b]), rtol=1e-7, atol=1e-9)
+
+
+def links_of(training):
+    """(precoding, gain) of all present, the silent ones with 0."""
+    every = training._channel.links(training._present, CLIENTS, training.round, training._streams)
+    return list(zip(every.precoding.tolist(), every.gain.tolist(), strict=True))
+
+
+def all_indices():
+    return [
+        [random_k._draw(Streams(0), t, i, b.size, max(1, int(0.3 * b.size))).tolist() for i, b in enumerate(BLOCKS)]
+        for t in range(ROUNDS)
+    ]
+
+
+def all_hashes():
+    counts = [max(1, int(0.3 * b.size)) for b in BLOCKS]
+    drawn = [[sketch._draw(Streams(0), t, i, b.size, counts[i]) for i, b in enumerate(BLOCKS)] for t in range(ROUNDS)]
+    return [[(u.tolist(), s.tolist(), counts[i]) for i, (u, s) in enumerate(row)] for row in drawn]
+
+
+BLOCKS = blocks_of(tensors(clients=None))
+
+
+class TestARoundInWhichNobodySpoke:
+    @pytest.mark.parametrize("variant", names(VARIANTS))
+    @pytest.mark.parametrize("reason", [{"channel": "fading", "gain-threshold": 1.0}, {"dropout-rate": 0.6}])
+    def test_leaves_the_server_as_it_was_and_the_ledger_says_so(self, variant, reason):
+        values = {"clients": 2, "optimizer": "adamw", "weight-decay": 0.1, "lr-schedule": "cosine", "power": 5e3}
+        training = Training(parse(VARIANTS[variant] | values | reason), tensors(clients=None), Plan(30))
+        held, silent = Held(), 0
+        while not training.finished:
+            before = snapshot(training)
+            done = False
+            while not done:
+
+                def respond(here, memory):
+                    gradients = tensors(clients=2, seed=training.round)
+                    drawn = pick(gradients, list(here.context.present)) if here.context.phase == 0 else None
+                    return send(here, drawn, losses_of(here), memory)
+
+                uplink, held = answer(training.broadcast(), held, range(2), respond)
+                done = training.absorb(uplink)
+            line, after = training.ledger[-1], snapshot(training)
+            same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            assert same == (line.speakers == 0)
+            if line.speakers == 0:
+                silent += 1
+                spent = (line.channel_uses, line.uplink_floats, line.uplink_energy, line.max_power_used)
+                assert spent == (0, 0, 0.0, 0.0)
+                assert line.snr_db == -math.inf
+        if variant != "sgd" or "dropout-rate" in reason:  # sgd's links are ideal
+            assert 0 < silent < 30
+
+    def test_a_digital_scheme_whose_messages_do_not_fit_says_nothing_and_remembers_all(self):
+        training = Training(parse({"strategy": "d-dsgd", "clients": 4}), tensors(clients=None), Plan(3))
+        held, initial = Held(), snapshot(training)
+        for _ in range(3):
+            told = training.broadcast()
+            uplink, held = answer(told, held, range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
+            assert training.absorb(uplink)
+        assert all(torch.equal(a, b) for a, b in zip(initial, snapshot(training), strict=True))
+        assert [line.speakers for line in training.ledger] == [0, 0, 0]
+        for n in SHAPES:
+            torch.testing.assert_close(held.memory[n], 3 * tensors()[n])
+
+
+def snapshot(training):
+    state = training.server._optimizer.state_dict()["state"].values()
+    moments = [value for entry in state for value in entry.values()]
+    averaged = training.server._sums.values()
+    everything = (*training.server.weights.values(), *averaged, *training._shared.values(), *moments)
+    return [torch.cat([tensor.flatten().double().clone() for tensor in everything])]
+
+
+class TestTheDownlink:
+    WEIGHTS = tensors(clients=None)
+
+    def test_noise_has_the_models_norm_over_the_root_of_the_power(self):
+        """θ_i = θ + (‖θ‖ / √P) n_i, each client with noise of its own."""
+        ctx = context(clients=500)
+        norm = math.sqrt(sum(float(w.square().sum()) for w in self.WEIGHTS.values()))
+        std = noise_std(self.WEIGHTS, 40.0)
+        assert std == pytest.approx(norm / 40**0.5)
+        own, copies = listen(self.WEIGHTS, Downlink("model", std), {}, range(500), ctx)
+        errors = torch.cat([((own[n] - w) / std).flatten() for n, w in self.WEIGHTS.items()])
+        assert copies == {}
+        assert abs(errors.mean()) < 4 / math.sqrt(len(errors))
+        assert errors.std().item() == pytest.approx(1, rel=4 / math.sqrt(2 * len(errors)))
+        residual = (own["hidden"] - self.WEIGHTS["hidden"]) / std
+        pairs = torch.stack([residual[:-1].flatten(), residual[1:].flatten()])
+        assert abs(torch.corrcoef(pairs)[0, 1]) < 4 / math.sqrt(pairs.shape[1])
+
+    def test_without_noise_everybody_hears_the_model_itself(self):
+        assert noise_std(self.WEIGHTS, math.inf) == 0
+        assert listen(self.WEIGHTS, Downlink("model", 0.0), {}, range(4), context()) == (None, {})
+
+    def test_updates_move_copies_that_drift_apart_by_their_own_noise(self):
+        ctx = context(clients=400)
+        own, copies = listen(self.WEIGHTS, Downlink("start"), {}, range(400), ctx)
+        assert all(torch.equal(own[n][7], w) for n, w in self.WEIGHTS.items())
+        update = tensors(clients=None, seed=3)
+        for t in range(3):
+            own, copies = listen(update, Downlink("update", 0.2), copies, range(400), context(clients=400, round=t))
+        drift = torch.cat([(own[n] - self.WEIGHTS[n] - 3 * update[n]).flatten() for n in SHAPES])
+        assert drift.std().item() == pytest.approx(0.2 * 3**0.5, rel=4 / math.sqrt(2 * len(drift)))
+
+    def test_an_update_for_a_copy_that_was_lost_is_refused(self):
+        with pytest.raises(TrainingError, match="round 1: an update came for a copy of the model that was lost"):
+            listen(self.WEIGHTS, Downlink("update"), {}, range(4), context())
+
+    def test_it_costs_energy_and_time(self):
+        training = Training(
+            parse({"downlink-power": 50, "clients": 4, "bandwidth": 100}), tensors(clients=None), Plan(1)
+        )
+        uplink, _ = answer(training.broadcast(), Held(), range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
+        training.absorb(uplink)
+        (line,) = training.ledger
+        assert line.downlink_energy == 50
+        assert line.latency_seconds == pytest.approx((line.channel_uses + training.parameters) / 100)
+
+
+SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
+SITUATIONS = {
+    "absent": {"fraction": 0.4},
+    "dropping out": {"dropout-rate": 0.6},
+    "fading": {"channel": "fading", "gain-threshold": 0.7},
+    "blind": {"channel": "blind", "antennas": 3},
+    "noisy model": {"downlink-power": 1e7},
+    "drifting": {"downlink": "update", "downlink-power": 1e6, "fraction": 0.6},
+    "digital": {"strategy": "d-dsgd", "power": 500, "channel": "fading"},
+    "two phases": {"factor-exchange": "two-phase", "channel": "fading", "fraction": 0.6, "downlink": "update"},
+}
+FILES = ("metrics.csv", "ledger.csv", "weights.safetensors")
+
+
+class TestInEveryEngine:
+    @pytest.mark.parametrize("nodes", [2, 5])
+    @pytest.mark.parametrize("situation", names(SITUATIONS))
+    def test_the_same_happens_bit_for_bit(self, tmp_path, situation, nodes):
+        options = SHORT | SITUATIONS[situation] | {"client-batching": "loop"}
+        run_on_grid(parse(options | {"out-dir": str(tmp_path / "grid")}), nodes)
+        in_process.run(parse(options), tmp_path / "direct")
+        for file in FILES:
+            assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
+
+    @pytest.mark.parametrize("situation", names(SITUATIONS))
+    def test_batched_clients_do_the_same_up_to_rounding(self, tmp_path, situation):
+        for batching in ("loop", "vmap"):
+            in_process.run(parse(SHORT | SITUATIONS[situation] | {"client-batching": batching}), tmp_path / batching)
+        a, b = (pd.read_csv(tmp_path / batching / "metrics.csv") for batching in ("loop", "vmap"))
+        pd.testing.assert_frame_equal(a, b, rtol=1e-3)
+
+    @pytest.mark.parametrize(
+        "same",
+        [
+            {"fraction": 1.0, "dropout-rate": 0.0},
+            {"downlink-power": "inf"},
+            {"channel": "fading", "rician-k-db": "inf", "gain-threshold": 0},
+            {"channel": "fading", "rician-k-db": "inf", "gain-threshold": 1},
+        ],
+    )
+    def test_limits_are_the_plain_run_bit_for_bit(self, tmp_path, same):
+        in_process.run(parse(SHORT), tmp_path / "plain")
+        in_process.run(parse(SHORT | same), tmp_path / "limit")
+        for file in FILES:
+            assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "limit" / file).read_bytes()
+
+    def test_the_noiseless_baseline_has_ideal_links_up_and_down(self, tmp_path):
+        options = SHORT | {"strategy": "sgd"}
+        in_process.run(parse(options), tmp_path / "plain")
+        in_process.run(parse(options | {"channel": "fading", "downlink-power": 5}), tmp_path / "limit")
+        assert (tmp_path / "plain" / FILES[2]).read_bytes() == (tmp_path / "limit" / FILES[2]).read_bytes()
+
+    def test_copies_without_noise_follow_the_model_up_to_rounding(self, tmp_path):
+        for downlink in ("model", "update"):
+            in_process.run(parse(SHORT | {"downlink": downlink}), tmp_path / downlink)
+        a, b = (pd.read_csv(tmp_path / downlink / "metrics.csv") for downlink in ("model", "update"))
+        pd.testing.assert_frame_equal(a, b, rtol=1e-3)
+
+    def test_a_threshold_under_which_nobody_would_speak_is_refused(self, tmp_path):
+        line = r"gain-threshold: must let at least one client speak in the whole run, expected are 2\.8e-06, got 16\.0"
+        with pytest.raises(ConfigError, match=line):
+            in_process.run(parse(SHORT | {"channel": "fading", "gain-threshold": 16, "rounds": 5}), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_metrics_and_summary_tell_what_was_spent(self, tmp_path):
+        summary = in_process.run(parse(SHORT | {"channel": "fading", "bandwidth": 1e3}), tmp_path / "run")
+        ledger, metrics = (pd.read_csv(tmp_path / "run" / name) for name in ("ledger.csv", "metrics.csv"))
+        assert (ledger.latency_seconds == ledger.channel_uses / 1e3).all()
+        assert (ledger.uplink_energy > 0).all()
+        for column, total in (("channel_uses", "channel_uses"), ("energy", "uplink_energy")):
+            sums = ledger[total].cumsum()
+            assert metrics[column].tolist() == pytest.approx([sums[2], sums[5]])
+            assert summary[f"total_{total}"] == pytest.approx(sums[5])
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["silent_rounds"] == 0
+
+
+def test_rows_that_were_not_there_stay_as_they_were():
+    before = {"w": torch.arange(6.0).view(3, 2)}
+    after = place(before, [1], {"w": torch.tensor([[9.0, 9.0]])}, 3)
+    assert after["w"].tolist() == [[0, 1], [9, 9], [4, 5]]
+    assert before["w"][1].tolist() == [2, 3]
+    assert place({}, [2], {"w": torch.ones(1, 2)}, 3)["w"].tolist() == [[0, 0], [0, 0], [1, 1]]
