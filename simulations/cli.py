@@ -24,6 +24,18 @@ console = Console()
 errors = Console(stderr=True)
 
 
+class Over(StrEnum):
+    """What accuracy is drawn over."""
+
+    rounds = "rounds"
+    channel_uses = "channel-uses"
+    energy = "energy"
+    latency = "latency"
+
+
+OVER_COLUMNS = {Over.rounds: "round", Over.latency: "latency_seconds", Over.channel_uses: "channel_uses"}
+
+
 class Engine(StrEnum):
     """Where the clients run."""
 
@@ -70,6 +82,7 @@ def compare(
     preset: Preset = None,
     config: Overrides = None,
     strategies: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    over: Annotated[Over, typer.Option(help="What the picture draws accuracy over.")] = Over.rounds,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs, the table and the picture.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -93,12 +106,41 @@ def compare(
             refuse_used(root / name)
         with Display(console, quiet) as display:
             outcomes = run_all(runs, display.show)
-        picture(outcomes, settings, root / "accuracy.png")
+        picture(outcomes, settings, root / "accuracy.png", OVER_COLUMNS.get(over, over.value))
         frame(outcomes).to_csv(root / "comparison.csv", index=False)
         console.print(table(outcomes, settings))
         console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
         if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:
             raise LaserError("\n".join(failed))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The figure; see `laser-fl list`.")],
+    config: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs, the results and the picture.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run what a figure needs and draw it."""
+    with _one_line_errors():
+        from simulations.figures import FIGURES
+
+        if name not in FIGURES:
+            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
+        from laser_fl.run_folder import refuse_used
+        from simulations.figures.results import collect
+        from simulations.progress import Display
+
+        root = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        refuse_used(root)
+        figure = FIGURES.load(name)
+        fixed = _settings(figure.preset, config, None).to_flat()
+        with Display(console, quiet) as display:
+            results = collect(figure, fixed, root, display.show)
+        figure.draw(results).savefig(root / f"{name}.png", dpi=150)
+        console.print(
+            f"results: {root / 'results.csv'}, picture: {root / f'{name}.png'}", soft_wrap=True, highlight=False
+        )
 
 
 @app.command()
@@ -185,6 +227,9 @@ def list_parts() -> None:
             for name, entry in entries.items()
         ]
         console.print(_two_columns(key, rows))
+    from simulations.figures import FIGURES
+
+    console.print(_two_columns("figure", [(name, entry.summary) for name, entry in FIGURES.items()]))
     console.print(_two_columns("preset", [(name, "laser-fl run --preset " + name) for name in presets.names()]))
     keys = [
         (field.alias or name, f"{field.description} (default {field.default!r})")

@@ -19,6 +19,12 @@ HIGHLIGHTED: dict[str, dict[str, Any]] = {
     "z-sgd": {"color": "C1", "lw": 2.2},
     "laser": {"color": "C2", "lw": 2.2},
 }
+AXES = {
+    "round": "round",
+    "channel_uses": "channel uses",
+    "energy": "energy of all clients and the server",
+    "latency_seconds": "time on the air (s)",
+}
 ACCURACIES = {"test_accuracy": "last", "ema_test_accuracy": "averaged", "best_ema_test_accuracy": "best avg."}
 
 
@@ -49,8 +55,11 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
     return result
 
 
-def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path) -> None:
-    """Draw test accuracy over rounds; LASER and its two references stand out from the other baselines."""
+def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over: str = "round") -> None:
+    """Draw test accuracy; LASER and its two references stand out from the other baselines.
+
+    over: a key of AXES.
+    """
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -59,12 +68,17 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path) -> N
                 continue
             metrics = pd.read_csv(outcome.folder / METRICS)
             style = HIGHLIGHTED.get(name, {"color": f"C{index + 3}", "lw": 1.2, "alpha": 0.55})
-            axes.plot(metrics["round"], 100 * metrics["test_accuracy"], label=name, **style)
+            axes.plot(metrics[over], 100 * metrics["test_accuracy"], label=name, **style)
             if name in HIGHLIGHTED:
                 faint = style | {"lw": 1.0, "ls": "--", "alpha": 0.6}
-                axes.plot(metrics["round"], 100 * metrics["ema_test_accuracy"], **faint)
+                axes.plot(metrics[over], 100 * metrics["ema_test_accuracy"], **faint)
         axes.plot([], [], color="grey", lw=1, ls="--", label="averaged weights")
-        axes.set(xlabel="round", ylabel="test accuracy (%)", title=_title(config))
+        axes.set(
+            xlabel=AXES[over],
+            xscale="linear" if over == "round" else "log",
+            ylabel="test accuracy (%)",
+            title=_title(config),
+        )
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", frameon=False, ncols=2)
