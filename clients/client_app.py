@@ -30,4 +30,4 @@ def _setup(config: RunConfig) -> Setup:
 @cache
 def _crew(config: RunConfig, clients: range) -> Crew:
     setup = _setup(config)
-    return Crew(setup.task, setup.model, config, clients)
+    return Crew(setup.task, setup.network, config, clients)

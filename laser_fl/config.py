@@ -19,6 +19,7 @@ from pydantic import (
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels import CHANNELS
 from laser_fl.errors import ConfigError
+from laser_fl.partitions import PARTITIONS
 from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.exchanges import EXCHANGES
@@ -81,6 +82,23 @@ class RunConfig(BaseModel):
 
     task: Annotated[str, AfterValidator(_one_of(TASKS))] = Field("mnist-5k", description="data, loss and metric")
     model: str = Field("mlp", description="the network, one of the task's")
+    width: Count = Field(64, description="channels of resnet18's first stage")
+    layers: Count = Field(12, description="gpt2's blocks")
+    heads: Count = Field(12, description="gpt2's attention heads per block")
+    embedding: Count = Field(768, description="gpt2's width")
+    context: Count = Field(512, description="tokens that gpt2 reads at once")
+    tokens: Literal["bytes", "gpt2"] = Field(
+        "bytes", description="what a text is cut into: its bytes, or GPT-2's 50,257"
+    )
+    dropout: Fraction = Field(0.0, description="gpt2's dropout; needs client-batching=loop")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of forward and backward passes (autocast)"
+    )
+    partition: Annotated[str, AfterValidator(_one_of(PARTITIONS))] = Field(
+        "iid", description="who holds which examples"
+    )
+    dirichlet_alpha: Positive = Field(0.5, description="of partition=dirichlet; small: uneven")
+    shards_per_client: Count = Field(2, description="of partition=shards")
     strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
     rank: Count = Field(2, description="rank of laser's factors")
     factor_exchange: Annotated[str, AfterValidator(_one_of(EXCHANGES))] = Field(
@@ -100,14 +118,16 @@ class RunConfig(BaseModel):
     rician_k_db: Annotated[float, AfterValidator(_decibels)] = Field(
         -math.inf, description="line of sight over scattered energy of fading, in dB; -inf: Rayleigh"
     )
-    csi_error_variance: NonNegative = Field(0.0, description="variance of what fading's clients take for their gain")
+    csi_error_variance: NonNegative = Field(
+        0.0, description="variance of the error in what fading's clients take for their gain"
+    )
     gain_threshold: NonNegative = Field(0.1, description="least |gain|^2 at which fading's clients speak; 0: all do")
     path_loss_exponent: float = Field(0.0, ge=0, le=10, description="fading's loss over distance; 0: none")
     cell_radius: float = Field(10.0, ge=1, le=1e6, description="where clients lie, over the distance of no path loss")
-    antennas: Count = Field(64, description="antennas of blind's server")
+    antennas: int = Field(64, ge=1, le=65536, description="antennas of blind's server")
     downlink: Literal["model", "update"] = Field("model", description="what the server broadcasts")
     downlink_power: Annotated[float, AfterValidator(_power)] = Field(
-        math.inf, description="power of a broadcast of the model, linear; inf: no noise"
+        math.inf, description="power of a broadcast, linear; inf: no noise"
     )
     channel_uses: CountOrNone = Field(0, description="per round, for d-dsgd; 0: as many as the model has values")
     bandwidth: Positive = Field(1e6, description="channel uses per second, for the latency in the ledger")
@@ -131,7 +151,10 @@ class RunConfig(BaseModel):
     learning_rate: Positive = Field(0.02, description="the server's step size")
     momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
     weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
-    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="step size over the run")
+    lr_schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
+        "constant", description="step size over the run"
+    )
+    lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
     evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
     evaluate_examples: CountOrNone = Field(0, description="test examples to evaluate on; 0: all")
@@ -153,6 +176,11 @@ class RunConfig(BaseModel):
         models = TASKS[self.task].options
         if self.model not in models:
             raise ValueError(f"model: must be one of {', '.join(models)} for task {self.task}, got {self.model!r}")
+        if self.model == "gpt2" and self.embedding % self.heads:
+            rule = f"must be a multiple of heads, {self.heads}"
+            raise ValueError(f"embedding: {rule}, got {self.embedding}")
+        if self.precision == "bfloat16" and self.client_batching != "loop":
+            raise ValueError(f"client-batching: must be loop for precision bfloat16, got {self.client_batching!r}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self

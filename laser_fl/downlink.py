@@ -72,7 +72,7 @@ def listen(
 
 def _noisy(weights: Tensors, std: float, clients: Sequence[int], ctx: Context) -> Tensors:
     """The same for every client, under noise of its own."""
-    if std == 0:
+    if std == 0 or not clients:
         return {name: w.unsqueeze(0) for name, w in weights.items()}
     flat = torch.cat([w.flatten() for w in weights.values()])
     heard = torch.stack([flat + std * _draw(flat, client, ctx) for client in clients])

@@ -29,12 +29,13 @@ def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -
 
     respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
     """
-    own = None
-    if broadcast.context.phase == 0:
-        own, copies = listen(broadcast.weights, broadcast.downlink, held.copies, clients, broadcast.context)
-        held = replace(held, copies=copies)
-    here = broadcast.of(clients)
+    here, own = broadcast.of(clients), None
     rows = [client - clients.start for client in here.context.present]
+    if broadcast.context.phase == 0:
+        keeping = broadcast.downlink.content != "model"  # a copy goes on while its client is absent
+        listeners = clients if keeping else here.context.present
+        own, copies = listen(broadcast.weights, broadcast.downlink, held.copies, listeners, broadcast.context)
+        held = replace(held, copies=copies)
     if not rows:
         return Uplink.none(), held
     if own is not None:

@@ -20,7 +20,7 @@ from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.ledger import Broadcasts, Entry, entry
-from laser_fl.participation import participants
+from laser_fl.participation import asked, participants
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
@@ -40,11 +40,18 @@ class Training:
     """
 
     def __init__(
-        self, config: RunConfig, weights: Mapping[str, Tensor], plan: Plan, transposed: Collection[str] = ()
+        self,
+        config: RunConfig,
+        weights: Mapping[str, Tensor],
+        plan: Plan,
+        transposed: Collection[str] = (),
+        undecayed: Collection[str] = (),
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """weights: the initial model, on the device where the server computes.
+        """weights: what is trained of the initial model, on the device where the server computes.
 
-        transposed: names of the weights that are stored as (inputs, outputs).
+        transposed: names of the weights that are stored as (inputs, outputs). undecayed: of those to
+        which weight decay does not apply. buffers: what follows the data without being trained.
 
         Raises:
             ConfigError: nobody is expected to speak in the whole run.
@@ -54,7 +61,7 @@ class Training:
         self.round = 0
         self.ledger: list[Entry] = []
         self.train_loss: float | None = None
-        self.server = Server(weights, config, plan.rounds)
+        self.server = Server(weights, config, plan.rounds, undecayed, buffers or {})
         self._blocks = blocks_of(weights, transposed)
         self._streams = Streams(config.seed)
         self._scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
@@ -64,9 +71,9 @@ class Training:
         self._policy = POLICIES.load(config.power_policy)
         like = next(iter(weights.values()))
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
-        self._uses = config.channel_uses or self.parameters
         self._updates = 0
         self._sent: Tensors | None = None
+        self._buffers: Tensors = {}
         self._refuse_silence()
         self._begin_round()
 
@@ -82,8 +89,14 @@ class Training:
 
     def broadcast(self) -> Broadcast:
         """What goes down before the next exchange."""
-        weights, downlink = self._downlink()
-        return Broadcast(weights, self._shared, self._scheme, self._context(), downlink)
+        return Broadcast(
+            weights=self._down,
+            shared=self._shared,
+            scheme=self._scheme,
+            context=self._context(),
+            downlink=self._downlink,
+            buffers=self.server.buffers,
+        )
 
     def absorb(self, uplink: Uplink) -> bool:
         """Take what came up: through the channel, into the model, onto the ledger.
@@ -99,6 +112,8 @@ class Training:
             raise TrainingError(f"round {self.round + 1}: {answers[0]} of {wanted[0]} clients answered")
         if self._phase == 0 and ctx.present:
             self.train_loss = float(uplink.losses.mean())
+            self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
+            self._side_channel_floats += sum(b.numel() for b in self._buffers.values())
         self._shared_floats += sum(tensor.numel() for tensor in self._shared.values())
         reception = receive(uplink, self._shared, self._scheme, self._links, self._allocation, ctx, self._uses)
         self._shared = reception.shared
@@ -117,16 +132,20 @@ class Training:
         self._present = participants(config.clients, config.fraction, config.dropout_rate, self.round, self._streams)
         links = self._channel.links(self._present, config.clients, self.round, self._streams)
         self._noise_scale = links.noise_scale
-        speaks, self._bits = links.speaks, [math.inf] * len(self._present)
+        speaks, self._bits, self._uses = links.speaks, [math.inf] * len(self._present), 0
         if promises.digital:
+            turns, uses = int(speaks.sum()), config.channel_uses or self.parameters
             power, variance = self._power, self._channel.noise_variance
-            self._bits = digital.capacity(links, self._uses, power, variance).tolist()
+            self._bits = digital.capacity(links, uses, power, variance).tolist()
             fits = [self._scheme.speaks(bits, self._blocks) for bits in self._bits]
             speaks = speaks & torch.tensor(fits, dtype=torch.bool)
+            self._uses = round(uses * int(speaks.sum()) / max(1, turns))
         self._speaks = speaks.tolist()
         self._links = links.at(speaks)
+        self._down, self._downlink = self._make_downlink()
         self._phase = 0
         self._usages: list[Usage] = []
+        self._buffers = {}
         self._shared_floats = self._side_channel_floats = 0
 
     def _finish_round(self, update: Tensors | None) -> None:
@@ -134,13 +153,13 @@ class Training:
         if self.config.downlink == "update":
             self._sent = {name: w.clone() for name, w in self.server.weights.items()}
         if update is not None:
-            self.server.step(update)
+            self.server.step(update, self._buffers)
             self._updates += 1
         self.round += 1
         if not self.finished:
             self._begin_round()
 
-    def _downlink(self) -> tuple[Tensors, Downlink]:
+    def _make_downlink(self) -> tuple[Tensors, Downlink]:
         """What goes down of the model, and under which noise the clients hear it."""
         weights, power = self.server.weights, self._downlink_power
         if self.config.downlink == "model":
@@ -152,7 +171,7 @@ class Training:
 
     def _entry(self) -> Entry:
         """The round's line of the ledger; refused where a client exceeded the budget."""
-        ideal = math.isinf(self._downlink_power)
+        ideal = self._downlink.noise_std == 0  # or nothing was sent
         return entry(
             round=self.round + 1,
             present=len(self._present),
@@ -160,7 +179,7 @@ class Training:
             power=self._power,
             usages=self._usages,
             broadcasts=Broadcasts(
-                floats=self.parameters + self._shared_floats,
+                floats=self.parameters + self._shared_floats + sum(b.numel() for b in self._buffers.values()),
                 energy=0.0 if ideal else self._downlink_power,
                 channel_uses=0 if ideal else self.parameters,
             ),
@@ -169,11 +188,12 @@ class Training:
         )
 
     def _refuse_silence(self) -> None:
-        """Raise ConfigError where fewer than one client is expected to speak in the whole run."""
+        """Raise ConfigError where the channel is expected to let fewer than one client speak in the whole run."""
         config = self.config
-        likely = self._channel.speaking_probability(config.clients, self._streams)
-        present = config.fraction * (1 - config.dropout_rate)
-        if (expected := float(likely.sum()) * present * self.plan.rounds) < 1:
+        likely = float(self._channel.speaking_probability(config.clients, self._streams).mean())
+        present = asked(config.clients, config.fraction) * (1 - config.dropout_rate)
+        expected = likely * present * self.plan.rounds
+        if likely < 1 and not expected >= 1:
             rule = f"must let at least one client speak in the whole run, expected are {expected:.2g}"
             raise ConfigError(f"gain-threshold: {rule}, got {config.gain_threshold}")
 
@@ -285,8 +305,8 @@ def _metrics(training: Training, evaluate: Evaluate) -> Metrics:
         round=training.round,
         epoch=training.round / training.plan.rounds_per_epoch,
         train_loss=training.train_loss,
-        test=evaluate(training.server.weights),
-        ema_test=evaluate(training.server.averaged_weights),
+        test=evaluate(training.server.model),
+        ema_test=evaluate(training.server.averaged_model),
         channel_uses=sum(entry.channel_uses for entry in training.ledger),
         energy=sum(entry.uplink_energy + entry.downlink_energy for entry in training.ledger),
         latency_seconds=sum(entry.latency_seconds for entry in training.ledger),

@@ -1,5 +1,6 @@
-"""Which examples each client takes in each round."""
+"""Which examples each client takes in each round: where shuffled epochs begin, or random windows of a text."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,13 +12,8 @@ from laser_fl.errors import ConfigError
 from laser_fl.streams import Streams
 
 
-class Order:
-    """The order of data of a range of clients.
-
-    The examples are dealt into disjoint shards, fixed by the seed. An epoch shuffles inside each
-    shard and has ceil(largest shard / per_round) rounds, the last of which may be short; smaller
-    shards wrap around, so that all clients take equally many examples in a round.
-    """
+class Order(ABC):
+    """The order of data of a range of clients."""
 
     def __init__(self, config: RunConfig, examples: int, clients: range) -> None:
         """examples: size of the data set. clients: the part of the run's clients asked for.
@@ -30,22 +26,47 @@ class Order:
         self.clients = clients
         self._per_round = config.batch_size * config.accumulation_steps
         self._streams = Streams(config.seed)
-        dealt = torch.randperm(examples, generator=self._streams.generator("shards"))
-        shards = dealt.tensor_split(config.clients)
-        self._largest = len(shards[0])
+
+    @property
+    @abstractmethod
+    def rounds_per_epoch(self) -> int:
+        """Rounds of one pass over the largest shard."""
+
+    @abstractmethod
+    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """The examples that the clients `present` (default: all in the range) take in `round`.
+
+        Who is absent misses its examples; the round's place in the epoch is the same for all.
+        """
+
+
+class Epochs(Order):
+    """Disjoint shards, shuffled anew in each epoch.
+
+    An epoch has ceil(largest shard / per round) rounds, the last of which may be short; smaller shards wrap
+    around, so that all clients take equally many examples in a round.
+    """
+
+    def __init__(self, config: RunConfig, shards: Sequence[Tensor], clients: range) -> None:
+        """shards: of all clients, the examples that each holds.
+
+        Raises:
+            ConfigError: one of them holds none.
+        """
+        super().__init__(config, sum(map(len, shards)), clients)
+        if not all(map(len, shards)):
+            raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
+        self._largest = max(map(len, shards))
         self._shards = {client: shards[client] for client in clients}
         self._shuffled: tuple[int, Tensor] | None = None
 
     @property
     def rounds_per_epoch(self) -> int:
-        """Rounds of one pass over the largest shard."""
+        """ceil(largest shard / per round)."""
         return -(-self._largest // self._per_round)
 
     def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
-        """Indices of the examples that the clients `present` (default: all in the range) take in `round`.
-
-        Who is absent misses its examples; the round's place in the epoch is the same for all.
-        """
+        """Indices of examples."""
         epoch, place = divmod(round, self.rounds_per_epoch)
         start = place * self._per_round
         rows = self._epoch(epoch)[:, start : start + self._per_round]
@@ -64,3 +85,31 @@ class Order:
         generator = self._streams.generator("shuffle", epoch, client)
         shuffled = shard[torch.randperm(len(shard), generator=generator)]
         return shuffled[torch.arange(self._largest) % len(shard)]
+
+
+class Windows(Order):
+    """Windows of a text at random places, each client in a stretch of its own; an epoch is as many as fill it."""
+
+    def __init__(self, config: RunConfig, tokens: int, window: int, clients: range) -> None:
+        """tokens: length of the text. window: tokens that one example takes.
+
+        Raises:
+            ConfigError: a client's stretch is shorter than a window.
+        """
+        super().__init__(config, tokens // window, clients)
+        self._window = window
+        self._stretch = tokens // config.clients
+
+    @property
+    def rounds_per_epoch(self) -> int:
+        """ceil(windows that fill a stretch / per round)."""
+        return -(-(self._stretch // self._window) // self._per_round)
+
+    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """Where the windows begin in the text."""
+        return torch.stack([self._starts(round, client) for client in (self.clients if present is None else present)])
+
+    def _starts(self, round: int, client: int) -> Int64[Tensor, " batch"]:
+        generator = self._streams.generator("windows", round, client)
+        places = self._stretch - self._window + 1
+        return client * self._stretch + torch.randint(places, (self._per_round,), generator=generator)

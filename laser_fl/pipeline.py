@@ -40,6 +40,7 @@ class Broadcast:
     weights: by name; (clients, *shape) where clients have their `own_weights`, having heard
         the server under noise of their own.
     downlink: what the weights are, before anybody has heard them.
+    buffers: of the model (a batch-norm's running mean and variance); noiseless.
     """
 
     weights: Tensors
@@ -48,6 +49,7 @@ class Broadcast:
     context: Context
     downlink: Downlink = field(default_factory=Downlink)
     own_weights: bool = False
+    buffers: Tensors = field(default_factory=dict)
 
     def of(self, clients: Container[int]) -> "Broadcast":
         """The same broadcast as some of the clients see it."""
@@ -63,18 +65,25 @@ class Uplink:
     signal_norms: per signal; gradient_norms: per block, of the corrected gradients; both go
         through the noiseless side channel.
     losses: training loss of each client present; bookkeeping, not transmitted.
+    buffers: of each client's model, (clients present, *shape), through the side channel.
     """
 
     signals: Tensors
     signal_norms: Float64[Tensor, "speakers signals"]
     gradient_norms: Float64[Tensor, "speakers blocks"]
     losses: Float64[Tensor, " clients"]
+    buffers: Tensors = field(default_factory=dict)
 
     @classmethod
-    def none(cls, losses: Float64[Tensor, " clients"] | None = None) -> "Uplink":
+    def silent(cls, losses: Float64[Tensor, " clients"], buffers: Tensors) -> "Uplink":
         """What clients say of whom none speaks."""
         nothing = torch.zeros(0, 0, dtype=torch.float64)
-        return cls({}, nothing, nothing, nothing.flatten() if losses is None else losses)
+        return cls({}, nothing, nothing, losses, buffers)
+
+    @classmethod
+    def none(cls) -> "Uplink":
+        """What is said where nobody is present."""
+        return cls.silent(torch.zeros(0, dtype=torch.float64), {})
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,19 @@ class Reception:
     side_channel_floats: int
 
 
-def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory: Tensors) -> tuple[Uplink, Tensors]:
+def send(
+    broadcast: Broadcast,
+    gradients: Tensors | None,
+    losses: Tensor,
+    memory: Tensors,
+    buffers: Tensors | None = None,
+) -> tuple[Uplink, Tensors]:
     """The client's half: correct, encode, remember what was left out.
 
     gradients: per block (clients present, *shape); None after the first phase of a round, whose
     gradient then waits in the memory. memory: per block likewise; empty at first, and always
-    for schemes without error feedback. Returns the uplink and the next memory.
+    for schemes without error feedback. buffers: of the model after the round's forward passes, where
+    it has any. Returns the uplink and the next memory.
 
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
@@ -105,9 +121,9 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
     corrected = _add(memory, gradients)
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
-    remembers = scheme.promises.error_feedback
+    remembers, buffers = scheme.promises.error_feedback, buffers or {}
     if not ctx.speakers:
-        return Uplink.none(losses), corrected if remembers else {}
+        return Uplink.silent(losses, buffers), corrected if remembers else {}
     rows = _rows_of(ctx.speakers, ctx.present)
     speaking = corrected if rows is None else {name: m[rows] for name, m in corrected.items()}
     signals, kept = scheme.encode(speaking, broadcast.shared, ctx)
@@ -116,7 +132,7 @@ def send(broadcast: Broadcast, gradients: Tensors | None, losses: Tensor, memory
         gradient_norms = signal_norms
     else:
         gradient_norms = norms({name: speaking[name] for name in owners(signals)}, len(ctx.speakers))
-    uplink = Uplink(signals, signal_norms, gradient_norms, losses)
+    uplink = Uplink(signals, signal_norms, gradient_norms, losses, buffers)
     return uplink, _subtract(corrected, kept, rows) if remembers else {}
 
 
@@ -178,14 +194,16 @@ def join(uplinks: list[Uplink]) -> Uplink:
     if not uplinks:
         return Uplink.none()
     losses = torch.cat([u.losses for u in uplinks])
+    buffers = {name: torch.cat([u.buffers[name] for u in uplinks]) for name in uplinks[0].buffers}
     speaking = [u for u in uplinks if len(u.signal_norms) > 0]
     if not speaking:
-        return Uplink.none(losses)
+        return Uplink.silent(losses, buffers)
     return Uplink(
         {name: torch.cat([u.signals[name] for u in speaking]) for name in speaking[0].signals},
         torch.cat([u.signal_norms for u in speaking]),
         torch.cat([u.gradient_norms for u in speaking]),
         losses,
+        buffers,
     )
 
 

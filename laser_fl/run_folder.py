@@ -16,6 +16,7 @@ from safetensors.torch import save
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.loop import Metrics, Observer, Training
+from laser_fl.tasks.base import BEST
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
@@ -75,7 +76,7 @@ class RunFolder(Observer):
     def finish(self, training: Training) -> dict[str, Any]:
         """Write the final weights and the summary of a completed run; returns the summary."""
         self._write_tables(training)
-        weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.weights.items()}
+        weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
         self._write(WEIGHTS, save(weights))
         summary = self._summary(training) | {"status": "completed"}
         return self._write_json(SUMMARY, summary)
@@ -107,7 +108,8 @@ class RunFolder(Observer):
             last = self._metrics[-1]
             summary |= {f"test_{name}": value for name, value in last.test.items()}
             summary |= {f"ema_test_{name}": value for name, value in last.ema_test.items()}
-            summary["best_ema_test_accuracy"] = max(m.ema_test["accuracy"] for m in self._metrics)
+            for name in last.ema_test.keys() & BEST.keys():
+                summary[f"best_ema_test_{name}"] = BEST[name]([m.ema_test[name] for m in self._metrics])
         if ledger:
             uplink = sum(entry.uplink_floats for entry in ledger) / len(ledger)
             summary["uplink_floats_per_round"] = uplink

@@ -2,20 +2,17 @@
 
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
-from torch import nn
 
-from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.loop import Evaluate, Training
-from laser_fl.order import Order
+from laser_fl.models.base import Network
 from laser_fl.plan import Plan
-from laser_fl.streams import Streams
 from laser_fl.tasks import TASKS
 from laser_fl.tasks.base import Task
 
@@ -28,46 +25,46 @@ class Setup:
 
     config: RunConfig
     task: Task
-    model: nn.Module
+    network: Network
     device: torch.device
 
     @property
-    def weights(self) -> Tensors:
-        """The initial weights, by name."""
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-
-    @property
     def evaluate(self) -> Evaluate:
-        """The function that scores weights on the test data."""
-        return partial(self.task.evaluate, self.model, examples=self.config.evaluate_examples)
+        """The function that scores a model's weights and buffers on the test data."""
+        return partial(self.task.evaluate, self.network.module, config=self.config)
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """The run's calendar. Raises ConfigError where there are more clients than examples."""
-        order = Order(self.config, len(self.task.train.targets), range(0))
+        order = self.task.train.order(self.config, range(0))
         return Plan.of(self.config, order.rounds_per_epoch)
 
     def training(self) -> Training:
         """The run, about to begin. Raises ConfigError for what only data and length can tell is wrong."""
-        return Training(self.config, self.weights, self.plan)
+        network = self.network
+        return Training(self.config, network.weights, self.plan, network.transposed, network.undecayed, network.buffers)
 
 
 def prepare(config: RunConfig) -> Setup:
     """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
 
     Raises:
-        ConfigError: the device is not there, or fewer test examples than asked for.
+        ConfigError: the device is not there, fewer test examples than asked for, or a model that
+            draws by itself in clients that are computed in one call.
         DataError: the data set is not there.
     """
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     device = device_of(config)
-    task = TASKS.load(config.task)(data_dir(config)).to(device)
-    if config.evaluate_examples > len(task.test.targets):
-        rule = f"must be at most the {len(task.test.targets)} test examples"
+    task: Task = TASKS.load(config.task)(data_dir(config), config).to(device)
+    if config.evaluate_examples > len(task.test):
+        rule = f"must be at most the {len(task.test)} test examples"
         raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
-    model = task.model(config.model, Streams(config.seed)).to(device)
-    return Setup(config, task, model, device)
+    network = task.network(config)
+    if network.draws and config.client_batching != "loop":
+        raise ConfigError(f"client-batching: must be loop for a model with dropout, got {config.client_batching!r}")
+    network.module.to(device)
+    return Setup(config, task, network, device)
 
 
 def device_of(config: RunConfig) -> torch.device:

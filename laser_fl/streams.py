@@ -40,11 +40,12 @@ class Streams:
         return torch.Generator(device).manual_seed(self.key(purpose, *index))
 
     @contextmanager
-    def torch_global(self, purpose: str, *index: int) -> Iterator[None]:
-        """Seed PyTorch's own generator for code that draws from it (a model's initial weights).
+    def torch_global(self, purpose: str, *index: int, device: Device = "cpu") -> Iterator[None]:
+        """Seed PyTorch's own generators for code that draws from them (initial weights, dropout).
 
         The state from before is put back afterwards.
         """
-        with torch.random.fork_rng(devices=[]):
+        device = torch.device(device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.key(purpose, *index))
             yield

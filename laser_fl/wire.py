@@ -19,7 +19,7 @@ from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.streams import Device, Streams
 
-WEIGHTS, SHARED, EXCHANGE, SCHEME = "weights", "shared", "exchange", "scheme"
+WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
 SIGNALS, REPORTS, CLIENTS = "signals", "reports", "clients"
 
 
@@ -57,7 +57,8 @@ def write_broadcast(broadcast: Broadcast, model: ArrayRecord) -> RecordDict:
     scheme = ConfigRecord({"name": _name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
     shared = write_tensors(broadcast.shared)
     weights = write_tensors(broadcast.weights) if broadcast.downlink.content == "update" else model
-    return RecordDict({WEIGHTS: weights, SHARED: shared, EXCHANGE: exchange, SCHEME: scheme})
+    buffers = write_tensors(broadcast.buffers)
+    return RecordDict({WEIGHTS: weights, SHARED: shared, EXCHANGE: exchange, SCHEME: scheme, BUFFERS: buffers})
 
 
 def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
@@ -82,7 +83,8 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         streams=Streams(exchange["seed"]),
     )
     downlink = Downlink(exchange["downlink"], exchange["downlink-noise-std"])
-    return Broadcast(weights, shared, scheme, context, downlink)
+    buffers = read_tensors(records.array_records[BUFFERS], device)
+    return Broadcast(weights, shared, scheme, context, downlink, buffers=buffers)
 
 
 def write_uplink(uplink: Uplink, clients: Sequence[int]) -> RecordDict:
@@ -93,7 +95,8 @@ def write_uplink(uplink: Uplink, clients: Sequence[int]) -> RecordDict:
         "losses": uplink.losses,
     }
     numbers = ConfigRecord({"present": list(clients)})
-    return RecordDict({SIGNALS: write_tensors(uplink.signals), REPORTS: write_tensors(reports), CLIENTS: numbers})
+    signals, buffers = write_tensors(uplink.signals), write_tensors(uplink.buffers)
+    return RecordDict({SIGNALS: signals, REPORTS: write_tensors(reports), CLIENTS: numbers, BUFFERS: buffers})
 
 
 def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[tuple[int, ...], Uplink]:
@@ -101,7 +104,8 @@ def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[tuple[int,
     numbers: dict[str, Any] = dict(records.config_records[CLIENTS])
     reports: dict[str, Tensor] = read_tensors(records.array_records[REPORTS], device)
     signals = read_tensors(records.array_records[SIGNALS], device)
-    uplink = Uplink(signals, reports["signal-norms"], reports["gradient-norms"], reports["losses"])
+    buffers = read_tensors(records.array_records[BUFFERS], device)
+    uplink = Uplink(signals, reports["signal-norms"], reports["gradient-norms"], reports["losses"], buffers)
     return tuple(numbers["present"]), uplink
 
 

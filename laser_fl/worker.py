@@ -1,68 +1,124 @@
 """Local gradients: what a client, or many clients in one batched call, computes."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.order import Order
+from laser_fl.models.base import Network
 from laser_fl.pipeline import Broadcast, Uplink, join, send
-from laser_fl.tasks.base import Task
+from laser_fl.schemes.base import Context
+from laser_fl.tasks.base import Task, autocast
 
-Gradients = Callable[[Tensors, Tensor, Tensor], tuple[Tensors, Tensor]]
+
+@dataclass(frozen=True)
+class Computed:
+    """What clients compute in a round or a part of it.
+
+    gradients: per block, of the mean loss, (clients, *shape). buffers: (clients, *shape) likewise.
+    """
+
+    gradients: Tensors
+    buffers: Tensors
+    losses: Float[Tensor, " clients"]
 
 
 class Worker:
     """A range of clients that compute together, each on its own shard of the data."""
 
-    def __init__(self, task: Task, model: nn.Module, config: RunConfig, clients: range) -> None:
+    def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
         """task: data, on the device where gradients are computed. clients: numbers in the run."""
-        self._train = task.train
-        self._batch_size = config.batch_size
-        self._gradients = _batched_gradients(task, model, own_weights=False)
-        self._own_gradients = _batched_gradients(task, model, own_weights=True)
-        self.order = Order(config, len(task.train.targets), clients)
+        self._task = task
+        self._network = network
+        self._config = config
+        self.order = task.train.order(config, clients)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
         """Compute the round's gradients and send them; returns the uplink and the next memory."""
         if broadcast.context.phase > 0:
             losses = torch.zeros(len(broadcast.context.present), dtype=torch.float64)
             return send(broadcast, None, losses, memory)
-        gradients, losses = self.gradients(broadcast)
-        return send(broadcast, gradients, losses, memory)
+        computed = self.compute(broadcast)
+        return send(broadcast, computed.gradients, computed.losses, memory, computed.buffers)
 
-    def gradients(self, broadcast: Broadcast) -> tuple[Tensors, Float[Tensor, " clients"]]:
+    def compute(self, broadcast: Broadcast) -> Computed:
         """Each present client's mean gradient over its examples of the round, and its mean loss.
 
-        Returns (per block (clients, *shape), (clients,)).
+        Buffers go from one micro-step to the next, from those that were broadcast.
         """
         ctx = broadcast.context
-        batch = self.order.batch(ctx.round, ctx.present).to(self._train.inputs.device)
-        parts = torch.split(batch, self._batch_size, dim=1)
+        clients = len(ctx.present)
+        batch = self.order.batch(ctx.round, ctx.present)
+        parts = torch.split(batch, self._config.batch_size, dim=1)
+        buffers = {name: b.expand(clients, *b.shape).clone() for name, b in broadcast.buffers.items()}
         total: Tensors = {}
-        losses = torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
-        for part in parts:
-            examples = self._train.at(part)
-            compute = self._own_gradients if broadcast.own_weights else self._gradients
-            gradients, loss = compute(broadcast.weights, examples.inputs, examples.targets)
+        losses = torch.zeros(clients, dtype=torch.float64)
+        self._network.module.train()
+        for step, part in enumerate(parts):
+            inputs, targets = self._examples(part, ctx, step)
+            with self._drawing(ctx, step):
+                one = self._differentiate(broadcast, buffers, inputs, targets)
             weight = part.shape[1] / batch.shape[1]
-            total = {name: g if len(parts) == 1 else total.get(name, 0) + weight * g for name, g in gradients.items()}
-            losses += weight * loss
-        return {name: gradient.contiguous() for name, gradient in total.items()}, losses
+            total = {n: g if len(parts) == 1 else total.get(n, 0) + weight * g for n, g in one.gradients.items()}
+            losses += weight * one.losses.cpu()
+            buffers = one.buffers
+        return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)
+
+    def _examples(self, rows: Tensor, ctx: Context, step: int) -> tuple[Tensor, Tensor]:
+        """The examples at `rows`, augmented where the task says so, on the device of the model."""
+        data = self._task.train
+        inputs, targets = (values.to(self._device) for values in data.at(rows.to(data.device)))
+        if self._task.augment is not None:
+            generators = [ctx.streams.generator("augment", ctx.round, client, step) for client in ctx.present]
+            inputs = self._task.augment(inputs, generators)
+        return self._task.prepare(inputs) if self._task.prepare else inputs, targets
+
+    def _differentiate(self, broadcast: Broadcast, buffers: Tensors, inputs: Tensor, targets: Tensor) -> Computed:
+        """One micro-step: one client by plain autograd, many in one call."""
+        if len(inputs) == 1:
+            weights = {n: w[0] for n, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
+            leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            loss, after = self._loss(leaves, {name: b[0] for name, b in buffers.items()}, inputs[0], targets[0])
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            one = dict(zip(leaves, gradients, strict=True))
+            return Computed(_as_row(one), _as_row(after), loss.detach().double().unsqueeze(0))
+        shared = None if not broadcast.own_weights else 0
+        batched = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(shared, 0, 0, 0))
+        with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
+            gradients, (losses, after) = batched(broadcast.weights, buffers, inputs, targets)
+        return Computed(gradients, after, losses.double())
+
+    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensors]:
+        """(one client's mean loss, its buffers after the forward pass)."""
+        after = {name: b.clone() for name, b in buffers.items()}
+        with autocast(self._config, inputs.device):
+            outputs = functional_call(self._network.module, weights | after, (inputs,))
+            return self._task.loss(outputs, targets), after
+
+    @contextmanager
+    def _drawing(self, ctx: Context, step: int) -> Iterator[None]:
+        """Seed what the model draws by itself (dropout), for the one client that computes."""
+        if not self._network.draws:
+            yield
+            return
+        (client,) = ctx.present
+        with ctx.streams.torch_global("dropout", ctx.round, client, step, device=self._device):
+            yield
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._network.module.parameters()).device
 
 
-def _batched_gradients(task: Task, model: nn.Module, own_weights: bool) -> Gradients:
-    """(weights, inputs, targets) -> gradients and losses, with a clients axis on all but shared weights."""
-
-    def loss(weights: Tensors, inputs: Tensor, targets: Tensor) -> Tensor:
-        return task.loss(functional_call(model, weights, (inputs,)), targets)
-
-    return vmap(grad_and_value(loss), in_dims=(0 if own_weights else None, 0, 0))
+def _as_row(tensors: Tensors) -> Tensors:
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
 class Crew:
@@ -72,9 +128,9 @@ class Crew:
     each client has a worker of its own, so that its bits do not depend on its company.
     """
 
-    def __init__(self, task: Task, model: nn.Module, config: RunConfig, clients: range) -> None:
+    def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
         groups = [clients] if config.client_batching == "vmap" else [range(c, c + 1) for c in clients]
-        self._workers = [Worker(task, model, config, group) for group in groups]
+        self._workers = [Worker(task, network, config, group) for group in groups]
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
         """The uplink and next memory of the clients present, each tensor with the clients axis in order."""

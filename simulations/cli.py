@@ -88,7 +88,6 @@ def compare(
 ) -> None:
     """Train the same model with several strategies over the same channel; draw their accuracy."""
     with _one_line_errors():
-        from laser_fl.run_folder import refuse_used
         from laser_fl.schemes import SCHEMES
         from simulations.compare import frame, picture, table
         from simulations.progress import Display
@@ -102,8 +101,6 @@ def compare(
         if len(set(names)) < len(names):
             raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
         runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
-        for name in names:
-            refuse_used(root / name)
         with Display(console, quiet) as display:
             outcomes = run_all(runs, display.show)
         picture(outcomes, settings, root / "accuracy.png", OVER_COLUMNS.get(over, over.value))
@@ -134,6 +131,8 @@ def reproduce(
         root = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         refuse_used(root)
         figure = FIGURES.load(name)
+        if fixed := {override.partition("=")[0].strip() for override in config or []} & figure.keys:
+            raise ConfigError(f"{min(fixed)}: is the figure's own, got it by -c")
         fixed = _settings(figure.preset, config, None).to_flat()
         with Display(console, quiet) as display:
             results = collect(figure, fixed, root, display.show)

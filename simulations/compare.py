@@ -10,8 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from laser_fl.config import RunConfig
+from laser_fl.config import RunConfig, parse
 from laser_fl.run_folder import METRICS
+from laser_fl.schemes import SCHEMES
+from laser_fl.schemes.base import Scheme
+from laser_fl.tables import from_fields
 from simulations.side_by_side import Outcome
 
 HIGHLIGHTED: dict[str, dict[str, Any]] = {
@@ -48,8 +51,8 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
             name,
             *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
             f"{summary['uplink_floats_per_round']:,.0f}",
-            f"{float(summary['compression_ratio']):.0f}x",
-            "no noise" if float(summary["mean_snr_db"]) == math.inf else f"{summary['max_power_used']:.4g}",
+            "silent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
+            "no noise" if _is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
             f"{summary['seconds_total']:.0f} s",
         )
     return result
@@ -68,6 +71,9 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over
                 continue
             metrics = pd.read_csv(outcome.folder / METRICS)
             style = HIGHLIGHTED.get(name, {"color": f"C{index + 3}", "lw": 1.2, "alpha": 0.55})
+            if over == "energy" and _is_noiseless(name):  # its energy is in the gradient's unit
+                axes.axhline(100 * metrics["test_accuracy"].iloc[-1], ls=":", label=f"{name} (last)", **style)
+                continue
             axes.plot(metrics[over], 100 * metrics["test_accuracy"], label=name, **style)
             if name in HIGHLIGHTED:
                 faint = style | {"lw": 1.0, "ls": "--", "alpha": 0.6}
@@ -83,6 +89,12 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", frameon=False, ncols=2)
         figure.savefig(path, dpi=150)
+
+
+def _is_noiseless(name: str) -> bool:
+    """Whether a strategy is defined on ideal links, whatever the power."""
+    scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
+    return scheme.promises.noiseless
 
 
 def _title(config: RunConfig) -> str:

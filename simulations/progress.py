@@ -39,7 +39,8 @@ class Reporter(Observer):
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Report loss and scores."""
         scores = "  ".join(f"{name} {value:.3f}" for name, value in metrics.test.items() if name != "loss")
-        self._state = f"train loss {metrics.train_loss:.3f}  {scores}"
+        loss = "" if metrics.train_loss is None else f"train loss {metrics.train_loss:.3f}  "
+        self._state = loss + scores
         self._report(training, metrics.line(training.plan.rounds))
 
     def _report(self, training: Training, line: str) -> None:

@@ -2,15 +2,17 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol, runtime_checkable
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, DataError
+from laser_fl.run_folder import refuse_used
+from laser_fl.setup import Setup, prepare
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
 from simulations.signals import ending_on_signals
@@ -44,8 +46,9 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     A run that fails, or whose process dies, leaves the others alone.
 
     Raises:
-        ConfigError, DataError: a run could not start.
+        ConfigError, DataError: a run cannot start; none has then.
     """
+    _refuse_wrong(runs.values())
     threads = max(config.threads or _cores() for config in runs.values())
     workers = max(1, min(len(runs), _cores() // threads))
     spawn = multiprocessing.get_context("spawn")
@@ -67,6 +70,16 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _refuse_wrong(configs: Iterable[RunConfig]) -> None:
+    """Raise for what data, devices and lengths of runs tell is wrong, one data set at a time."""
+    setups: dict[tuple[str, str, str], Setup] = {}
+    for config in configs:
+        refuse_used(Path(config.out_dir))
+        key = (config.task, config.model, config.data_dir)
+        setup = setups.setdefault(key, setups.get(key) or prepare(config))
+        replace(setup, config=config).training()
 
 
 def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:

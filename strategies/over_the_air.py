@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import INFO
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
@@ -38,12 +39,15 @@ class OverTheAir(Strategy):
         evaluate: Evaluate | None = None,
         observers: Sequence[Observer] = (),
         transposed: Collection[str] = (),
+        undecayed: Collection[str] = (),
+        buffers: Mapping[str, Tensor] | None = None,
         device: Device = "cpu",
     ) -> None:
         """plan: the run's calendar; without it, `start` counts rounds and evaluates after each.
 
         evaluate: weights -> metrics on test data, for the observers. transposed: names of the
-        weights stored as (inputs, outputs). device: where the server computes.
+        weights stored as (inputs, outputs). undecayed: of those without weight decay. buffers: what of the
+        model is not trained but follows the data. device: where the server computes.
         """
         self.config = config
         self.training: Training | None = None
@@ -51,6 +55,8 @@ class OverTheAir(Strategy):
         self._evaluate = evaluate
         self._observers = tuple(observers)
         self._transposed = transposed
+        self._undecayed = undecayed
+        self._buffers = {name: buffer.to(device) for name, buffer in (buffers or {}).items()}
         self._device = device
 
     def start(
@@ -74,7 +80,8 @@ class OverTheAir(Strategy):
         """
         config = self._for_nodes(_nodes_of(grid, timeout))
         plan = self._plan or Plan(num_rounds)
-        training = Training(config, read_tensors(initial_arrays, self._device), plan, self._transposed)
+        weights = read_tensors(initial_arrays, self._device)
+        training = Training(config, weights, plan, self._transposed, self._undecayed, self._buffers)
         self.training = training
         result = Result(arrays=initial_arrays)
         self.summary()
@@ -143,7 +150,7 @@ class OverTheAir(Strategy):
         log(INFO, "%s over %s, power %s per client and round", config.strategy, config.channel, config.power)
 
     def weights(self) -> Tensors:
-        """The current model."""
+        """What is trained of the current model; its buffers are in `training.server.buffers`."""
         return self._running().server.weights
 
     def _running(self) -> Training:

@@ -7,8 +7,10 @@ Options are the keys of the run config in snake_case, as far as they are the ser
 ones, and those that only a whole run of laser-fl understands, are refused by name.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
@@ -21,7 +23,7 @@ OPTIONS = {
     "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients", "fraction",
     "dropout_rate", "rician_k_db", "csi_error_variance", "gain_threshold", "path_loss_exponent",
     "cell_radius", "antennas", "downlink", "downlink_power", "channel_uses", "bandwidth",
-    "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "ema_decay", "seed",
+    "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "lr_decay_at", "ema_decay", "seed",
 }  # fmt: skip
 
 
@@ -36,6 +38,8 @@ class _Named(OverTheAir):
         evaluate: Evaluate | None = None,
         observers: Sequence[Observer] = (),
         transposed: Collection[str] = (),
+        undecayed: Collection[str] = (),
+        buffers: Mapping[str, Tensor] | None = None,
         device: Device = "cpu",
         **options: Any,
     ) -> None:
@@ -44,7 +48,15 @@ class _Named(OverTheAir):
         if refused := [key for key in options if key not in OPTIONS and key.replace("_", "-") in known]:
             raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(OPTIONS))}")
         config = parse({"strategy": self.strategy, **options})
-        super().__init__(config, evaluate=evaluate, observers=observers, transposed=transposed, device=device)
+        super().__init__(
+            config,
+            evaluate=evaluate,
+            observers=observers,
+            transposed=transposed,
+            undecayed=undecayed,
+            buffers=buffers,
+            device=device,
+        )
 
 
 class Laser(_Named):

@@ -37,10 +37,20 @@ def _run(grid: Grid, context: Context) -> None:
     folder = RunFolder(
         Path(config.out_dir).expanduser() if config.out_dir else default_path(config, datetime.now()), config, "flower"
     )
-    strategy = OverTheAir(config, plan=plan, evaluate=setup.evaluate, observers=[folder, _Log()], device=setup.device)
+    network = setup.network
+    strategy = OverTheAir(
+        config,
+        plan=plan,
+        evaluate=setup.evaluate,
+        observers=[folder, _Log()],
+        transposed=network.transposed,
+        undecayed=network.undecayed,
+        buffers=network.buffers,
+        device=setup.device,
+    )
     log(INFO, "run folder: %s", folder.path.resolve())
     try:
-        strategy.start(grid, write_tensors(setup.weights), plan.rounds)
+        strategy.start(grid, write_tensors(network.weights), plan.rounds)
     except BaseException as error:
         folder.fail(strategy.training, error)
         raise

@@ -235,6 +235,11 @@ class TestFading:
         assert 0.05 < expected < 0.95
         assert speaking == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / self.MANY))
 
+    def test_what_hardly_varies_is_certain(self):
+        options = {"rician_k_db": math.inf, "csi_error_variance": 1e-300}
+        assert fading(gain_threshold=2, **options).speaking_probability(2, Streams(0)).tolist() == [0, 0]
+        assert fading(gain_threshold=0.9, **options).speaking_probability(2, Streams(0)).tolist() == [1, 1]
+
     def test_rayleighs_probability_is_exponential(self):
         assert fading(gain_threshold=2).speaking_probability(1, Streams(0)).item() == pytest.approx(math.exp(-2))
         assert ncx2.sf(4, 2, 0) == pytest.approx(math.exp(-2))

@@ -124,6 +124,20 @@ def test_compare_checks_everything_before_it_trains(tmp_path):
     )
 
 
+def test_compare_refuses_what_only_the_data_tell_before_any_run(tmp_path):
+    result = call(
+        "compare", *SHORT, "-c", "channel=fading", "-c", "gain-threshold=30", "--quiet", "--out", tmp_path / "all"
+    )
+    assert (result.exit_code, result.stderr.startswith("gain-threshold: must let")) == (2, True)
+    assert not (tmp_path / "all").exists()
+
+
+def test_compare_says_who_was_silent_and_who_needed_no_power(tmp_path):
+    result = call("compare", *SHORT, "--quiet", "--strategies", "sgd,d-dsgd,laser", "--out", tmp_path / "three")
+    assert "silent" in result.output
+    assert result.output.count("no noise") == 1
+
+
 @pytest.mark.parametrize("names", ["sgd,sgd", ""])
 def test_compare_wants_each_strategy_once(names):
     assert call("compare", "--strategies", names).exit_code == 2

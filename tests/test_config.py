@@ -16,7 +16,11 @@ WRONG = [
         {"strategy": "lazer"},
         "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, d-dsgd, laser, got 'lazer'",
     ),
-    ({"task": "imagenet"}, "task: must be one of mnist-5k, mnist, fashion-mnist, got 'imagenet'"),
+    (
+        {"task": "imagenet"},
+        "task: must be one of mnist-5k, mnist, fashion-mnist, cifar10, cifar100, wikitext-2, wikitext-103, pydoc, "
+        "got 'imagenet'",
+    ),
     ({"model": "resnet18"}, "model: must be one of linear, mlp for task mnist-5k, got 'resnet18'"),
     ({"channel": "tin-can"}, "channel: must be one of awgn, fading, blind, got 'tin-can'"),
     (
@@ -46,7 +50,7 @@ WRONG = [
     ({"learning-rate": 0}, "learning-rate: must be greater than 0, got 0"),
     ({"momentum": 1}, "momentum: must be less than 1, got 1"),
     ({"weight-decay": -1e-4}, "weight-decay: must be greater than or equal to 0, got -0.0001"),
-    ({"lr-schedule": "warm"}, "lr-schedule: must be 'constant' or 'cosine', got 'warm'"),
+    ({"lr-schedule": "warm"}, "lr-schedule: must be 'constant', 'cosine', 'one-cycle' or 'step', got 'warm'"),
     ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
     ({"evaluate-every": 0}, "evaluate-every: must be greater than or equal to 1, got 0"),
     ({"ema-decay": 1}, "ema-decay: must be less than 1, got 1"),
@@ -71,6 +75,10 @@ WRONG = [
     ({"dropout-rate": 1}, "dropout-rate: must be less than 1, got 1"),
     ({"channel-uses": -1}, "channel-uses: must be greater than or equal to 0, got -1"),
     ({"bandwidth": 0}, "bandwidth: must be greater than 0, got 0"),
+    ({"precision": "bfloat16"}, "client-batching: must be loop for precision bfloat16, got 'vmap'"),
+    ({"partition": "alphabet"}, "partition: must be one of iid, dirichlet, shards, got 'alphabet'"),
+    ({"tokens": "words"}, "tokens: must be 'bytes' or 'gpt2', got 'words'"),
+    ({"width": 0}, "width: must be greater than or equal to 1, got 0"),
     ({"client-batching": "all"}, "client-batching: must be 'vmap' or 'loop', got 'all'"),
     ({"out-dir": 3}, "out-dir: must be a valid string, got 3"),
 ]

@@ -63,6 +63,12 @@ def test_one_command_runs_and_draws(tmp_path, monkeypatch):
     assert len(pd.read_csv(tmp_path / "toy" / "results.csv")) == 2
 
 
+def test_a_figures_own_keys_cannot_be_set(monkeypatch):
+    monkeypatch.setattr("simulations.figures.FIGURES", Table({"toy": Entry("tests.test_figures:TOY", "two runs")}))
+    result = call("reproduce", "toy", "-c", "power=3")
+    assert (result.exit_code, result.stderr) == (2, "power: is the figure's own, got it by -c\n")
+
+
 def test_an_unknown_figure_is_refused():
     result = call("reproduce", "figure99")
     assert (result.exit_code, result.stderr) == (2, "figure: must be one of channels, got 'figure99'\n")

@@ -5,12 +5,14 @@ import torch
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.order import Order
+from laser_fl.partitions import PARTITIONS
+from laser_fl.tasks.base import Examples, Text
+from tests.helpers import names
 
 
 def order(examples=23, clients=4, batch=4, hosted=None, seed=0):
     config = parse({"clients": clients, "batch-size": batch, "seed": seed})
-    return Order(config, examples, hosted or range(clients))
+    return Examples(torch.zeros(examples, 1), torch.zeros(examples)).order(config, hosted or range(clients))
 
 
 def epoch(order, number):
@@ -52,3 +54,91 @@ def test_another_seed_deals_other_shards():
 def test_more_clients_than_examples_are_refused():
     with pytest.raises(ConfigError, match="clients: must be at most the 3 training examples, got 4"):
         order(examples=3)
+
+
+LABELS = torch.arange(10).repeat_interleave(100)
+
+
+def deal(partition, seed=0, **options):
+    keys = {name.replace("_", "-"): value for name, value in options.items()}
+    config = parse({"clients": 8, "partition": partition, "seed": seed} | keys)
+    return PARTITIONS.load(partition)(LABELS, config)
+
+
+@pytest.mark.parametrize("partition", names(PARTITIONS))
+class TestEveryPartition:
+    def test_gives_each_client_examples_of_its_own(self, partition):
+        parts = deal(partition)
+        everything = torch.cat(list(parts)).tolist()
+        assert len(parts) == 8
+        assert all(len(part) > 0 for part in parts)
+        assert len(set(everything)) == len(everything)
+        assert len(everything) >= 0.95 * len(LABELS)  # shards leave the rest of an uneven division out
+
+    def test_is_fixed_by_the_seed(self, partition):
+        first, again, other = deal(partition), deal(partition), deal(partition, seed=1)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+    def test_is_what_clients_take_their_batches_from(self, partition):
+        config = parse({"clients": 8, "partition": partition, "batch-size": 8})
+        order = Examples(torch.zeros(1000, 1), LABELS).order(config, range(8))
+        for part, row in zip(deal(partition), epoch(order, 0), strict=True):
+            assert set(row.tolist()) == set(part.tolist())
+
+
+def labels_held(parts):
+    return [len(LABELS[part].unique()) for part in parts]
+
+
+def test_shards_hold_few_labels_and_a_dirichlets_alpha_says_how_uneven_it_is():
+    assert max(labels_held(deal("shards", shards_per_client=1))) <= 3
+    even, uneven = (deal("dirichlet", dirichlet_alpha=alpha) for alpha in (1000, 0.1))
+    assert min(labels_held(even)) == 10
+    assert sum(labels_held(uneven)) < 60
+    assert min(labels_held(deal("iid"))) == 10
+
+
+def test_a_partition_that_leaves_a_client_without_examples_is_refused():
+    config = parse({"clients": 800, "partition": "dirichlet", "dirichlet-alpha": 0.01})
+    with pytest.raises(ConfigError, match=r"partition: must leave an example to each of 800 clients .*'dirichlet'"):
+        PARTITIONS.load("dirichlet")(LABELS, config)
+
+
+class TestWindowsOfAText:
+    TEXT = Text(torch.arange(1000, dtype=torch.int32), context=9)
+
+    def order(self, hosted=None, **options):
+        config = parse({"clients": 4, "batch-size": 5, "accumulation-steps": 2} | options)
+        return self.TEXT.order(config, hosted or range(4))
+
+    def test_begin_at_random_in_each_clients_own_stretch_and_end_in_it(self):
+        starts = torch.cat([self.order().batch(t) for t in range(300)], dim=1)
+        for client, row in enumerate(starts):
+            assert row.min() == client * 250
+            assert row.max() == client * 250 + 240
+        assert not torch.equal(starts[0, :10], starts[0, 10:20])
+
+    def test_are_the_same_wherever_a_client_is_hosted(self):
+        assert torch.equal(self.order(range(2, 4)).batch(7), self.order().batch(7)[2:])
+        assert torch.equal(self.order().batch(7, (1, 3)), self.order().batch(7)[[1, 3]])
+
+    def test_are_followed_by_the_tokens_that_are_to_be_guessed(self):
+        inputs, targets = self.TEXT.at(torch.tensor([[3, 8], [20, 990]]))
+        assert inputs[1, 1].tolist() == list(range(990, 999))
+        assert torch.equal(targets, inputs + 1)
+
+    def test_fill_an_epoch(self):
+        assert self.order().rounds_per_epoch == 3  # 25 windows of 10 tokens in 250, ten a round
+
+    def test_an_evaluation_guesses_every_token_of_the_text_but_the_first_once(self):
+        targets = torch.cat([t.flatten() for _, t in self.TEXT.batches(0, 7)])
+        assert targets.tolist() == list(range(1, 1000))
+        assert torch.cat([t.flatten() for _, t in self.TEXT.batches(4, 7)]).tolist() == list(range(1, 37))
+        assert len(self.TEXT) == 111
+
+    def test_a_text_shorter_than_the_context_is_refused(self):
+        with pytest.raises(ConfigError, match="context: must be below the text's 9 tokens, got 9"):
+            Text(torch.arange(9), context=9).order(parse({"clients": 1}), range(1))
+        with pytest.raises(ConfigError, match="clients: must be at most the 3 training examples, got 4"):
+            Text(torch.arange(39), context=9).order(parse({"clients": 4}), range(4))

@@ -22,6 +22,7 @@ from laser_fl.plan import Plan
 from laser_fl.schemes import random_k, sketch
 from laser_fl.streams import Streams
 from simulations.engines import in_process
+from simulations.progress import Reporter
 from tests import oracle
 from tests.helpers import SHAPES, VARIANTS, context, names, scheme, silent_losses, tensors
 from tests.test_flower import _identity, run_on_grid  # noqa: F401  the fixture is used by its name
@@ -335,8 +336,7 @@ class TestInEveryEngine:
     @pytest.mark.parametrize(
         "same",
         [
-            {"fraction": 1.0, "dropout-rate": 0.0},
-            {"downlink-power": "inf"},
+            {"fraction": 0.95},  # of five clients: all
             {"channel": "fading", "rician-k-db": "inf", "gain-threshold": 0},
             {"channel": "fading", "rician-k-db": "inf", "gain-threshold": 1},
         ],
@@ -346,6 +346,22 @@ class TestInEveryEngine:
         in_process.run(parse(SHORT | same), tmp_path / "limit")
         for file in FILES:
             assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "limit" / file).read_bytes()
+
+    def test_an_infinite_downlink_power_is_bit_equal_to_shared_weights(self, tmp_path, monkeypatch):
+        """The default, against every client hearing a copy of its own without noise."""
+        in_process.run(parse(SHORT | {"client-batching": "loop"}), tmp_path / "plain")
+        monkeypatch.setattr("laser_fl.host.listen", hear_copies)
+        in_process.run(parse(SHORT | {"client-batching": "loop"}), tmp_path / "copies")
+        for file in FILES:
+            assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "copies" / file).read_bytes()
+
+    def test_a_run_whose_first_round_is_empty_can_be_shown(self, tmp_path):
+        config = SHORT | {"clients": 2, "dropout-rate": 0.9, "seed": 4, "evaluate-every": 1, "rounds": 3}
+        reports = []
+        in_process.run(parse(config), tmp_path / "run", [Reporter("one", reports.append)])
+        assert pd.read_csv(tmp_path / "run" / "ledger.csv").present[0] == 0
+        assert pd.isna(pd.read_csv(tmp_path / "run" / "metrics.csv").train_loss[0])
+        assert "train loss" not in reports[1].line
 
     def test_the_noiseless_baseline_has_ideal_links_up_and_down(self, tmp_path):
         options = SHORT | {"strategy": "sgd"}
@@ -365,6 +381,16 @@ class TestInEveryEngine:
             in_process.run(parse(SHORT | {"channel": "fading", "gain-threshold": 16, "rounds": 5}), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_few_participants_are_no_reason_to_refuse(self):
+        """Only what the channel does is; and of a small fraction at least one client is asked."""
+        for values in ({"fraction": 0.01}, {"dropout-rate": 0.95, "clients": 1}):
+            Training(parse({"rounds": 5} | values), tensors(clients=None), Plan(5))
+        fading = {"channel": "fading", "gain-threshold": 2.0, "clients": 10, "rounds": 5}
+        Training(parse(fading | {"fraction": 0.2}), tensors(clients=None), Plan(5))  # 10 e^-2 = 1.35
+        for fewer in ({"fraction": 0.1}, {"fraction": 0.2, "dropout-rate": 0.5}):
+            with pytest.raises(ConfigError, match="gain-threshold: must let at least one client speak"):
+                Training(parse(fading | fewer), tensors(clients=None), Plan(5))
+
     def test_metrics_and_summary_tell_what_was_spent(self, tmp_path):
         summary = in_process.run(parse(SHORT | {"channel": "fading", "bandwidth": 1e3}), tmp_path / "run")
         ledger, metrics = (pd.read_csv(tmp_path / "run" / name) for name in ("ledger.csv", "metrics.csv"))
@@ -375,6 +401,72 @@ class TestInEveryEngine:
             assert metrics[column].tolist() == pytest.approx([sums[2], sums[5]])
             assert summary[f"total_{total}"] == pytest.approx(sums[5])
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["silent_rounds"] == 0
+
+
+def hear_copies(weights, downlink, copies, clients, ctx):
+    return {name: w.expand(len(clients), *w.shape).clone() for name, w in weights.items()}, {}
+
+
+class TestDriftingCopies:
+    def test_follow_the_updates_of_every_round_whether_their_client_is_there_or_not(self):
+        """θ_i = θ_0 + Σ_t (Δ_t + ‖Δ_t‖/√P n_it), with the noise that the streams draw."""
+        power, clients = 30.0, 4
+        config = {"downlink": "update", "downlink-power": power, "clients": clients, "fraction": 0.5, "seed": 2}
+        training = Training(parse(config), tensors(clients=None), Plan(8))
+        held, expected, before = Held(), None, None
+        for t in range(8):
+            told = training.broadcast()
+            server = {n: w.clone() for n, w in training.server.weights.items()}
+            if expected is None:
+                expected = {n: torch.stack([w] * clients) for n, w in server.items()}
+            else:
+                update = torch.cat([(server[n] - before[n]).flatten() for n in SHAPES])
+                for client in range(clients):
+                    generator = Streams(2).generator("downlink noise", t, client)
+                    noise = torch.randn(len(update), generator=generator, dtype=torch.float64)
+                    moved = update + float(update.norm()) / power**0.5 * noise
+                    for n, part in zip(SHAPES, moved.split([w.numel() for w in server.values()]), strict=True):
+                        expected[n][client] += part.view(server[n].shape)
+            before = server
+
+            def respond(here, memory, t=t, expected=expected):
+                for row, client in enumerate(here.context.present):
+                    for n in SHAPES:
+                        torch.testing.assert_close(here.weights[n][row], expected[n][client], rtol=1e-9, atol=1e-9)
+                drawn = pick(tensors(clients=clients, seed=t), list(here.context.present))
+                return send(here, drawn, losses_of(here), memory)
+
+            uplink, held = answer(told, held, range(clients), respond)
+            training.absorb(uplink)
+        energies = [line.downlink_energy for line in training.ledger]
+        assert energies == [0.0] + [power] * 7  # the start is known to all
+
+
+class TestDigitalRuns:
+    def test_bits_follow_each_clients_gain_the_power_and_the_channel_uses(self):
+        config = {
+            "strategy": "d-dsgd", "channel": "fading", "clients": 6, "power": 800.0, "channel-uses": 70,
+            "noise-variance": 0.5, "gain-threshold": 0.3,
+        }  # fmt: skip
+        training = Training(parse(config), tensors(clients=None), Plan(20))
+        for ctx in contexts(training):
+            gains = training._channel.gains(6, ctx.round, Streams(0))[0].abs().square()
+            turns = int((gains >= 0.3).sum())
+            for client, bits in zip(ctx.speakers, ctx.bits, strict=True):
+                wanted = 70 / (2 * turns) * math.log2(1 + turns * 800.0 * float(gains[client]) / (70 * 0.5))
+                assert bits == pytest.approx(wanted)
+            silent = set(range(6)) - set(ctx.speakers)
+            assert all(gains[client] < 0.3 or gains[client] < 1 for client in silent)
+        for line in training.ledger:
+            assert line.channel_uses <= 70
+
+    def test_blind_links_carry_what_all_antennas_together_hear(self):
+        config = {"strategy": "d-dsgd", "channel": "blind", "antennas": 8, "clients": 3, "power": 300.0}
+        training = Training(parse(config), tensors(clients=None), Plan(2))
+        size = training.parameters
+        drawn = torch.randn(3, 8, generator=Streams(0).generator("blind fading", 0), dtype=torch.complex128)
+        for bits, energy in zip(training._bits, drawn.abs().square().sum(dim=1).tolist(), strict=True):
+            assert bits == pytest.approx(size / 6 * math.log2(1 + 3 * 300 * energy / size))
 
 
 def test_rows_that_were_not_there_stay_as_they_were():

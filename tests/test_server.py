@@ -50,14 +50,14 @@ def test_a_cosine_schedule_ends_at_zero():
 
 def test_the_average_is_the_weighted_mean_of_all_weights():
     server, _, updates = walk({"ema-decay": 0.8}, steps=4)
-    assert torch.equal(server.averaged_weights["w"], server.weights["w"])
+    assert torch.equal(server.averaged_model["w"], server.weights["w"])
     history = []
     for update in updates:
         server.step(update)
         history.append(server.weights["w"].clone())
     factors = [0.8 ** (3 - t) for t in range(4)]
     expected = sum(f * w for f, w in zip(factors, history, strict=True)) / sum(factors)
-    torch.testing.assert_close(server.averaged_weights["w"], expected)
+    torch.testing.assert_close(server.averaged_model["w"], expected)
 
 
 def test_the_initial_weights_are_copied():

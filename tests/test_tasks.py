@@ -1,5 +1,10 @@
 """Data sets have the known sizes, and one that is missing says where it should be."""
 
+import json
+import pickle
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,7 +12,9 @@ from laser_fl.config import parse
 from laser_fl.errors import ConfigError, DataError
 from laser_fl.setup import data_dir as resolve
 from laser_fl.setup import prepare
-from laser_fl.tasks import TASKS
+from laser_fl.streams import Streams
+from laser_fl.tasks import TASKS, text
+from laser_fl.tasks.cifar import augment
 
 
 def test_the_embedded_digits_are_4000_and_1000_balanced():
@@ -31,7 +38,7 @@ def test_the_full_sets_have_their_known_sizes(data_dir, task, first):
 
 
 def test_the_linear_model_has_the_papers_7850_values():
-    assert sum(w.numel() for w in prepare(parse({"model": "linear"})).weights.values()) == 7850
+    assert sum(w.numel() for w in prepare(parse({"model": "linear"})).network.weights.values()) == 7850
 
 
 @pytest.mark.parametrize("task", ["mnist", "fashion-mnist"])
@@ -43,7 +50,7 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(task,
 
     monkeypatch.setattr(module, "download_and_extract_archive", no_network)
     with pytest.raises(DataError) as missing:
-        TASKS.load(task)(tmp_path)
+        TASKS.load(task)(tmp_path, parse({}))
     line = str(missing.value)
     assert str(tmp_path) in line
     assert "data-dir" in line
@@ -53,7 +60,7 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(task,
 def test_an_incomplete_data_set_is_refused_too(tmp_path):
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     with pytest.raises(DataError, match="not found in"):
-        TASKS.load("mnist")(tmp_path)
+        TASKS.load("mnist")(tmp_path, parse({}))
 
 
 def test_the_data_folder_is_the_keys_else_the_variables(monkeypatch):
@@ -67,6 +74,136 @@ def test_the_data_folder_is_the_keys_else_the_variables(monkeypatch):
 def test_more_test_examples_than_there_are_are_refused():
     with pytest.raises(ConfigError, match="evaluate-examples: must be at most the 1000 test examples, got 1001"):
         prepare(parse({"evaluate-examples": 1001}))
+
+
+class TestCifar:
+    def test_cifar10_has_its_known_size_and_is_normalised(self, data_dir):
+        task = TASKS.load("cifar10")(Path(data_dir), parse({}))
+        assert task.train.inputs.shape == (50000, 3, 32, 32)
+        assert task.test.inputs.shape == (10000, 3, 32, 32)
+        assert task.train.targets.bincount().tolist() == [5000] * 10
+        images = task.prepare(task.train.inputs[:10000])
+        assert images.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=0.02)
+        assert images.std(dim=(0, 2, 3)).tolist() == pytest.approx([1, 1, 1], abs=0.02)
+
+    def test_files_of_cifar100s_form_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+        cifar100_like(tmp_path)
+        task = TASKS.load("cifar100")(tmp_path, parse({}))
+        assert task.train.inputs.shape == (200, 3, 32, 32)
+        assert task.network(parse({"task": "cifar100", "model": "resnet18"})).module.fc.out_features == 100
+
+    @pytest.mark.parametrize("task", ["cifar10", "cifar100"])
+    def test_a_missing_or_broken_data_set_is_named_in_one_line(self, task, tmp_path, monkeypatch):
+        import torchvision.datasets.cifar as module
+
+        def no_network(*args, **kwargs):
+            raise RuntimeError("no network")
+
+        monkeypatch.setattr(module, "download_and_extract_archive", no_network)
+        with pytest.raises(DataError, match=r"not found in .* and not downloaded \(no network\)"):
+            TASKS.load(task)(tmp_path, parse({}))
+        (tmp_path / "cifar-10-batches-py").mkdir()
+        with pytest.raises(DataError) as broken:
+            TASKS.load("cifar10")(tmp_path, parse({}))
+        assert "\n" not in str(broken.value)
+
+    def test_augmented_images_are_crops_of_the_padded_ones_some_flipped(self):
+        """Each against all 162 possible ones; clients draw for themselves."""
+        images = torch.randint(1, 255, (2, 40, 3, 32, 32), dtype=torch.uint8)
+        generators = [Streams(0).generator("augment", 0, client, 0) for client in range(2)]
+        got = augment(images, generators)
+        alone = augment(images[1:], [Streams(0).generator("augment", 0, 1, 0)])
+        assert torch.equal(alone[0], got[1])
+        padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+        shifts, flips = set(), 0
+        for client, place in ((c, i) for c in range(2) for i in range(40)):
+            found = [
+                (y, x, flip)
+                for y in range(9)
+                for x in range(9)
+                for flip in (False, True)
+                if torch.equal(got[client, place], crop(padded[client, place], y, x, flip))
+            ]
+            assert len(found) == 1
+            shifts.add(found[0][:2])
+            flips += found[0][2]
+        assert len(shifts) > 40
+        assert 20 < flips < 60
+
+
+def crop(image, y, x, flip):
+    part = image[:, y : y + 32, x : x + 32]
+    return part.flip(-1) if flip else part
+
+
+def cifar100_like(root, train=200, test=20):
+    """Files of CIFAR-100's form."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name, count in (("train", train), ("test", test)):
+        pixels = torch.randint(256, (count, 3072), dtype=torch.uint8, generator=generator).numpy()
+        labels = [i % 100 for i in range(count)]
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "fine_labels": labels}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+
+
+class TestText:
+    @pytest.fixture(autouse=True)
+    def _cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "cache"))
+
+    def test_pydoc_is_embedded_and_read_as_bytes(self):
+        task = TASKS.load("pydoc")(Path("nowhere"), parse({"context": 32}))
+        whole = bytes(torch.cat([task.train.tokens, task.test.tokens]).tolist()).decode()
+        assert whole == (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
+        assert len(task.test.tokens) == pytest.approx(0.1 * len(whole.encode()), rel=0.02)
+        assert (
+            task.network(parse({"layers": 1, "embedding": 12, "model": "gpt2", "task": "pydoc"})).blocks[0].shape[0]
+            == 256
+        )
+
+    def test_tokens_are_cut_once_and_mapped_from_the_cache(self, tmp_path, monkeypatch):
+        config = parse({"task": "pydoc", "model": "gpt2"})
+        first = text.tokenised("a text", tmp_path, config)
+        monkeypatch.setattr(text, "_bytes", None)  # a second time would fail
+        assert torch.equal(text.tokenised("a text", tmp_path, config), first)
+        assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
+        with pytest.raises(TypeError):
+            text.tokenised("another text", tmp_path, config)
+
+    def test_gpt2s_tokens_are_known_and_wikitext2_is_read(self, data_dir):
+        config = parse({"task": "wikitext-2", "model": "gpt2", "tokens": "gpt2"})
+        assert text.tokenised("Hello world\n", Path(data_dir), config).tolist() == [15496, 995, 198]
+        task = TASKS.load("wikitext-2")(Path(data_dir), parse({"tokens": "bytes"}))
+        assert bytes(task.train.tokens[:41].tolist()).decode() == " \n = Valkyria Chronicles III = \n \n Senj\u014d"
+
+    def test_a_wrong_vocabulary_is_refused(self, tmp_path):
+        (tmp_path / "gpt2-bpe").mkdir()
+        (tmp_path / "gpt2-bpe" / "vocab.bpe").write_text("")
+        for wrong in ("{}", "[1]", "no json", json.dumps({str(i): i for i in range(50256)})):
+            (tmp_path / "gpt2-bpe" / "encoder.json").write_text(wrong)
+            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens, not so in"):
+                text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
+
+    def test_missing_texts_and_vocabularies_are_named_in_one_line(self, tmp_path, monkeypatch):
+        import datasets
+        import huggingface_hub
+
+        def no_network(*args, **kwargs):
+            raise ConnectionError("no network\nat all")
+
+        monkeypatch.setattr(datasets, "load_dataset", no_network)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+        for make in (
+            lambda: TASKS.load("wikitext-103")(tmp_path, parse({})),
+            lambda: text.tokenised("x", tmp_path, parse({"tokens": "gpt2"})),
+        ):
+            with pytest.raises(DataError) as missing:
+                make()
+            assert str(tmp_path) in str(missing.value)
+            assert "\n" not in str(missing.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

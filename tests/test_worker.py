@@ -1,14 +1,15 @@
 """Gradients of many clients at once are each client's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from laser_fl.config import parse
-from laser_fl.order import Order
 from laser_fl.pipeline import Broadcast
 from laser_fl.streams import Streams
-from laser_fl.tasks.base import Examples, Task, correct
+from laser_fl.tasks.base import Examples, Task
 from laser_fl.tasks.images28 import MODELS
 from laser_fl.worker import Crew, Worker
 from tests.helpers import context, scheme
@@ -22,7 +23,7 @@ def task():
     data = Examples(
         torch.randn(EXAMPLES, 1, 28, 28, generator=generator), torch.randint(10, (EXAMPLES,), generator=generator)
     )
-    return Task(data, data, MODELS, cross_entropy, "accuracy", correct)
+    return Task(data, data, MODELS)
 
 
 def weights_of(model):
@@ -41,13 +42,14 @@ def naive(task, model, indices):
 def test_gradients_are_those_of_each_clients_own_examples(task, name, accumulation, round):
     """With accumulation, and in a short last batch, the mean over all of the round's examples."""
     config = parse({"clients": CLIENTS, "batch-size": 3, "accumulation-steps": accumulation, "model": name})
-    model = task.model(name, Streams(0))
-    weights = weights_of(model)
+    network = task.network(config)
+    model, weights = network.module, network.weights
     told = Broadcast(
         weights, {}, scheme("z-sgd"), context({n: tuple(w.shape) for n, w in weights.items()}, round=round)
     )
-    gradients, losses = Worker(task, model, config, range(CLIENTS)).gradients(told)
-    batch = Order(config, EXAMPLES, range(CLIENTS)).batch(round)
+    computed = Worker(task, network, config, range(CLIENTS)).compute(told)
+    gradients, losses = computed.gradients, computed.losses
+    batch = task.train.order(config, range(CLIENTS)).batch(round)
     for client in range(CLIENTS):
         expected, loss = naive(task, model, batch[client])
         assert losses[client].item() == pytest.approx(loss, rel=1e-5)
@@ -57,7 +59,8 @@ def test_gradients_are_those_of_each_clients_own_examples(task, name, accumulati
 
 @pytest.mark.parametrize("strategy", ["z-sgd", "laser"])
 def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
-    model = task.model("mlp", Streams(0))
+    network = task.network(parse({}))
+    model = network.module
     blocks_context = context({n: tuple(w.shape) for n, w in weights_of(model).items()}, clients=CLIENTS)
     chosen = scheme(strategy)
     shared = chosen.init(blocks_context.blocks, blocks_context.streams)
@@ -65,7 +68,7 @@ def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
     answers = {}
     for batching in ("vmap", "loop"):
         config = parse({"clients": CLIENTS, "batch-size": 4, "client-batching": batching})
-        crew = Crew(task, model, config, range(CLIENTS))
+        crew = Crew(task, network, config, range(CLIENTS))
         _, memory = crew.answer(broadcast, {})
         answers[batching] = crew.answer(broadcast, memory)
     (together, memory), (apart, memory_apart) = answers["vmap"], answers["loop"]
@@ -78,16 +81,17 @@ def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
 
 
 def test_evaluation_is_the_mean_over_all_examples(task):
-    model = task.model("linear", Streams(0))
-    metrics = task.evaluate(model, weights_of(model), batch=16)
+    config = parse({"model": "linear"})
+    model = task.network(config).module
+    metrics = replace(task, evaluation_batch=16).evaluate(model, weights_of(model), config)
     outputs = model(task.test.inputs)
     assert metrics["loss"] == pytest.approx(cross_entropy(outputs, task.test.targets).item(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx((outputs.argmax(1) == task.test.targets).float().mean().item())
-    few = task.evaluate(model, weights_of(model), examples=10)
+    few = task.evaluate(model, weights_of(model), parse({"model": "linear", "evaluate-examples": 10}))
     assert few["loss"] == pytest.approx(cross_entropy(outputs[:10], task.test.targets[:10]).item(), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_initial_weights(task):
-    first, second, other = (task.model("mlp", Streams(seed)).state_dict() for seed in (1, 1, 2))
+    first, second, other = (task.network(parse({"seed": seed})).weights for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["1.weight"], other["1.weight"])

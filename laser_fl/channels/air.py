@@ -56,7 +56,7 @@ def transmit(
         signal_energy += (norm(summed.unsqueeze(0))[0] * scale).square()
         noise_energy += stds[name].square() * z.numel()
     uses = sum(z.numel() for z in noises)
-    return Heard(values, stds), Usage(client_power, uses, uses, float(signal_energy), float(noise_energy))
+    return Heard(values, stds), Usage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))
 
 
 def amplitudes(

@@ -1,8 +1,9 @@
-"""Digital links over the same air: the speakers take turns and send bits at capacity.
+"""Digital links over the same air: clients take turns and send bits at capacity.
 
-Each of n speakers has s/n of the s channel uses and spends its energy P in them, which carries
-s/(2n) · log2(1 + n P g_i / (s σ²)) bits. At equal gains that is its share of the capacity of the
-multiple-access channel with everybody on the air at once.
+Each of the n clients that the channel lets speak has s/n of the s channel uses as its turn and spends
+its energy P in it, which carries s/(2n) · log2(1 + n P g_i / (s σ²)) bits. At equal gains that is its share
+of the capacity of the multiple-access channel with everybody on the air at once. The turn of a
+client into which no message fits stays unused and is not counted.
 
 Source: Amiri, Gündüz, "Machine learning at the wireless edge", IEEE Trans. Signal Processing, 2020
 (D-DSGD). Deviation: on fading links the rate is what the link carries, as if the client had been

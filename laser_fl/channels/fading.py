@@ -18,12 +18,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from laser_fl.channels.base import Channel, Links, complex_normal
 from laser_fl.streams import Streams
+
+NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,10 @@ class Fading(Channel):
         path = self.path_gains(clients, streams).numpy()
         scattered = path * (1 - self._line_of_sight) + self.csi_error_variance
         steady = path * self._line_of_sight
-        if (scattered == 0).any():  # neither fading nor errors: all is known beforehand
-            return torch.from_numpy(steady >= self.gain_threshold).double()
-        return torch.from_numpy(ncx2.sf(2 * self.gain_threshold / scattered, 2, 2 * steady / scattered))
+        certain = scattered <= NEGLIGIBLE * steady
+        scattered = np.where(certain, 1.0, scattered)
+        probability = ncx2.sf(2 * self.gain_threshold / scattered, 2, 2 * np.where(certain, 0, steady) / scattered)
+        return torch.from_numpy(np.where(certain, steady >= self.gain_threshold, probability))
 
     @property
     def _line_of_sight(self) -> float:

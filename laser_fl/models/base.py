@@ -1,10 +1,14 @@
-"""A network and what it takes to see its tensors as matrices."""
+"""A network, what of it is trained, and what it takes to see its tensors as matrices."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import nn
 
-from laser_fl.blocks import Block, blocks_of
+from laser_fl.blocks import Block, Tensors, blocks_of
 
 
 @dataclass(frozen=True)
@@ -12,13 +16,39 @@ class Network:
     """A module, of which the parameters that require a gradient are trained.
 
     transposed: names of the parameters stored as (inputs, outputs).
+    undecayed: names of the parameters to which weight decay does not apply.
     """
 
     module: nn.Module
     transposed: tuple[str, ...] = ()
+    undecayed: tuple[str, ...] = ()
+
+    @cached_property
+    def weights(self) -> Tensors:
+        """What is trained, by name and in order."""
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @cached_property
+    def buffers(self) -> Tensors:
+        """What is not trained but follows the data: a batch-norm's running mean and variance.
+
+        Only those of floats that are part of the module's state.
+        """
+        state = self.module.state_dict().keys()
+        return {n: b.detach() for n, b in self.module.named_buffers() if n in state and b.is_floating_point()}
+
+    @property
+    def draws(self) -> bool:
+        """True where a forward pass in training draws random numbers."""
+        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.module.modules())
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The trained parameters, in order."""
-        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        return blocks_of(trained, self.transposed)
+        """The trained parameters as matrices."""
+        return blocks_of(self.weights, self.transposed)
+
+
+def build(builder: Callable[..., Network], config: object, **fixed: Any) -> Network:
+    """Call `builder` with those of its parameters that `config` has attributes for, and `fixed`."""
+    names = [name for name in inspect.signature(builder).parameters if name not in fixed and hasattr(config, name)]
+    return builder(**{name: getattr(config, name) for name in names}, **fixed)

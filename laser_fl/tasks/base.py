@@ -1,16 +1,27 @@
 """What every task offers to workers and to the evaluation."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from laser_fl.blocks import Tensors
-from laser_fl.models.base import Network
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.models.base import Network, build
+from laser_fl.order import Epochs, Order, Windows
+from laser_fl.partitions import PARTITIONS
 from laser_fl.streams import Device, Streams
+
+BEST: Mapping[str, Callable[[list[float]], float]] = {"accuracy": max, "perplexity": min}
+
+Batch = tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]]
 
 
 @dataclass(frozen=True)
@@ -20,58 +31,136 @@ class Examples:
     inputs: Shaped[Tensor, "examples ..."]
     targets: Shaped[Tensor, "examples ..."]
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.inputs.device
+
     def to(self, device: Device) -> "Examples":
         """The same examples on `device`."""
         return Examples(self.inputs.to(device), self.targets.to(device))
 
-    def at(self, rows: Int64[Tensor, "*rows"]) -> "Examples":
-        """The examples at `rows`, in their arrangement."""
-        return Examples(self.inputs[rows], self.targets[rows])
+    def at(self, rows: Int64[Tensor, "*rows"]) -> Batch:
+        """(inputs, targets) of the examples at `rows`, in their arrangement."""
+        return self.inputs[rows], self.targets[rows]
 
-    def first(self, count: int) -> "Examples":
-        """The first `count` examples; all for 0."""
-        return self if count == 0 else Examples(self.inputs[:count], self.targets[:count])
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """The first `count` examples (0: all), `size` at a time."""
+        stop = count or len(self)
+        yield from zip(torch.split(self.inputs[:stop], size), torch.split(self.targets[:stop], size), strict=True)
+
+    def order(self, config: RunConfig, clients: range) -> Order:
+        """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
+        return Epochs(config, PARTITIONS.load(config.partition)(self.targets.cpu(), config), clients)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as tokens; an example is a window of `context` of them, and its targets the next ones.
+
+    tokens: may be memory-mapped. context: tokens that a model reads at once.
+    """
+
+    tokens: Shaped[Tensor, " tokens"]
+    context: int
+
+    def __len__(self) -> int:
+        """How many windows fill the text, the last one perhaps short."""
+        return math.ceil((len(self.tokens) - 1) / self.context)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.tokens.device
+
+    def to(self, device: Device) -> "Text":
+        """The same text on `device`."""
+        return Text(self.tokens.to(device), self.context)
+
+    def at(self, starts: Int64[Tensor, "*rows"]) -> Batch:
+        """(tokens, the tokens after them) of the windows that begin at `starts`."""
+        places = starts.unsqueeze(-1) + torch.arange(self.context + 1, device=starts.device)
+        windows = self.tokens[places].long()
+        return windows[..., :-1], windows[..., 1:]
+
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """The first `count` windows of the text, one after the other (0: all of it), `size` at a time."""
+        stop = min(len(self.tokens) - 1, count * self.context or len(self.tokens))
+        whole = stop // self.context
+        starts = torch.arange(whole, device=self.tokens.device) * self.context
+        for some in torch.split(starts, size) if whole else ():
+            yield self.at(some)
+        if rest := stop - whole * self.context:
+            yield replace(self, context=rest).at(starts.new_tensor([whole * self.context]))
+
+    def order(self, config: RunConfig, clients: range) -> Order:
+        """Windows at random places.
+
+        Raises:
+            ConfigError: the text is shorter than the context, or a client's stretch of it is.
+        """
+        if len(self.tokens) <= self.context:
+            raise ConfigError(f"context: must be below the text's {len(self.tokens)} tokens, got {self.context}")
+        return Windows(config, len(self.tokens), self.context + 1, clients)
 
 
 @dataclass(frozen=True)
 class Task:
     """Data, models, loss and metric.
 
-    models: name -> constructor. loss: (outputs, targets) -> mean loss.
-    metric: name of what `score` gives. score: (outputs, targets) -> sum over examples.
+    models: name -> builder; it is given the config's keys that it has parameters for, and `fixed`.
+    metric: a name in BEST; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
+    augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
+    prepare: inputs as they are stored -> as a model reads them.
     """
 
-    train: Examples
-    test: Examples
-    models: Mapping[str, Callable[[], Network]]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    metric: str
-    score: Callable[[Tensor, Tensor], Tensor]
+    train: Examples | Text
+    test: Examples | Text
+    models: Mapping[str, Callable[..., Network]]
+    metric: str = "accuracy"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    evaluation_batch: int = 2048
+    augment: Callable[[Tensor, list[torch.Generator]], Tensor] | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
 
     def to(self, device: Device) -> "Task":
         """The same task with its data on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
-    def model(self, name: str, streams: Streams) -> nn.Module:
-        """A model with initial weights drawn from `streams`."""
-        with streams.torch_global("initial weights"):
-            return self.models[name]().module
+    def network(self, config: RunConfig) -> Network:
+        """The config's model, with initial weights drawn from its seed."""
+        with Streams(config.seed).torch_global("initial weights"):
+            return build(self.models[config.model], config, **self.fixed)
+
+    def loss(self, outputs: Float[Tensor, "*batch classes"], targets: Shaped[Tensor, "*batch"]) -> Float[Tensor, ""]:
+        """Mean cross-entropy over all targets."""
+        return cross_entropy(outputs.flatten(end_dim=-2), targets.flatten())
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, weights: Tensors, examples: int = 0, batch: int = 2048) -> dict[str, float]:
-        """Mean loss and metric of `weights` on the first `examples` test examples (0: all).
+    def evaluate(self, module: nn.Module, state: Tensors, config: RunConfig) -> dict[str, float]:
+        """Mean loss and metric of the model with `state` (weights and buffers) on the config's test examples.
 
-        batch: examples per forward pass. Returns {"loss": ..., <metric>: in [0, 1] for accuracy}.
+        Returns {"loss": ..., "accuracy": in [0, 1]} or {"loss": ..., "perplexity": ...}.
         """
-        test = self.test.first(examples)
-        loss = score = 0.0
-        for inputs, targets in zip(torch.split(test.inputs, batch), torch.split(test.targets, batch), strict=True):
-            outputs = functional_call(model, weights, (inputs,))
-            loss += float(self.loss(outputs, targets)) * len(targets)
-            score += float(self.score(outputs, targets))
-        return {"loss": loss / len(test.targets), self.metric: score / len(test.targets)}
+        loss = correct = count = 0.0
+        module.eval()
+        device = next(iter(state.values())).device
+        for batch in self.test.batches(config.evaluate_examples, self.evaluation_batch):
+            inputs, targets = (values.to(device) for values in batch)
+            with autocast(config, device):
+                outputs = functional_call(module, state, (self.prepare(inputs) if self.prepare else inputs,))
+                loss += float(self.loss(outputs, targets)) * targets.numel()
+            correct += float((outputs.argmax(dim=-1) == targets).sum())
+            count += targets.numel()
+        mean = loss / count
+        if self.metric == "perplexity":
+            return {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        return {"loss": mean, self.metric: correct / count}
 
 
-def correct(outputs: Float[Tensor, "examples classes"], targets: Shaped[Tensor, " examples"]) -> Float[Tensor, ""]:
-    """How many examples are classified right."""
-    return (outputs.argmax(dim=-1) == targets).sum().float()
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The config's precision for forward passes; weights and gradients stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")

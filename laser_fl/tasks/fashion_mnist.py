@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from laser_fl.config import RunConfig
 from laser_fl.tasks.base import Task
 from laser_fl.tasks.images28 import from_torchvision
 
 MEAN, STD = 0.2860, 0.3530
 
 
-def load(data_dir: Path) -> Task:
+def load(data_dir: Path, config: RunConfig) -> Task:
     """Read Fashion-MNIST from `data_dir`/FashionMNIST/raw. Raises DataError where it cannot be had."""
     from torchvision.datasets import FashionMNIST
 

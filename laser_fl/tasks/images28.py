@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from laser_fl.errors import DataError
 from laser_fl.models.base import Network
 from laser_fl.models.small import linear, mlp
-from laser_fl.tasks.base import Examples, Task, correct
+from laser_fl.tasks.base import Examples, Task
 
 MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
 
@@ -24,9 +23,6 @@ def task(train: Examples, test: Examples, mean: float, std: float) -> Task:
         train=_normalised(train, mean, std),
         test=_normalised(test, mean, std),
         models=MODELS,
-        loss=cross_entropy,
-        metric="accuracy",
-        score=correct,
     )
 
 

