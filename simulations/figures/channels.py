@@ -29,16 +29,23 @@ def draw(results: pd.DataFrame) -> Picture:
     """Two panels: the channels, and analog against digital up to powers at which bits get through."""
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         picture = Picture(figsize=(10, 4.2), layout="constrained")
-        left, right = picture.subplots(1, 2, sharey=True)
+        left, right = picture.subplots(1, 2)
         for index, (label, keys) in enumerate(AIR.items()):
             chosen = results[(results[list(keys)] == pd.Series(keys)).all(axis=1)]
             for strategy, line in zip(ANALOG, ("-", "--"), strict=True):
                 curve = chosen[(chosen.strategy == strategy) & chosen.power.isin(POWERS)]
-                _curve(left, curve, color=f"C{index}", ls=line, label=label if line == "-" else None)
+                _curve(
+                    left,
+                    curve,
+                    color=f"C{index}",
+                    ls=line,
+                    lw=2.5 if index == 0 else 1.2,
+                    label=label if line == "-" else None,
+                )
         for strategy, colour in (("laser", "C2"), ("z-sgd", "C1"), ("d-dsgd", "C4")):
             curve = results[(results.strategy == strategy) & (results.channel == "awgn")]
             _curve(right, curve, color=colour, ls="--" if strategy == "z-sgd" else "-", label=strategy)
-        left.plot([], [], color="grey", ls="--", label="dashed: Z-SGD; solid: LASER")
+        left.plot([], [], color="grey", label="solid: LASER, dashed: Z-SGD")
         left.set(title="over every channel", ylabel="test accuracy, best average (%)")
         right.set(title="analog and digital, ideal channel")
         for axes in (left, right):
@@ -48,10 +55,10 @@ def draw(results: pd.DataFrame) -> Picture:
     return picture
 
 
-def _curve(axes: Axes, runs: pd.DataFrame, label: str | None, **style: str) -> None:
+def _curve(axes: Axes, runs: pd.DataFrame, label: str | None, **style: Any) -> None:
     """The mean over seeds, and one standard deviation as a band."""
     scores = 100 * runs.groupby("power")[SCORE].agg(["mean", "std"])
-    axes.plot(scores.index, scores["mean"], marker="o", ms=3, label=label, **style)  # type: ignore[arg-type]
+    axes.plot(scores.index, scores["mean"], marker="o", ms=3, label=label, **style)
     low, high = scores["mean"] - scores["std"], scores["mean"] + scores["std"]
     axes.fill_between(scores.index, low, high, color=style["color"], alpha=0.15, lw=0)
 
