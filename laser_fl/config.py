@@ -91,8 +91,8 @@ class RunConfig(BaseModel):
         "bytes", description="what a text is cut into: its bytes, or GPT-2's 50,257"
     )
     dropout: Fraction = Field(0.0, description="gpt2's dropout; needs client-batching=loop")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of forward and backward passes (autocast)"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere"
     )
     partition: Annotated[str, AfterValidator(_one_of(PARTITIONS))] = Field(
         "iid", description="who holds which examples"
@@ -179,8 +179,9 @@ class RunConfig(BaseModel):
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")
-        if self.precision == "bfloat16" and self.client_batching != "loop":
-            raise ValueError(f"client-batching: must be loop for precision bfloat16, got {self.client_batching!r}")
+        if self.precision != "float32" and self.client_batching != "loop":
+            rule = f"must be loop for precision {self.precision}"
+            raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self

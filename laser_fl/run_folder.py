@@ -103,6 +103,7 @@ class RunFolder(Observer):
             "rounds": training.round,
             "power": config.power,
             "parameters": training.parameters,
+            "device": str(next(iter(training.server.weights.values())).device),
         }
         if self._metrics:
             last = self._metrics[-1]

@@ -143,6 +143,27 @@ def reproduce(
 
 
 @app.command()
+def holdings(
+    preset: Preset = None,
+    config: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("holdings.png"),
+) -> None:
+    """Draw which labels each client holds under the config's partition."""
+    with _one_line_errors():
+        settings = _settings(preset, config, None)
+        from laser_fl.setup import data_dir
+        from laser_fl.tasks import TASKS
+        from laser_fl.tasks.base import Examples
+        from simulations.holdings import draw
+
+        data = TASKS.load(settings.task)(data_dir(settings), settings).train
+        if not isinstance(data, Examples):
+            raise ConfigError(f"task: must have labels, got {settings.task!r}")
+        counts = draw(data.targets, settings, out)
+        console.print(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
+
+
+@app.command()
 def volume(
     model: Annotated[str, typer.Option(help="The network; see `laser-fl list`.")] = "mlp",
     strategy: Annotated[str | None, typer.Option(help="One strategy; default: all.")] = None,

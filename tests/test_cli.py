@@ -138,6 +138,15 @@ def test_compare_says_who_was_silent_and_who_needed_no_power(tmp_path):
     assert result.output.count("no noise") == 1
 
 
+def test_holdings_are_drawn_and_counted(tmp_path):
+    result = call("holdings", "-c", "partition=shards", "-c", "clients=5", "--out", tmp_path / "who.png")
+    assert (result.exit_code, "examples per client: 800 to 800" in result.output) == (0, True)
+    with Image.open(tmp_path / "who.png") as picture:
+        assert picture.size[0] > 600
+    refused = call("holdings", "-c", "task=pydoc", "-c", "model=gpt2")
+    assert (refused.exit_code, refused.stderr) == (2, "task: must have labels, got 'pydoc'\n")
+
+
 @pytest.mark.parametrize("names", ["sgd,sgd", ""])
 def test_compare_wants_each_strategy_once(names):
     assert call("compare", "--strategies", names).exit_code == 2

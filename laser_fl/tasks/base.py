@@ -163,4 +163,5 @@ class Task:
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     """The config's precision for forward passes; weights and gradients stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    enabled = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -1,0 +1,41 @@
+"""Who holds what: the labels of each client's examples, drawn by flwr-datasets' own plotting."""
+
+import io
+import warnings
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from laser_fl.config import RunConfig
+from laser_fl.partitions import PARTITIONS
+
+
+def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
+    """Draw the config's partition of `labels`; returns (a row per client, a column per label): examples."""
+    from datasets import Dataset
+    from flwr_datasets.partitioner import NaturalIdPartitioner
+    from flwr_datasets.visualization import plot_label_distributions
+    from matplotlib.figure import Figure
+
+    held = PARTITIONS.load(config.partition)(labels, config)
+    owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(held)])
+    examples = torch.cat(list(held))
+    partitioner = NaturalIdPartitioner("client")
+    partitioner.dataset = Dataset.from_dict({"label": labels[examples].tolist(), "client": owner.tolist()})
+    picture = Figure(figsize=(8, 4.5))
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # labels without names, and its progress bar
+        warnings.simplefilter("ignore")
+        _, _, counts = plot_label_distributions(
+            partitioner,
+            label_name="label",
+            axis=picture.subplots(),
+            title=f"{config.task}, {config.partition}, {config.clients} clients",
+            legend=True,
+            legend_title="label",
+            legend_kwargs={"loc": "center left", "bbox_to_anchor": (1.02, 0.5)},
+        )
+    picture.savefig(path, dpi=150, bbox_inches="tight")
+    return pd.DataFrame(counts)
