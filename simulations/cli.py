@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -16,6 +17,11 @@ from rich.text import Text
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, DataError, LaserError
 from simulations import presets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulations.sweep import Run
 
 REFUSED, FAILED = 2, 1
 
@@ -111,35 +117,87 @@ def compare(
             raise LaserError("\n".join(failed))
 
 
+class Scale(StrEnum):
+    """How much a reproduction runs."""
+
+    full = "full"
+    small = "small"
+
+
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; default: this machine.")]
+Cpus = Annotated[int, typer.Option(min=1, help="CPUs that each run takes.")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs, or a part of one, that each run takes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the runs and the time they will take; run nothing.")]
+
+
 @app.command()
-def reproduce(
-    name: Annotated[str, typer.Argument(help="The figure; see `laser-fl list`.")],
-    config: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the runs, the results and the picture.")] = None,
+def sweep(
+    file: Annotated[Path, typer.Argument(help="TOML: preset, and the tables fixed, grid and best-of.")],
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/<name of the file>.")] = None,
+    address: Address = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what a figure needs and draw it."""
+    """Run a grid of configs over a Ray cluster; what is completed already is not run again."""
+    with _one_line_errors():
+        from simulations.sweep import RESULTS, read_grid, results, runs_of
+
+        root = out or Path("runs") / file.stem
+        grid = read_grid(file)
+        runs = runs_of([grid], root)
+        if dry_run:
+            _show_plan(runs, cpus)
+            return
+        failed = _execute(runs, address, cpus, gpus, quiet)
+        table = results(runs, root, [grid])
+        console.print(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}", soft_wrap=True, highlight=False)
+        if failed:
+            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The table or figure; see `laser-fl list`.")],
+    scale: Annotated[Scale, typer.Option(help="The paper's settings, or fewer rounds.")] = Scale.small,
+    config: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>.")] = None,
+    address: Address = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run what a table or figure needs, draw it, and say how far it is from the paper's."""
     with _one_line_errors():
         from simulations.figures import FIGURES
 
         if name not in FIGURES:
             raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
-        from laser_fl.run_folder import refuse_used
-        from simulations.figures.results import collect
-        from simulations.progress import Display
+        from simulations.figures.base import scores
+        from simulations.sweep import RESULTS, results, runs_of
 
-        root = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        refuse_used(root)
         figure = FIGURES.load(name)
-        if fixed := {override.partition("=")[0].strip() for override in config or []} & figure.keys:
-            raise ConfigError(f"{min(fixed)}: is the figure's own, got it by -c")
-        fixed = _settings(figure.preset, config, None).to_flat()
-        with Display(console, quiet) as display:
-            results = collect(figure, fixed, root, display.show)
-        figure.draw(results).savefig(root / f"{name}.png", dpi=150)
-        console.print(
-            f"results: {root / 'results.csv'}, picture: {root / f'{name}.png'}", soft_wrap=True, highlight=False
-        )
+        _refuse_own_keys(config, figure.keys(scale))
+        root = out or Path("runs") / f"{name}-{scale}"
+        overrides = _overrides(config)
+        grids = [replace(grid, fixed={**grid.fixed, **overrides}) for grid in figure.scales[scale].grids]
+        runs = runs_of(grids, root)
+        if dry_run:
+            console.print(f"{figure.title}, {scale}: stated time {figure.scales[scale].time}")
+            _show_plan(runs, cpus)
+            return
+        failed = _execute(runs, address, cpus, gpus, quiet)
+        table = results(runs, root, grids)
+        if failed:
+            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
+        verdicts = scores(table, figure)
+        verdicts.to_csv(root / "scores.csv", index=False)
+        figure.draw(table).savefig(root / f"{name}.png", dpi=150)
+        console.print(_frame_table(verdicts, f"{figure.title}, {scale}"))
+        for file in (RESULTS, "scores.csv", f"{name}.png"):
+            console.print(str(root / file), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -260,15 +318,61 @@ def list_parts() -> None:
 
 def _settings(preset: str | None, overrides: list[str] | None, out: Path | None) -> RunConfig:
     """The run config: defaults, then the preset, then -c, then --out."""
-    values: dict[str, Any] = presets.load(preset) if preset else {}
+    values: dict[str, Any] = {**(presets.load(preset) if preset else {}), **_overrides(overrides)}
+    if out is not None:
+        values["out-dir"] = str(out)
+    return parse(values)
+
+
+def _overrides(overrides: list[str] | None) -> dict[str, str]:
+    """The keys and values of -c."""
+    values = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"-c: must be KEY=VALUE, got {override!r}")
         values[key.strip()] = value.strip()
-    if out is not None:
-        values["out-dir"] = str(out)
-    return parse(values)
+    return values
+
+
+def _refuse_own_keys(overrides: list[str] | None, own: set[str]) -> None:
+    """Refuse config keys that a figure varies itself."""
+    if fixed := own & _overrides(overrides).keys():
+        raise ConfigError(f"{min(fixed)}: is varied by the figure itself, got it by -c")
+
+
+def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, quiet: bool) -> dict[str, str]:
+    """Carry the runs out with a bar over all of them, or a line per run."""
+    from simulations.progress import SweepDisplay
+    from simulations.sweep import execute
+
+    with SweepDisplay(console, runs, quiet) as display:
+        return execute(runs, display.show, address, cpus, gpus)
+
+
+def _show_plan(runs: "list[Run]", cpus: int) -> None:
+    """The runs, which of them are completed, and the time that the others will take here."""
+    from simulations.sweep import estimate
+
+    for run in runs:
+        console.print(f"{'done' if run.summary else 'to do'}  {run.label}", soft_wrap=True, highlight=False)
+    seconds = estimate(runs, max(1, _cores() // cpus))
+    console.print(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")
+
+
+def _cores() -> int:
+    from simulations.side_by_side import cores
+
+    return cores()
+
+
+def _frame_table(frame: "pd.DataFrame", title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE)
+    for column in frame.columns:
+        table.add_column(str(column), justify="right" if frame[column].dtype.kind in "fi" else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    return table
 
 
 def _refuse_keys(overrides: list[str] | None, *keys: str) -> None:

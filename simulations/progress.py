@@ -1,12 +1,16 @@
 """What a person sees while runs go: a bar each on a terminal, plain lines elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from laser_fl.loop import Metrics, Observer, Training
+
+if TYPE_CHECKING:
+    from simulations.sweep import Run
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,34 @@ class Reporter(Observer):
     def _report(self, training: Training, line: str) -> None:
         pace = training.round / self._seconds
         self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line))
+
+
+class SweepDisplay:
+    """Shows how far a sweep is: one bar over all runs, or a line as each ends. A context manager."""
+
+    def __init__(self, console: Console, runs: "Sequence[Run]", quiet: bool = False) -> None:
+        """console: where to; a bar needs a terminal. quiet: shows nothing but failures."""
+        self._console = console
+        self._quiet = quiet
+        done = sum(run.summary is not None for run in runs)
+        bar, left = BarColumn(bar_width=40), TimeRemainingColumn()
+        self._bar = Progress(TextColumn("{task.description}"), bar, MofNCompleteColumn(), left, console=console)
+        self._task = self._bar.add_task("runs", total=len(runs), completed=done)
+
+    def __enter__(self) -> "SweepDisplay":
+        if self._console.is_terminal and not self._quiet:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def show(self, run: "Run", reason: str) -> None:
+        """One run has ended, or failed for `reason`."""
+        self._bar.advance(self._task)
+        if reason or not (self._quiet or self._console.is_terminal):
+            line = f"{run.label}  {'failed: ' + reason if reason else 'completed'}"
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class Display:

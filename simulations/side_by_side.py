@@ -2,9 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol, runtime_checkable
@@ -12,10 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, DataError
 from laser_fl.run_folder import refuse_used
-from laser_fl.setup import Setup, prepare
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
 from simulations.signals import ending_on_signals
+from simulations.sweep import refuse_wrong
 
 REFRESH_SECONDS = 0.1
 
@@ -48,9 +48,11 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     Raises:
         ConfigError, DataError: a run cannot start; none has then.
     """
-    _refuse_wrong(runs.values())
-    threads = max(config.threads or _cores() for config in runs.values())
-    workers = max(1, min(len(runs), _cores() // threads))
+    for config in runs.values():
+        refuse_used(Path(config.out_dir))
+    refuse_wrong(list(runs.values()))
+    threads = max(config.threads or cores() for config in runs.values())
+    workers = max(1, min(len(runs), cores() // threads))
     spawn = multiprocessing.get_context("spawn")
     with ending_on_signals(), spawn.Manager() as manager:
         reports: Mailbox = manager.Queue()
@@ -70,16 +72,6 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _refuse_wrong(configs: Iterable[RunConfig]) -> None:
-    """Raise for what data, devices and lengths of runs tell is wrong, one data set at a time."""
-    setups: dict[tuple[str, str, str], Setup] = {}
-    for config in configs:
-        refuse_used(Path(config.out_dir))
-        key = (config.task, config.model, config.data_dir)
-        setup = setups.setdefault(key, setups.get(key) or prepare(config))
-        replace(setup, config=config).training()
 
 
 def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:
@@ -103,6 +95,6 @@ def _drain(reports: Mailbox, show: Callable[[Report], None]) -> None:
             return
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,50 +1,67 @@
-"""What a figure is: the runs it needs, and how it is drawn from their results."""
+"""What a figure is: the runs it needs at each scale, how they are drawn, and how far they are from the paper."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 from matplotlib.figure import Figure as Picture
 
-Values = dict[str, Any]
+from simulations.sweep import Grid, score_of
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Runs that share some keys and differ in others.
+class Scale:
+    """The runs of a figure at one scale. time: what they take, stated."""
 
-    base: keys of all runs. over: per key, its values; the runs are their product.
-    """
-
-    base: Mapping[str, Any]
-    over: Mapping[str, Sequence[Any]]
-
-    def __iter__(self) -> Iterator[Values]:
-        """The keys of each run."""
-        for values in product(*self.over.values()):
-            yield dict(self.base) | dict(zip(self.over, values, strict=True))
+    grids: tuple[Grid, ...]
+    time: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and the runs behind it.
+    """A table or figure, its runs at each scale, and its picture.
 
-    draw: (a row per run: its keys, and its summary) -> picture.
+    draw: a row per run, its keys and its summary -> picture.
+    paper: the paper's values by the keys in `cells`; judged at `tolerance`, in the score's unit.
     """
 
-    preset: str
-    grids: tuple[Grid, ...]
+    title: str
+    scales: Mapping[str, Scale]
     draw: Callable[[pd.DataFrame], Picture]
+    cells: tuple[str, ...] = ("strategy", "power")
+    paper: Mapping[tuple[object, ...], float] = field(default_factory=dict)
+    tolerance: float = 0.0
 
-    @property
-    def keys(self) -> set[str]:
-        """The keys that the figure sets itself."""
-        return {key for grid in self.grids for key in (*grid.base, *grid.over)}
+    def keys(self, scale: str) -> set[str]:
+        """The keys that vary over its runs, so that nobody else may set them."""
+        return {key for grid in self.scales[scale].grids for key in (*grid.over, *grid.best_of)}
 
-    @property
-    def runs(self) -> list[Values]:
-        """The keys of all runs, each once."""
-        unique = {repr(sorted(values.items())): values for grid in self.grids for values in grid}
-        return list(unique.values())
+
+def scores(results: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    """Mean and standard deviation over seeds per cell, beside the paper's value and a verdict.
+
+    Accuracies are in %. Verdict: ``within`` the tolerance of the paper, else ``better`` or ``worse``.
+    """
+    score, best = score_of(results)
+    percent = 100 if score.endswith("accuracy") else 1
+    chosen = results[results["chosen"]] if "chosen" in results else results
+    grouped = chosen.groupby(list(figure.cells), sort=False)[score]
+    table = pd.DataFrame(
+        {"mean": percent * grouped.mean(), "std": percent * grouped.std(), "seeds": grouped.count()}
+    ).reset_index()
+    if not figure.paper:
+        return table
+    cells = [tuple(row) for row in table[list(figure.cells)].itertuples(index=False)]
+    table["paper"] = [figure.paper.get(cell, math.nan) for cell in cells]
+    ahead = (1 if best is max else -1) * (table["mean"] - table["paper"])
+    table["verdict"] = [_verdict(value, figure.tolerance) for value in ahead.tolist()]
+    return table
+
+
+def _verdict(ahead: float, tolerance: float) -> str:
+    if math.isnan(ahead):
+        return ""
+    if abs(ahead) <= tolerance:
+        return "within"
+    return "better" if ahead > 0 else "worse"

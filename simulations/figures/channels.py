@@ -1,73 +1,67 @@
 """Accuracy over power: LASER and Z-SGD over every channel, and the digital rival beside them.
 
-On MNIST with the paper's setting, mean of three seeds.
+On MNIST with the paper's setting.
 """
 
 from typing import Any
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
-from simulations.figures.base import Figure, Grid
+from simulations import presets
+from simulations.figures.base import Figure, Scale
+from simulations.figures.curves import COLOURS, STYLE, curve, finish
+from simulations.sweep import Grid
 
 POWERS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STRONG = (100.0, 1000.0, 10000.0)
-SEEDS = (0, 1, 2)
-SCORE = "best_ema_test_accuracy"
 AIR: dict[str, dict[str, Any]] = {
     "ideal (awgn)": {"channel": "awgn"},
     "Rayleigh, truncated inversion": {"channel": "fading", "gain-threshold": 0.1},
     "blind, 16 antennas": {"channel": "blind", "antennas": 16},
     "blind, 256 antennas": {"channel": "blind", "antennas": 256},
 }
-ANALOG = {"laser": "LASER", "z-sgd": "Z-SGD"}
+LINES = {"laser": "-", "z-sgd": "--"}
 
 
 def draw(results: pd.DataFrame) -> Picture:
     """Two panels: the channels, and analog against digital up to powers at which bits get through."""
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(10, 4.2), layout="constrained")
         left, right = picture.subplots(1, 2)
         for index, (label, keys) in enumerate(AIR.items()):
-            chosen = results[(results[list(keys)] == pd.Series(keys)).all(axis=1)]
-            for strategy, line in zip(ANALOG, ("-", "--"), strict=True):
-                curve = chosen[(chosen.strategy == strategy) & chosen.power.isin(POWERS)]
-                _curve(
-                    left,
-                    curve,
-                    color=f"C{index}",
-                    ls=line,
-                    lw=2.5 if index == 0 else 1.2,
-                    label=label if line == "-" else None,
-                )
-        for strategy, colour in (("laser", "C2"), ("z-sgd", "C1"), ("d-dsgd", "C4")):
-            curve = results[(results.strategy == strategy) & (results.channel == "awgn")]
-            _curve(right, curve, color=colour, ls="--" if strategy == "z-sgd" else "-", label=strategy)
+            over = results[(results[list(keys)] == pd.Series(keys)).all(axis=1) & results["power"].isin(POWERS)]
+            for strategy, line in LINES.items():
+                width = 2.5 if index == 0 else 1.2
+                runs = over[over["strategy"] == strategy]
+                curve(left, runs, color=f"C{index}", ls=line, lw=width, label=label if line == "-" else None)
+        for strategy in (*LINES, "d-dsgd"):
+            runs = results[(results["strategy"] == strategy) & (results["channel"] == "awgn")]
+            curve(right, runs, color=COLOURS[strategy], ls=LINES.get(strategy, "-"), label=strategy)
         left.plot([], [], color="grey", label="solid: LASER, dashed: Z-SGD")
-        left.set(title="over every channel", ylabel="test accuracy, best average (%)")
-        right.set(title="analog and digital, ideal channel")
+        left.set_title("over every channel")
+        right.set_title("analog and digital, ideal channel")
         for axes in (left, right):
-            axes.set(xlabel="power per client and round", xscale="log")
-            axes.grid(alpha=0.3)
+            finish(axes, results)
             axes.legend(loc="lower right", frameon=False)
     return picture
 
 
-def _curve(axes: Axes, runs: pd.DataFrame, label: str | None, **style: Any) -> None:
-    """The mean over seeds, and one standard deviation as a band."""
-    scores = 100 * runs.groupby("power")[SCORE].agg(["mean", "std"])
-    axes.plot(scores.index, scores["mean"], marker="o", ms=3, label=label, **style)
-    low, high = scores["mean"] - scores["std"], scores["mean"] + scores["std"]
-    axes.fill_between(scores.index, low, high, color=style["color"], alpha=0.15, lw=0)
+def _scale(seeds: tuple[int, ...], time: str, **changes: Any) -> Scale:
+    base = presets.load("mnist") | {"evaluate-every": 2} | {k.replace("_", "-"): v for k, v in changes.items()}
+    over = {"strategy": list(LINES), "power": POWERS, "seed": seeds}
+    strong = {"strategy": [*LINES, "d-dsgd"], "power": POWERS + STRONG, "seed": seeds}
+    grids = [Grid(base | keys, over) for keys in AIR.values()]
+    return Scale((*grids, Grid(base | AIR["ideal (awgn)"], strong)), time)
 
 
 CHANNELS = Figure(
-    preset="mnist",
-    grids=(
-        *(Grid(keys, {"strategy": list(ANALOG), "power": POWERS, "seed": SEEDS}) for keys in AIR.values()),
-        Grid({"channel": "awgn"}, {"strategy": [*ANALOG, "d-dsgd"], "power": POWERS + STRONG, "seed": SEEDS}),
-    ),
+    title="accuracy over power, channel by channel",
+    scales={
+        "full": _scale((0, 1, 2), "27 minutes on 2 cores"),
+        "small": _scale((0,), "3 minutes on 2 cores", epochs=15),
+    },
     draw=draw,
+    cells=("channel", "antennas", "strategy", "power"),
 )

@@ -1,0 +1,262 @@
+"""Many runs from one grid, spread over a Ray cluster; a rerun goes on where the last one stopped.
+
+A sweep's folder holds one folder per run, named after what the run is, and the table of all results.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError
+from laser_fl.run_folder import SUMMARY
+from laser_fl.setup import Setup, data_dir, prepare
+from laser_fl.tasks.base import BEST
+from simulations import presets
+from simulations.engines import in_process
+
+Values = dict[str, Any]
+RESULTS = "results.parquet"
+PROBED_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that share some keys and differ in others.
+
+    fixed: keys of all runs. over: per key, its values; the runs are their product. best_of: per key,
+    values of which the best is kept for each combination of the others.
+    """
+
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    best_of: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Values]:
+        """The keys of each run."""
+        axes = {**self.over, **self.best_of}
+        for values in product(*axes.values()):
+            yield dict(self.fixed) | dict(zip(axes, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep. folder: where it goes; named after the varied keys and a hash of the whole config."""
+
+    config: RunConfig
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def summary(self) -> Values | None:
+        """What a completed run left behind, and None for any other."""
+        try:
+            summary: Values = json.loads((self.folder / SUMMARY).read_text())
+        except (OSError, ValueError):
+            return None
+        return summary if summary["status"] == "completed" else None
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a sweep file: a preset's name, and the tables fixed, grid and best-of.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"sweep: must be a file ({error.strerror}), got {str(path)!r}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"sweep: must be TOML ({error}), got {str(path)!r}") from None
+    parts = {"preset", "fixed", "grid", "best-of"}
+    if unknown := content.keys() - parts:
+        raise ConfigError(f"sweep: must have no parts but {', '.join(sorted(parts))}, got {min(unknown)!r}")
+    base = presets.load(content["preset"]) if "preset" in content else {}
+    axes = {part: content.get(part, {}) for part in ("grid", "best-of")}
+    for part, keys in axes.items():
+        for key, values in keys.items():
+            if not isinstance(values, list) or not values:
+                raise ConfigError(f"sweep: {part}.{key} must be a list of values, got {values!r}")
+    return Grid({**base, **content.get("fixed", {})}, axes["grid"], axes["best-of"])
+
+
+def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
+    """All runs of some grids, each once, in folders below `root`. Raises ConfigError for a wrong value."""
+    runs: dict[str, Run] = {}
+    for grid in grids:
+        varied = [*grid.over, *grid.best_of]
+        for values in grid:
+            config = parse(values)
+            digest = _digest(config)
+            words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
+            label = "-".join([config.task, config.strategy, *words, digest]).replace("/", "_")
+            runs.setdefault(digest, Run(config, root.resolve() / label))
+    return list(runs.values())
+
+
+def execute(
+    runs: Sequence[Run],
+    show: Callable[[Run, str], None],
+    address: str | None = None,
+    cpus: int = 1,
+    gpus: float = 0,
+) -> dict[str, str]:
+    """Carry out the runs that are not completed yet; returns why some failed, by label.
+
+    show: is told of each run as it ends, and why it failed, or "". address: of a Ray cluster; default: this
+    machine. cpus, gpus: that each run takes of it.
+
+    Raises:
+        ConfigError, DataError: a run cannot start; none has then.
+    """
+    waiting = [run for run in runs if run.summary is None]
+    refuse_wrong([run.config for run in waiting])
+    if not waiting:
+        return {}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
+    import ray
+
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_carry_out)
+        pending = {task.remote(_here(run)): run for run in waiting}
+        failed = {}
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            run = pending.pop(done)
+            try:
+                reason = ray.get(done)
+            except ray.exceptions.RayError as error:  # the process died
+                reason = str(error).splitlines()[0]
+            if reason:
+                failed[run.label] = reason
+            show(run, reason)
+        return failed
+    finally:
+        ray.shutdown()
+
+
+def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
+    """Write and return the table of all completed runs: a row each of keys and summary.
+
+    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best, by the mean over seeds.
+    """
+    rows = [
+        {"run": run.label, **run.config.to_flat(), **summary} for run in runs if (summary := run.summary) is not None
+    ]
+    table = pd.DataFrame(rows).apply(_numbers)
+    keys = [key for grid in grids for key in grid.best_of]
+    if len(table) and keys:
+        table["chosen"] = _chosen(table, keys)
+    root.mkdir(parents=True, exist_ok=True)
+    part = root / f".{RESULTS}.part"
+    table.to_parquet(part, index=False)
+    part.replace(root / RESULTS)
+    return table
+
+
+def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
+    """The column by which runs are judged, and whether its largest or its smallest value is best."""
+    metric = next(name for name in BEST if f"best_ema_test_{name}" in table)
+    return f"best_ema_test_{metric}", BEST[metric]
+
+
+def refuse_wrong(configs: Sequence[RunConfig]) -> None:
+    """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong."""
+    setups: dict[tuple[str, ...], Setup] = {}
+    for config in configs:
+        key = (config.task, config.model, config.data_dir, config.tokens, config.device)
+        if key not in setups:
+            setups[key] = prepare(config)
+        replace(setups[key], config=config).training()
+
+
+def estimate(runs: Sequence[Run], at_once: int) -> float:
+    """Seconds that the runs which are not completed will take, `at_once` of them at a time.
+
+    By completed runs of the same strategy, else by a few rounds of one.
+    """
+    seconds: dict[str, float] = {}
+    for run in runs:
+        if (summary := run.summary) is not None:
+            seconds.setdefault(run.config.strategy, float(summary["seconds_total"]))
+    waiting = [run for run in runs if run.summary is None]
+    for run in waiting:
+        if run.config.strategy not in seconds:
+            seconds[run.config.strategy] = _probe(run.config)
+    return sum(seconds[run.config.strategy] for run in waiting) / at_once
+
+
+def _probe(config: RunConfig) -> float:
+    """Seconds of a whole run, from a few rounds and one evaluation of it."""
+    setup = prepare(config)
+    plan = setup.plan
+    evaluations = sum(plan.evaluates_after(round) for round in range(plan.rounds))
+    started = time.perf_counter()
+    setup.evaluate(setup.network.weights | setup.network.buffers)
+    evaluation = time.perf_counter() - started
+    with TemporaryDirectory() as folder:
+        few = config.model_copy(update={"rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS})
+        summary = in_process.run(few, Path(folder) / "probe")
+    return float(summary["seconds_per_round"]) * plan.rounds + 2 * evaluation * evaluations
+
+
+def _here(run: Run) -> Run:
+    """The run with every path absolute: the cluster's processes have directories of their own."""
+    paths = {"out_dir": str(run.folder), "data_dir": str(data_dir(run.config).resolve())}
+    return replace(run, config=run.config.model_copy(update=paths))
+
+
+def _carry_out(run: Run) -> str:
+    """One run, in a process of the cluster; returns why it failed, or ""."""
+    if run.folder.exists():  # of a sweep that was interrupted
+        shutil.rmtree(run.folder)
+    try:
+        in_process.run(run.config, run.folder)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _digest(config: RunConfig) -> str:
+    """What a run is, but for where its files lie."""
+    values = {key: value for key, value in config.to_flat().items() if key not in ("out-dir", "data-dir")}
+    return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=4).hexdigest()
+
+
+def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read infinity, which JSON has as text."""
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
+
+
+def _chosen(table: pd.DataFrame, keys: Sequence[str]) -> "pd.Series[Any]":
+    """True for the runs whose best-of keys have the best mean score over seeds."""
+    score, best = score_of(table)
+    config_keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
+    others = [
+        key for key in config_keys if key not in (*keys, "seed", "out-dir", "data-dir") and table[key].nunique() > 1
+    ]
+    means = table.groupby([*others, *keys])[score].transform("mean")
+    if not others:
+        return means == best(means.tolist())
+    return means == means.groupby([table[key] for key in others]).transform("max" if best is max else "min")

@@ -1,0 +1,61 @@
+"""The presets: full ones at the paper's exact shapes, small ones that learn."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from laser_fl.config import parse
+from simulations import presets
+from simulations.engines import in_process
+from tests.test_tasks import cifar100_like
+
+FEW = {"rounds": 3, "batch-size": 2, "clients": 2, "evaluate-every": 3}
+
+
+def few(name, **values):
+    return parse(presets.load(name) | FEW | {key.replace("_", "-"): value for key, value in values.items()})
+
+
+@pytest.mark.parametrize(("name", "values"), [("cifar10", 11_173_962), ("cifar100", 11_220_132)])
+def test_full_resnet18_presets_run_on_a_cpu(tmp_path, monkeypatch, request, name, values):
+    """CIFAR-100 on files of its form."""
+    if name == "cifar10":
+        data = request.getfixturevalue("data_dir")
+    else:
+        monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+        cifar100_like(tmp_path, test=64)
+        data = str(tmp_path)
+    summary = in_process.run(few(name, evaluate_examples=64, data_dir=data, device="cpu"), tmp_path / "run")
+    assert (summary["status"], summary["rounds"], summary["parameters"]) == ("completed", 3, values)
+    ledger = pd.read_csv(tmp_path / "run" / "ledger.csv")
+    buffers = 9600
+    assert (ledger.downlink_floats >= values + buffers).all()
+    assert (ledger.side_channel_floats >= buffers).all()
+
+
+@pytest.mark.slow
+def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_dir):
+    """On WikiText-2; in a process of its own, whose memory is its own."""
+    options = {"task": "wikitext-2", "device": "cpu", "evaluate-examples": 4, "accumulation-steps": 1} | FEW
+    overrides = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
+    command = ["run", "--preset", "gpt2-wikitext103", *overrides, "--quiet", "--out", str(tmp_path / "run")]
+    code = "import sys; from simulations.cli import app; app(sys.argv[1:])"
+    environment = os.environ | {"LASER_FL_CACHE": str(tmp_path / "cache"), "LASER_FL_DATA": data_dir}
+    subprocess.run([sys.executable, "-c", code, *command], check=True, env=environment, capture_output=True)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"], summary["parameters"]) == ("completed", 3, 123_980_544)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 12e6  # KiB
+
+
+@pytest.mark.parametrize(("name", "rounds", "share"), [("cifar10-small", 60, 0.1), ("gpt2-small", 60, 0.25)])
+def test_small_presets_learn_without_noise(tmp_path, data_dir, name, rounds, share):
+    """The training loss of the last evaluation is below that of the first by a share of it."""
+    changes = {"strategy": "sgd", "rounds": rounds, "evaluate-every": 1, "evaluate-examples": 1, "data-dir": data_dir}
+    in_process.run(parse(presets.load(name) | changes), tmp_path / "run")
+    losses = pd.read_csv(tmp_path / "run" / "metrics.csv").train_loss
+    assert losses.tail(10).mean() < (1 - share) * losses.head(1).mean()

@@ -1,0 +1,127 @@
+"""Sweeps: grids, the best of some values, going on after an interruption, failures that stay alone."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from laser_fl.errors import ConfigError
+from simulations.cli import app
+from simulations.sweep import Grid, Run, execute, read_grid, results, runs_of
+
+TINY = {"task": "mnist-5k", "model": "linear", "clients": 4, "rounds": 4, "batch-size": 8, "evaluate-every": 2}
+FILE = """
+[fixed]
+task = "mnist-5k"
+model = "linear"
+clients = 4
+rounds = 3
+batch-size = 8
+
+[grid]
+strategy = ["z-sgd", "laser"]
+seed = [0, 1]
+
+[best-of]
+learning-rate = [0.01, 1e-5]
+"""
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_grids_are_products():
+    runs = list(Grid({"a": 1}, {"b": [2, 3]}, {"c": ["x", "y"]}))
+    assert runs[:3] == [{"a": 1, "b": 2, "c": "x"}, {"a": 1, "b": 2, "c": "y"}, {"a": 1, "b": 3, "c": "x"}]
+    assert len(runs) == 4
+
+
+def test_a_run_keeps_its_folder_whatever_else_is_swept_and_equal_runs_are_one(tmp_path):
+    one = runs_of([Grid(TINY, {"power": [1.0, 2.0]}), Grid(TINY | {"power": 2.0})], tmp_path)
+    assert len(one) == 2
+    more = runs_of([Grid(TINY, {"power": [2.0, 3.0]})], tmp_path)
+    assert more[0].folder == one[1].folder
+    elsewhere = runs_of([Grid(TINY | {"data-dir": "/elsewhere"}, {"power": [2.0]})], tmp_path)
+    assert elsewhere[0].folder == more[0].folder
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[grids]\n", "sweep: must have no parts but best-of, fixed, grid, preset, got 'grids'"),
+        ("[grid]\npower = 3\n", "sweep: grid.power must be a list of values, got 3"),
+        ("[best-of]\nrank = []\n", r"sweep: best-of.rank must be a list of values, got \[\]"),
+        ("power = [", "sweep: must be TOML"),
+        ("preset = 'moon'\n", "preset: must be one of"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, text, line):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(ConfigError, match=line):
+        read_grid(tmp_path / "s.toml")
+
+
+def test_a_file_that_is_not_there_and_wrong_values_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sweep: must be a file"):
+        read_grid(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="rank: must be greater than or equal to 1, got 0"):
+        runs_of([Grid(TINY, {"rank": [2, 0]})], tmp_path)
+
+
+def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path):
+    file, root = tmp_path / "s.toml", tmp_path / "out"
+    file.write_text(FILE)
+    plan = call("sweep", file, "--out", root, "--dry-run")
+    assert "8 of 8 to do" in plan.output
+    assert not root.exists()
+    assert call("sweep", file, "--out", root, "--quiet").exit_code == 0
+    table = pd.read_parquet(root / "results.parquet")
+    assert len(table) == 8
+    assert set(table.status) == {"completed"}
+    assert table[table.chosen]["learning-rate"].tolist() == [0.01] * 4
+    runs = runs_of([read_grid(file)], root)
+    written = {run.label: (run.folder / "summary.json").stat().st_mtime_ns for run in runs}
+    (runs[0].folder / "summary.json").unlink()  # as if it had been killed
+    (runs[1].folder / "summary.json").write_text(json.dumps({"status": "interrupted"}))
+    seen = []
+    assert execute(runs, lambda run, reason: seen.append(run.label)) == {}
+    assert sorted(seen) == sorted([runs[0].label, runs[1].label])
+    after = {run.label: (run.folder / "summary.json").stat().st_mtime_ns for run in runs}
+    assert {label for label in after if after[label] != written[label]} == set(seen)
+    assert execute(runs, lambda run, reason: pytest.fail("nothing was left to do")) == {}
+    assert "0 of 8 to do" in call("sweep", file, "--out", root, "--dry-run").output
+
+
+def test_a_run_that_fails_is_reported_and_leaves_the_others_alone(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text(
+        FILE.replace('"z-sgd", "laser"', '"sgd"').replace("0.01, 1e-5", "0.01, 1e30").replace("linear", "mlp")
+    )
+    result = call("sweep", file, "--out", tmp_path / "out", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.count("is not finite") == 2
+    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 2
+
+
+def test_nothing_starts_where_a_run_would_be_refused(tmp_path):
+    runs = runs_of([Grid(TINY, {"clients": [4, 4001]})], tmp_path / "out")
+    with pytest.raises(ConfigError, match="clients: must be at most the 4000 training examples, got 4001"):
+        execute(runs, lambda run, reason: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_value_is_chosen_by_the_mean_over_seeds(tmp_path, monkeypatch):
+    grid = Grid(TINY, {"power": [1.0, 2.0], "seed": [0, 1]}, {"learning-rate": [0.1, 0.2]})
+    scores = {(1.0, 0.1): (0.9, 0.1), (1.0, 0.2): (0.6, 0.6), (2.0, 0.1): (0.8, 0.8), (2.0, 0.2): (0.7, 0.85)}
+
+    def summary(run):
+        config = run.config
+        return {"best_ema_test_accuracy": scores[config.power, config.learning_rate][config.seed], "loss": math.inf}
+
+    monkeypatch.setattr(Run, "summary", property(summary))
+    table = results(runs_of([grid], tmp_path), tmp_path, [grid])
+    chosen = table[table.chosen][["power", "learning-rate"]].drop_duplicates()
+    assert [tuple(row) for row in chosen.to_numpy()] == [(1.0, 0.2), (2.0, 0.1)]
