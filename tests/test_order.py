@@ -137,6 +137,10 @@ class TestWindowsOfAText:
         assert torch.cat([t.flatten() for _, t in self.TEXT.batches(4, 7)]).tolist() == list(range(1, 37))
         assert len(self.TEXT) == 111
 
+    def test_have_no_labels_to_go_by(self):
+        with pytest.raises(ConfigError, match="partition: must be iid for a text, got 'shards'"):
+            self.order(partition="shards")
+
     def test_a_text_shorter_than_the_context_is_refused(self):
         with pytest.raises(ConfigError, match="context: must be below the text's 9 tokens, got 9"):
             Text(torch.arange(9), context=9).order(parse({"clients": 1}), range(1))

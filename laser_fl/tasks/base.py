@@ -1,8 +1,9 @@
 """What every task offers to workers and to the evaluation."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -54,7 +55,14 @@ class Examples:
 
     def order(self, config: RunConfig, clients: range) -> Order:
         """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
-        return Epochs(config, PARTITIONS.load(config.partition)(self.targets.cpu(), config), clients)
+        return Epochs(config, _shards(self.targets, config), clients)
+
+
+@lru_cache(maxsize=4)  # the workers of one process ask for the same
+def _shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """The examples that each client holds."""
+    shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
+    return shards
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,11 @@ class Text:
         """Windows at random places.
 
         Raises:
-            ConfigError: the text is shorter than the context, or a client's stretch of it is.
+            ConfigError: the text is shorter than the context, or a client's stretch of it is; or a
+                partition that goes by labels, which a text has none of.
         """
+        if config.partition != "iid":
+            raise ConfigError(f"partition: must be iid for a text, got {config.partition!r}")
         if len(self.tokens) <= self.context:
             raise ConfigError(f"context: must be below the text's {len(self.tokens)} tokens, got {self.context}")
         return Windows(config, len(self.tokens), self.context + 1, clients)
