@@ -179,7 +179,7 @@ class Training:
             power=self._power,
             usages=self._usages,
             broadcasts=Broadcasts(
-                floats=self.parameters + self._shared_floats + sum(b.numel() for b in self._buffers.values()),
+                floats=self.parameters + self._shared_floats + sum(b.numel() for b in self.server.buffers.values()),
                 energy=0.0 if ideal else self._downlink_power,
                 channel_uses=0 if ideal else self.parameters,
             ),

@@ -66,6 +66,7 @@ class Server:
         for name, parameter in self._parameters.items():
             parameter.grad = update[name]
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
         self._buffers |= buffers or {}
         self._steps += 1

@@ -66,7 +66,10 @@ class Worker:
             with self._drawing(ctx, step):
                 one = self._differentiate(broadcast, buffers, inputs, targets)
             weight = part.shape[1] / batch.shape[1]
-            total = {n: g if len(parts) == 1 else total.get(n, 0) + weight * g for n, g in one.gradients.items()}
+            if step == 0:
+                total = one.gradients if len(parts) == 1 else {n: weight * g for n, g in one.gradients.items()}
+            else:
+                torch._foreach_add_(list(total.values()), list(one.gradients.values()), alpha=weight)
             losses += weight * one.losses.cpu()
             buffers = one.buffers
         return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.order import Epochs
 from laser_fl.partitions import PARTITIONS
 
 
@@ -21,6 +23,7 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
     from matplotlib.figure import Figure
 
     held = PARTITIONS.load(config.partition)(labels, config)
+    Epochs(config, held, range(0))  # refuses clients that hold nothing
     owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(held)])
     examples = torch.cat(list(held))
     partitioner = NaturalIdPartitioner("client")
@@ -37,5 +40,9 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
             legend_title="label",
             legend_kwargs={"loc": "center left", "bbox_to_anchor": (1.02, 0.5)},
         )
-    picture.savefig(path, dpi=150, bbox_inches="tight")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(path, dpi=150, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out: must be a picture that can be written ({error}), got {str(path)!r}") from None
     return pd.DataFrame(counts)

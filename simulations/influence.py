@@ -39,7 +39,7 @@ def influences(config: RunConfig, model: str) -> list[Influence]:
     The theory is for one client; k clients with like gradients and noise variance σ² are worth
     a power of P k²/σ². Source: paper, Eq. (11), (12) and §F.3. Deviation: power split equally.
     """
-    blocks = model_blocks(model)
+    blocks = model_blocks(model, config)
     power = block_power(config, len(blocks))
     laser = Alternating(config.rank)
     lines = []

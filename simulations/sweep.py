@@ -6,6 +6,7 @@ A sweep's folder holds one folder per run, named after what the run is, and the 
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -22,7 +23,7 @@ import pandas as pd
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
 from laser_fl.run_folder import SUMMARY
-from laser_fl.setup import Setup, data_dir, prepare
+from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.tasks.base import BEST
 from simulations import presets
 from simulations.engines import in_process
@@ -30,6 +31,16 @@ from simulations.engines import in_process
 Values = dict[str, Any]
 RESULTS = "results.parquet"
 PROBED_ROUNDS = 5
+NOT_IN_A_SETUP = {
+    "strategy": "",
+    "power": 0.0,
+    "seed": 0,
+    "learning_rate": 0.0,
+    "rank": 0,
+    "out_dir": "",
+    "channel": "",
+}
+NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "out_dir": ""}
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
             digest = _digest(config)
             words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
             label = "-".join([config.task, config.strategy, *words, digest]).replace("/", "_")
-            runs.setdefault(digest, Run(config, root.resolve() / label))
+            there = next(root.resolve().glob(f"*-{digest}"), None)  # of another grid with this run in it
+            runs.setdefault(digest, Run(config, there or root.resolve() / label))
     return list(runs.values())
 
 
@@ -128,6 +140,8 @@ def execute(
     """
     waiting = [run for run in runs if run.summary is None]
     refuse_wrong([run.config for run in waiting])
+    if gpus == 0 and any(device_of(run.config).type == "cuda" for run in waiting):
+        raise ConfigError(f"gpus: must be greater than 0 for runs on a GPU, or set device=cpu, got {gpus:g}")
     if not waiting:
         return {}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
@@ -156,15 +170,15 @@ def execute(
 def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
     """Write and return the table of all completed runs: a row each of keys and summary.
 
-    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best, by the mean over seeds.
+    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best, by the mean over
+    seeds; a value with which a run has not completed is worse than any other, and of equal ones the first counts.
     """
-    rows = [
-        {"run": run.label, **run.config.to_flat(), **summary} for run in runs if (summary := run.summary) is not None
-    ]
+    rows = [{"run": run.label, **run.config.to_flat(), **(run.summary or {"status": "missing"})} for run in runs]
     table = pd.DataFrame(rows).apply(_numbers)
     keys = [key for grid in grids for key in grid.best_of]
-    if len(table) and keys:
+    if keys and (table["status"] == "completed").any():
         table["chosen"] = _chosen(table, keys)
+    table = table[table["status"] == "completed"].reset_index(drop=True)
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".{RESULTS}.part"
     table.to_parquet(part, index=False)
@@ -180,28 +194,30 @@ def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
 
 def refuse_wrong(configs: Sequence[RunConfig]) -> None:
     """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong."""
-    setups: dict[tuple[str, ...], Setup] = {}
+    setups: dict[str, Setup] = {}
     for config in configs:
-        key = (config.task, config.model, config.data_dir, config.tokens, config.device)
+        device_of(config)
+        key = config.model_copy(update=NOT_IN_A_SETUP).model_dump_json()
         if key not in setups:
-            setups[key] = prepare(config)
+            setups = {key: prepare(config.model_copy(update={"device": "cpu"}))}  # one at a time: they are large
         replace(setups[key], config=config).training()
 
 
 def estimate(runs: Sequence[Run], at_once: int) -> float:
     """Seconds that the runs which are not completed will take, `at_once` of them at a time.
 
-    By completed runs of the same strategy, else by a few rounds of one.
+    By completed runs that differ in seed, power or step size only, else by a few rounds of one.
     """
     seconds: dict[str, float] = {}
-    for run in runs:
+    kinds = [run.config.model_copy(update=NOT_IN_THE_TIME).model_dump_json() for run in runs]
+    for run, kind in zip(runs, kinds, strict=True):
         if (summary := run.summary) is not None:
-            seconds.setdefault(run.config.strategy, float(summary["seconds_total"]))
-    waiting = [run for run in runs if run.summary is None]
-    for run in waiting:
-        if run.config.strategy not in seconds:
-            seconds[run.config.strategy] = _probe(run.config)
-    return sum(seconds[run.config.strategy] for run in waiting) / at_once
+            seconds.setdefault(kind, float(summary["seconds_total"]))
+    waiting = [(run, kind) for run, kind in zip(runs, kinds, strict=True) if run.summary is None]
+    for run, kind in waiting:
+        if kind not in seconds:
+            seconds[kind] = _probe(run.config)
+    return sum(seconds[kind] for _, kind in waiting) / at_once
 
 
 def _probe(config: RunConfig) -> float:
@@ -213,7 +229,8 @@ def _probe(config: RunConfig) -> float:
     setup.evaluate(setup.network.weights | setup.network.buffers)
     evaluation = time.perf_counter() - started
     with TemporaryDirectory() as folder:
-        few = config.model_copy(update={"rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS})
+        changes = {"rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS, "gain_threshold": 0.0}
+        few = config.model_copy(update=changes)
         summary = in_process.run(few, Path(folder) / "probe")
     return float(summary["seconds_per_round"]) * plan.rounds + 2 * evaluation * evaluations
 
@@ -249,14 +266,20 @@ def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
         return column
 
 
-def _chosen(table: pd.DataFrame, keys: Sequence[str]) -> "pd.Series[Any]":
+def _chosen(table: pd.DataFrame, keys: Sequence[str]) -> "pd.Series[bool]":
     """True for the runs whose best-of keys have the best mean score over seeds."""
     score, best = score_of(table)
+    worst = -math.inf if best is max else math.inf
+    scores = table[score].where(table["status"] == "completed", worst)
     config_keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
-    others = [
-        key for key in config_keys if key not in (*keys, "seed", "out-dir", "data-dir") and table[key].nunique() > 1
-    ]
-    means = table.groupby([*others, *keys])[score].transform("mean")
-    if not others:
-        return means == best(means.tolist())
-    return means == means.groupby([table[key] for key in others]).transform("max" if best is max else "min")
+    aside = (*keys, "seed", "out-dir", "data-dir")
+    others = [key for key in config_keys if key not in aside and table[key].nunique() > 1]
+    means = scores.groupby([table[key] for key in (*others, *keys)], sort=False).transform("mean").tolist()
+    values = [tuple(row) for row in table[list(keys)].itertuples(index=False)]
+    cells = [tuple(row) for row in table[others].itertuples(index=False)] if others else [()] * len(table)
+    winners: dict[tuple[Any, ...], tuple[float, tuple[Any, ...]]] = {}
+    for cell, value, mean in zip(cells, values, means, strict=True):
+        if cell not in winners or best([mean, winners[cell][0]]) != winners[cell][0]:
+            winners[cell] = mean, value
+    chosen = [winners[cell][1] == value for cell, value in zip(cells, values, strict=True)]
+    return pd.Series(chosen, index=table.index)

@@ -12,8 +12,9 @@ import torch
 from laser_fl.blocks import Block
 from laser_fl.channels import digital
 from laser_fl.channels.base import Links
-from laser_fl.config import RunConfig
+from laser_fl.config import RunConfig, parse
 from laser_fl.models import MODELS
+from laser_fl.models.base import build
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.schemes.exchanges import EXCHANGES
@@ -48,11 +49,10 @@ class Volume:
         return self.side_values * FLOAT_BYTES
 
 
-def model_blocks(name: str) -> tuple[Block, ...]:
-    """The blocks of a model in MODELS, without allocating it."""
+def model_blocks(name: str, config: RunConfig | None = None) -> tuple[Block, ...]:
+    """The blocks of a model in MODELS, of the config's size, without allocating it."""
     with torch.device("meta"):
-        blocks: tuple[Block, ...] = MODELS.load(name)().blocks
-    return blocks
+        return build(MODELS.load(name), config or parse({})).blocks
 
 
 def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:

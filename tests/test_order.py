@@ -99,6 +99,13 @@ def test_shards_hold_few_labels_and_a_dirichlets_alpha_says_how_uneven_it_is():
     assert min(labels_held(deal("iid"))) == 10
 
 
+def test_more_pieces_than_examples_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"shards-per-client: must make at most 1000 pieces, .*, got 200 \(1600 pieces"
+    ):
+        deal("shards", shards_per_client=200)
+
+
 def test_a_partition_that_leaves_a_client_without_examples_is_refused():
     config = parse({"clients": 800, "partition": "dirichlet", "dirichlet-alpha": 0.01})
     with pytest.raises(ConfigError, match=r"partition: must leave an example to each of 800 clients .*'dirichlet'"):

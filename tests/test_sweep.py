@@ -44,6 +44,8 @@ def test_a_run_keeps_its_folder_whatever_else_is_swept_and_equal_runs_are_one(tm
     assert len(one) == 2
     more = runs_of([Grid(TINY, {"power": [2.0, 3.0]})], tmp_path)
     assert more[0].folder == one[1].folder
+    more[0].folder.mkdir()
+    assert runs_of([Grid(TINY | {"power": 2}, {"rank": [2]})], tmp_path)[0].folder == more[0].folder
     elsewhere = runs_of([Grid(TINY | {"data-dir": "/elsewhere"}, {"power": [2.0]})], tmp_path)
     assert elsewhere[0].folder == more[0].folder
 
@@ -121,7 +123,30 @@ def test_the_best_value_is_chosen_by_the_mean_over_seeds(tmp_path, monkeypatch):
         config = run.config
         return {"best_ema_test_accuracy": scores[config.power, config.learning_rate][config.seed], "loss": math.inf}
 
-    monkeypatch.setattr(Run, "summary", property(summary))
-    table = results(runs_of([grid], tmp_path), tmp_path, [grid])
-    chosen = table[table.chosen][["power", "learning-rate"]].drop_duplicates()
-    assert [tuple(row) for row in chosen.to_numpy()] == [(1.0, 0.2), (2.0, 0.1)]
+    def chosen():
+        table = results(runs_of([grid], tmp_path), tmp_path, [grid])
+        best = table[table.chosen][["power", "learning-rate"]].drop_duplicates()
+        return [tuple(row) for row in best.to_numpy()]
+
+    monkeypatch.setattr(Run, "summary", property(lambda run: {"status": "completed"} | summary(run)))
+    assert chosen() == [(1.0, 0.2), (2.0, 0.1)]
+
+    def one_failed(run):
+        failed = (run.config.power, run.config.learning_rate, run.config.seed) == (2.0, 0.1, 0)
+        return None if failed else {"status": "completed"} | summary(run)
+
+    monkeypatch.setattr(Run, "summary", property(one_failed))
+    assert chosen() == [(1.0, 0.2), (2.0, 0.2)]
+    monkeypatch.setattr(Run, "summary", property(lambda run: {"status": "completed", "best_ema_test_accuracy": 0.5}))
+    assert chosen() == [(1.0, 0.1), (2.0, 0.1)]
+
+
+def test_every_config_of_a_sweep_is_checked(tmp_path):
+    text = {"task": "pydoc", "model": "gpt2", "layers": 1, "heads": 1, "embedding": 4, "clients": 2, "rounds": 1}
+    for wrong, line in (
+        ({"context": [12, 10**6]}, "context: must be below"),
+        ({"evaluate-examples": [5, 10**7]}, "evaluate-examples: must be at most"),
+        ({"dropout": [0.0, 0.2]}, "client-batching: must be loop for a model with dropout"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            execute(runs_of([Grid(text, wrong)], tmp_path), lambda run, reason: None)

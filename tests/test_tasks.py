@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -168,6 +169,7 @@ class TestText:
         config = parse({"task": "pydoc", "model": "gpt2"})
         first = text.tokenised("a text", tmp_path, config)
         monkeypatch.setattr(text, "_bytes", None)  # a second time would fail
+        monkeypatch.setattr(text, "PIECE", 3)
         assert torch.equal(text.tokenised("a text", tmp_path, config), first)
         assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
         with pytest.raises(TypeError):
@@ -184,8 +186,42 @@ class TestText:
         (tmp_path / "gpt2-bpe" / "vocab.bpe").write_text("")
         for wrong in ("{}", "[1]", "no json", json.dumps({str(i): i for i in range(50256)})):
             (tmp_path / "gpt2-bpe" / "encoder.json").write_text(wrong)
-            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens, not so in"):
+            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens and 50,000 merges"):
                 text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
+
+    def test_wrong_merges_are_refused(self, tmp_path, data_dir):
+        (tmp_path / "gpt2-bpe").mkdir()
+        for name in ("encoder.json", "vocab.bpe"):
+            shutil.copy(Path(data_dir) / "gpt2-bpe" / name, tmp_path / "gpt2-bpe")
+        merges = tmp_path / "gpt2-bpe" / "vocab.bpe"
+        lines = merges.read_text(encoding="utf-8").splitlines()
+        for wrong in (lines[:-1], [*lines[:-1], "zz qq"]):
+            merges.write_text("\n".join(wrong), encoding="utf-8")
+            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens and 50,000 merges"):
+                text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
+
+    def test_a_file_is_read_once_and_again_where_it_has_changed(self, tmp_path, monkeypatch):
+        folder = tmp_path / "wikitext-2"
+        folder.mkdir()
+        for split, content in (("train", 30 * "some words \n"), ("valid", "a few")):
+            (folder / f"wiki.{split}.tokens").write_text(content)
+        load = TASKS.load("wikitext-2")
+        first = load(tmp_path, parse({"context": 4}))
+        assert bytes(first.test.tokens.tolist()) == b"a few"
+        (folder / "wiki.valid.tokens").write_text("a few more")
+        assert bytes(load(tmp_path, parse({"context": 4})).test.tokens.tolist()) == b"a few more"
+        (folder / "wiki.valid.tokens").write_text("")
+        with pytest.raises(DataError, match="wikitext-2: its validation text must have at least two tokens, got 0"):
+            load(tmp_path, parse({}))
+
+    def test_pieces_make_up_the_text(self, monkeypatch, data_dir, tmp_path):
+        lines = "".join(f"line {i} of some text\n" for i in range(50))
+        config = parse({"tokens": "gpt2"})
+        whole = text.tokenised(lines, Path(data_dir), config)
+        monkeypatch.setattr(text, "PIECE", 40)
+        monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "other"))
+        assert torch.equal(text.tokenised(lines, Path(data_dir), config), whole)
+        assert bytes(text.tokenised("äöü" * 50, Path(data_dir), parse({})).tolist()).decode() == "äöü" * 50
 
     def test_missing_texts_and_vocabularies_are_named_in_one_line(self, tmp_path, monkeypatch):
         import datasets

@@ -21,9 +21,19 @@ def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
 
 
 def shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """shards-per-client pieces each of the examples sorted by label; a last, incomplete piece is left out."""
+    """shards-per-client pieces of one size each of the examples sorted by label.
+
+    The pieces are as large as can be, and those that nobody draws are left out, at most as many
+    examples as a piece for each client would take.
+
+    Raises:
+        ConfigError: there are fewer examples than pieces.
+    """
     from flwr_datasets.partitioner import ShardPartitioner
 
+    if (pieces := config.clients * config.shards_per_client) > len(labels):
+        rule = f"must make at most {len(labels)} pieces, one per training example, for {config.clients} clients"
+        raise ConfigError(f"shards-per-client: {rule}, got {config.shards_per_client} ({pieces} pieces)")
     return _deal(
         ShardPartitioner(config.clients, "label", config.shards_per_client, seed=_seed(config)), labels, config
     )

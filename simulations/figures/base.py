@@ -35,7 +35,10 @@ class Figure:
 
     def keys(self, scale: str) -> set[str]:
         """The keys that vary over its runs, so that nobody else may set them."""
-        return {key for grid in self.scales[scale].grids for key in (*grid.over, *grid.best_of)}
+        grids = self.scales[scale].grids
+        varied = {key for grid in grids for key in (*grid.over, *grid.best_of)}
+        fixed = {key for grid in grids for key in grid.fixed}
+        return varied | {key for key in fixed if len({repr(grid.fixed.get(key)) for grid in grids}) > 1}
 
 
 def scores(results: pd.DataFrame, figure: Figure) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def power_needed(results: pd.DataFrame, strategy: str, target: float) -> float:
     target: in %, or a perplexity.
     """
     score, percent = axis_of(results)
-    runs = results[results["strategy"] == strategy]
+    runs = results[(results["strategy"] == strategy) & results.get("chosen", True)]
     means = percent * runs.groupby("power")[score].mean().sort_index()
     ahead = means - target if percent == 100 else target - means
     powers, values = np.log(means.index.to_numpy(dtype=float)), ahead.to_numpy()
