@@ -69,7 +69,7 @@ def test_a_key_given_twice_and_presets_are_overridden_in_order(tmp_path):
         ),
         (["-c", "powr=1"], "powr: unknown key, did you mean power?"),
         (["-c", "power"], "-c: must be KEY=VALUE, got 'power'"),
-        (["--preset", "moon"], "preset: must be one of mnist, got 'moon'"),
+        (["--preset", "moon"], f"preset: must be one of {', '.join(presets.names())}, got 'moon'"),
     ],
 )
 def test_a_wrong_value_gives_one_line_and_status_2(tmp_path, engine, arguments, line):

@@ -123,5 +123,5 @@ def test_every_preset_is_a_valid_config(name):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="preset: must be one of mnist, got 'moon'"):
+    with pytest.raises(ConfigError, match=f"preset: must be one of {', '.join(presets.names())}, got 'moon'"):
         presets.load("moon")
