@@ -9,18 +9,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.blocks import Tensors, blocks_of
-from laser_fl.channels import CHANNELS, digital
+from laser_fl.channels import CHANNELS
 from laser_fl.channels.base import Channel, Usage
 from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
-from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.errors import TrainingError
 from laser_fl.ledger import Broadcasts, Entry, entry
-from laser_fl.participation import asked, participants
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
@@ -29,6 +27,7 @@ from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
+from laser_fl.turnout import Turnout, refuse_silence
 
 Evaluate = Callable[[Tensors], Mapping[str, float]]
 
@@ -74,7 +73,7 @@ class Training:
         self._updates = 0
         self._sent: Tensors | None = None
         self._buffers: Tensors = {}
-        self._refuse_silence()
+        refuse_silence(config, self._channel, plan.rounds, self._streams)
         self._begin_round()
 
     @property
@@ -115,7 +114,8 @@ class Training:
             self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
             self._side_channel_floats += sum(b.numel() for b in self._buffers.values())
         self._shared_floats += sum(tensor.numel() for tensor in self._shared.values())
-        reception = receive(uplink, self._shared, self._scheme, self._links, self._allocation, ctx, self._uses)
+        links, uses = self._turnout.links, self._turnout.channel_uses
+        reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
         self._shared = reception.shared
         self._usages.append(reception.usage)
         self._side_channel_floats += reception.side_channel_floats
@@ -127,21 +127,10 @@ class Training:
         return True
 
     def _begin_round(self) -> None:
-        """Draw who takes part, over which links, and who of them has something to say there."""
-        config, promises = self.config, self._scheme.promises
-        self._present = participants(config.clients, config.fraction, config.dropout_rate, self.round, self._streams)
-        links = self._channel.links(self._present, config.clients, self.round, self._streams)
-        self._noise_scale = links.noise_scale
-        speaks, self._bits, self._uses = links.speaks, [math.inf] * len(self._present), 0
-        if promises.digital:
-            turns, uses = int(speaks.sum()), config.channel_uses or self.parameters
-            power, variance = self._power, self._channel.noise_variance
-            self._bits = digital.capacity(links, uses, power, variance).tolist()
-            fits = [self._scheme.speaks(bits, self._blocks) for bits in self._bits]
-            speaks = speaks & torch.tensor(fits, dtype=torch.bool)
-            self._uses = round(uses * int(speaks.sum()) / max(1, turns))
-        self._speaks = speaks.tolist()
-        self._links = links.at(speaks)
+        """Draw the turnout, and make what goes down."""
+        self._turnout = Turnout.drawn(
+            self.config, self._channel, self._scheme, self._blocks, self.round, self._power, self._streams
+        )
         self._down, self._downlink = self._make_downlink()
         self._phase = 0
         self._usages: list[Usage] = []
@@ -174,8 +163,8 @@ class Training:
         ideal = self._downlink.noise_std == 0  # or nothing was sent
         return entry(
             round=self.round + 1,
-            present=len(self._present),
-            speakers=sum(self._speaks),
+            present=len(self._turnout.present),
+            speakers=len(self._turnout.speakers),
             power=self._power,
             usages=self._usages,
             broadcasts=Broadcasts(
@@ -186,16 +175,6 @@ class Training:
             side_channel_floats=self._side_channel_floats,
             bandwidth=self.config.bandwidth,
         )
-
-    def _refuse_silence(self) -> None:
-        """Raise ConfigError where the channel is expected to let fewer than one client speak in the whole run."""
-        config = self.config
-        likely = float(self._channel.speaking_probability(config.clients, self._streams).mean())
-        present = asked(config.clients, config.fraction) * (1 - config.dropout_rate)
-        expected = likely * present * self.plan.rounds
-        if likely < 1 and not expected >= 1:
-            rule = f"must let at least one client speak in the whole run, expected are {expected:.2g}"
-            raise ConfigError(f"gain-threshold: {rule}, got {config.gain_threshold}")
 
     @property
     def _downlink_power(self) -> float:
@@ -210,21 +189,21 @@ class Training:
         return float(self._policy(self.config.power, self.plan.step(self.round), self.plan.steps))
 
     def _context(self) -> Context:
-        power, promises = self._power, self._scheme.promises
-        everyone = zip(self._present, self._bits, self._speaks, strict=True)
-        speaking = [(client, bits) for client, bits, speaks in everyone if speaks]
+        power, promises, turnout = self._power, self._scheme.promises, self._turnout
+        sigma = math.sqrt(self._channel.noise_variance) * turnout.links.noise_scale
+        averaged = turnout.present if promises.error_feedback else turnout.speakers
         return Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
             updates=self._updates,
             power=power * promises.phase_shares[self._phase],
-            noise_std=0.0 if math.isinf(power) else math.sqrt(self._channel.noise_variance) * self._noise_scale,
+            noise_std=0.0 if math.isinf(power) else sigma,
             clients=self.config.clients,
-            present=self._present,
-            speakers=tuple(client for client, _ in speaking),
-            averaged=len(self._present) if promises.error_feedback else len(speaking),
-            bits=tuple(bits for _, bits in speaking),
+            present=turnout.present,
+            speakers=turnout.speakers,
+            averaged=len(averaged),
+            bits=turnout.bits,
             streams=self._streams,
         )
 

@@ -139,9 +139,9 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
         before, phases = training.server.weights, []
         before = {n: w.clone() for n, w in before.items()}
         drawn = tensors(clients=CLIENTS, seed=training.round)
-        precoding = dict(zip(training._present, links_of(training), strict=True))
+        precoding = dict(zip(training._turnout.present, links_of(training), strict=True))
         links.append([precoding.get(client) for client in range(CLIENTS)])
-        scales.append(training._noise_scale)
+        scales.append(training._turnout.links.noise_scale)
         done = False
         while not done:
             told = training.broadcast()
@@ -184,7 +184,7 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
 
 def links_of(training):
     """(precoding, gain) of all present, the silent ones with 0."""
-    every = training._channel.links(training._present, CLIENTS, training.round, training._streams)
+    every = training._channel.links(training._turnout.present, CLIENTS, training.round, training._streams)
     return list(zip(every.precoding.tolist(), every.gain.tolist(), strict=True))
 
 
@@ -465,7 +465,7 @@ class TestDigitalRuns:
         training = Training(parse(config), tensors(clients=None), Plan(2))
         size = training.parameters
         drawn = torch.randn(3, 8, generator=Streams(0).generator("blind fading", 0), dtype=torch.complex128)
-        for bits, energy in zip(training._bits, drawn.abs().square().sum(dim=1).tolist(), strict=True):
+        for bits, energy in zip(training._turnout.bits, drawn.abs().square().sum(dim=1).tolist(), strict=True):
             assert bits == pytest.approx(size / 6 * math.log2(1 + 3 * 300 * energy / size))
 
 

@@ -37,7 +37,7 @@ class Network:
         state = self.module.state_dict().keys()
         return {n: b.detach() for n, b in self.module.named_buffers() if n in state and b.is_floating_point()}
 
-    @property
+    @cached_property
     def draws(self) -> bool:
         """True where a forward pass in training draws random numbers."""
         return any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.module.modules())
