@@ -1,0 +1,25 @@
+"""The command ``laser-fl``. Heavy imports wait until a command needs them."""
+
+import typer
+
+from simulations.cli import grids, parts, runs
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Learning over the air: LASER and its baselines at equal, verified power."""
+
+
+for command in (
+    runs.run,
+    runs.compare,
+    grids.sweep,
+    grids.reproduce,
+    parts.holdings,
+    parts.volume,
+    parts.theory,
+):
+    app.command()(command)
+app.command("list")(parts.list_parts)

@@ -1,0 +1,131 @@
+"""Commands that train many times: a sweep, and a table or figure of the paper."""
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from laser_fl.errors import ConfigError, LaserError
+from simulations.cli.common import Overrides, Quiet, console, frame_table, one_line_errors, overrides_of
+
+if TYPE_CHECKING:
+    from simulations.sweep import Run
+
+
+class Scale(StrEnum):
+    """How much a reproduction runs."""
+
+    full = "full"
+    small = "small"
+
+
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; default: this machine.")]
+Cpus = Annotated[int, typer.Option(min=1, help="CPUs that each run takes.")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs, or a part of one, that each run takes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the runs and the time they will take; run nothing.")]
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="TOML: preset, and the tables fixed, grid and best-of.")],
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/<name of the file>.")] = None,
+    address: Address = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of configs over a Ray cluster; what is completed already is not run again."""
+    with one_line_errors():
+        from simulations.sweep import RESULTS, read_grid, results, runs_of
+
+        root = out or Path("runs") / file.stem
+        grid = read_grid(file)
+        runs = runs_of([grid], root)
+        if dry_run:
+            _show_plan(runs, cpus, gpus)
+            return
+        failed = _execute(runs, address, cpus, gpus, quiet)
+        table = results(runs, root, [grid])
+        console.print(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}", soft_wrap=True, highlight=False)
+        if failed:
+            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The table or figure; see `laser-fl list`.")],
+    scale: Annotated[Scale, typer.Option(help="The paper's settings, or fewer rounds.")] = Scale.small,
+    config: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>.")] = None,
+    address: Address = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run what a table or figure needs, draw it, and say how far it is from the paper's."""
+    with one_line_errors():
+        from simulations.figures import FIGURES
+
+        if name not in FIGURES:
+            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
+        from simulations.figures.base import scores
+        from simulations.sweep import RESULTS, results, runs_of
+
+        figure = FIGURES.load(name)
+        _refuse_own_keys(config, figure.keys(scale))
+        root = out or Path("runs") / f"{name}-{scale}"
+        overrides = overrides_of(config)
+        grids = [replace(grid, fixed={**grid.fixed, **overrides}) for grid in figure.scales[scale].grids]
+        runs = runs_of(grids, root)
+        if dry_run:
+            console.print(f"{figure.title}, {scale}: stated time {figure.scales[scale].time}")
+            _show_plan(runs, cpus, gpus)
+            return
+        failed = _execute(runs, address, cpus, gpus, quiet)
+        table = results(runs, root, grids)
+        if failed and not any(grid.best_of for grid in grids):  # there, what fails is not the best
+            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
+        verdicts = scores(table, figure)
+        verdicts.to_csv(root / "scores.csv", index=False)
+        figure.draw(table).savefig(root / f"{name}.png", dpi=150)
+        console.print(frame_table(verdicts, f"{figure.title}, {scale}"))
+        for file in (RESULTS, "scores.csv", f"{name}.png"):
+            console.print(str(root / file), soft_wrap=True, highlight=False)
+
+
+def _refuse_own_keys(overrides: list[str] | None, own: set[str]) -> None:
+    """Refuse config keys that a figure varies itself."""
+    if fixed := own & overrides_of(overrides).keys():
+        raise ConfigError(f"{min(fixed)}: is varied by the figure itself, got it by -c")
+
+
+def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, quiet: bool) -> dict[str, str]:
+    """Carry the runs out with a bar over all of them, or a line per run."""
+    from simulations.progress import SweepDisplay
+    from simulations.sweep import execute
+
+    with SweepDisplay(console, runs, quiet) as display:
+        return execute(runs, display.show, address, cpus, gpus)
+
+
+def _show_plan(runs: "list[Run]", cpus: int, gpus: float) -> None:
+    """The runs, which of them are completed, and the time that the others will take here."""
+    from simulations.sweep import estimate
+
+    for run in runs:
+        console.print(f"{'done' if run.summary else 'to do'}  {run.label}", soft_wrap=True, highlight=False)
+    at_once = _cores() // cpus
+    if gpus > 0:
+        import torch
+
+        at_once = min(at_once, int(torch.cuda.device_count() / gpus))
+    seconds = estimate(runs, max(1, at_once))
+    console.print(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")
+
+
+def _cores() -> int:
+    from simulations.side_by_side import cores
+
+    return cores()

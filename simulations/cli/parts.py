@@ -1,0 +1,132 @@
+"""Commands that train nothing: who holds what, what is sent, what theory says, what there is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError
+from simulations import presets
+from simulations.cli.common import Overrides, Preset, console, one_line_errors, refuse_keys, settings_of, two_columns
+
+
+def holdings(
+    preset: Preset = None,
+    config: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("holdings.png"),
+) -> None:
+    """Draw which labels each client holds under the config's partition."""
+    with one_line_errors():
+        settings = settings_of(preset, config, None)
+        from laser_fl.setup import data_dir
+        from laser_fl.tasks import TASKS
+        from laser_fl.tasks.base import Examples
+        from simulations.holdings import draw
+
+        data = TASKS.load(settings.task)(data_dir(settings), settings).train
+        if not isinstance(data, Examples):
+            raise ConfigError(f"task: must have labels, got {settings.task!r}")
+        counts = draw(data.targets, settings, out)
+        console.print(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
+
+
+def volume(
+    model: Annotated[str, typer.Option(help="The network; see `laser-fl list`.")] = "mlp",
+    strategy: Annotated[str | None, typer.Option(help="One strategy; default: all.")] = None,
+    config: Overrides = None,
+) -> None:
+    """Show what a client sends per round for a model, in values and bytes, without training it."""
+    with one_line_errors():
+        _refuse_unknown_model(model)
+        refuse_keys(config, "model", "strategy")
+        settings = settings_of(None, config, None)
+        if strategy is not None:
+            settings = parse(settings.to_flat() | {"strategy": strategy})
+        from simulations.volume import FLOAT_BYTES, all_volumes, model_blocks, volumes
+
+        blocks = model_blocks(model, settings)
+        total = sum(block.size for block in blocks)
+        title = f"{model}: {total:,} values, {total * FLOAT_BYTES / 1e6:,.2f} MB, per client and round"
+        caption = "laser alternating sends one factor a round, in turn; aside: bytes of the noiseless side channel"
+        table = Table(title=title, caption=caption, box=box.SIMPLE)
+        for head in ("strategy", "rounds", "values", "bytes", "MB", "ratio", "aside"):
+            table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
+        for line in all_volumes(settings, blocks) if strategy is None else volumes(settings, blocks):
+            ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x" if line.bytes else ""
+            size = f"{line.bytes / 1e6:,.2f}"
+            table.add_row(
+                line.strategy, line.rounds, f"{line.values:,}", f"{line.bytes:,}", size, ratio, f"{line.side_bytes:,}"
+            )
+        console.print(table)
+
+
+def theory(
+    model: Annotated[str, typer.Option(help="The network; see `laser-fl list`.")] = "mlp",
+    config: Overrides = None,
+) -> None:
+    """Show, for a model and a power, where the paper's theory promises LASER less noise than Z-SGD."""
+    with one_line_errors():
+        _refuse_unknown_model(model)
+        refuse_keys(config, "model", "strategy")
+        settings = settings_of(None, config, None)
+        from simulations.influence import block_power, influences
+
+        lines = influences(settings, model)
+        share = f"each block's share worth P k²/(σ² L) = {block_power(settings, len(lines)):.4g}"
+        table = Table(
+            title=f"{model}, rank {settings.rank}: noise energy over gradient energy, {share}", box=box.SIMPLE
+        )
+        for head in ("block", "matrix", "Z-SGD", "LASER, at most", "less noise"):
+            table.add_column(head, justify="left" if head == "block" else "right", overflow="fold")
+        for line in lines:
+            bound = "uncompressed" if line.laser_bound is None else f"{line.laser_bound:.3g}"
+            table.add_row(line.block, f"{line.rows} x {line.columns}", f"{line.z_sgd:.3g}", bound, line.less_noise)
+        console.print(table)
+
+
+def list_parts() -> None:
+    """Show every strategy, channel, task, preset and config key."""
+    from laser_fl.allocations import ALLOCATIONS
+    from laser_fl.channels import CHANNELS
+    from laser_fl.models import MODELS
+    from laser_fl.policies import POLICIES
+    from laser_fl.schemes import SCHEMES
+    from laser_fl.schemes.exchanges import EXCHANGES
+    from laser_fl.schemes.receivers import RECEIVERS
+    from laser_fl.tasks import TASKS
+
+    parts = {
+        "strategy": SCHEMES,
+        "factor-exchange": EXCHANGES,
+        "receiver": RECEIVERS,
+        "channel": CHANNELS,
+        "power-policy": POLICIES,
+        "power-allocation": ALLOCATIONS,
+        "task": TASKS,
+        "model": MODELS,
+    }
+    for key, entries in parts.items():
+        rows = [
+            (name, entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else ""))
+            for name, entry in entries.items()
+        ]
+        console.print(two_columns(key, rows))
+    from simulations.figures import FIGURES
+
+    console.print(two_columns("figure", [(name, entry.summary) for name, entry in FIGURES.items()]))
+    console.print(two_columns("preset", [(name, "laser-fl run --preset " + name) for name in presets.names()]))
+    keys = [
+        (field.alias or name, f"{field.description} (default {field.default!r})")
+        for name, field in RunConfig.model_fields.items()
+    ]
+    console.print(two_columns("config key", keys))
+
+
+def _refuse_unknown_model(name: str) -> None:
+    from laser_fl.models import MODELS
+
+    if name not in MODELS:
+        raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")

@@ -1,0 +1,124 @@
+"""Commands that train: one run, or one per strategy."""
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError, LaserError
+from simulations.cli.common import (
+    Overrides,
+    Preset,
+    Quiet,
+    console,
+    one_line_errors,
+    refuse_keys,
+    settings_of,
+    two_columns,
+)
+
+
+class Over(StrEnum):
+    """What accuracy is drawn over."""
+
+    rounds = "rounds"
+    channel_uses = "channel-uses"
+    energy = "energy"
+    latency = "latency"
+
+
+OVER_COLUMNS = {Over.rounds: "round", Over.latency: "latency_seconds", Over.channel_uses: "channel_uses"}
+
+
+class Engine(StrEnum):
+    """Where the clients run."""
+
+    in_process = "in-process"
+    flower = "flower"
+
+
+def run(
+    preset: Preset = None,
+    config: Overrides = None,
+    engine: Annotated[Engine, typer.Option(help="In this process, or through `flwr run`.")] = Engine.in_process,
+    nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of the flower engine; default 2.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train one model with one strategy."""
+    with one_line_errors():
+        settings = settings_of(preset, config, out)
+        folder = Path(settings.out_dir).expanduser() if settings.out_dir else _default_folder(settings)
+        if nodes is not None and engine is not Engine.flower:
+            raise ConfigError(f"--nodes: must go with --engine flower, got {nodes}")
+        if engine is Engine.flower:
+            summary = _run_on_flower(settings, folder, nodes or 2, quiet)
+        else:
+            summary = _run_in_process(settings, folder, quiet)
+        console.print(_summary_table(summary, folder))
+
+
+def compare(
+    preset: Preset = None,
+    config: Overrides = None,
+    strategies: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    over: Annotated[Over, typer.Option(help="What the picture draws accuracy over.")] = Over.rounds,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs, the table and the picture.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the same model with several strategies over the same channel; draw their accuracy."""
+    with one_line_errors():
+        from laser_fl.schemes import SCHEMES
+        from simulations.compare import frame, picture, table
+        from simulations.progress import Display
+        from simulations.side_by_side import run_all
+
+        refuse_keys(config, "strategy")
+        settings = settings_of(preset, config, out)
+        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
+        values = settings.to_flat()
+        names = [name.strip() for name in strategies.split(",")] if strategies is not None else list(SCHEMES)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
+        runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
+        with Display(console, quiet) as display:
+            outcomes = run_all(runs, display.show)
+        picture(outcomes, settings, root / "accuracy.png", OVER_COLUMNS.get(over, over.value))
+        frame(outcomes).to_csv(root / "comparison.csv", index=False)
+        console.print(table(outcomes, settings))
+        console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
+        if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:
+            raise LaserError("\n".join(failed))
+
+
+def _default_folder(settings: RunConfig) -> Path:
+    from laser_fl.run_folder import default_path
+
+    return default_path(settings, datetime.now())
+
+
+def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
+    from simulations.engines import in_process
+    from simulations.progress import Display, Reporter
+
+    with Display(console, quiet) as display:
+        return in_process.run(settings, folder, [Reporter(settings.strategy, display.show)])
+
+
+def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:
+    from simulations.engines import flower
+
+    def show(line: str) -> None:
+        if not quiet:
+            console.print(Text.from_ansi(line), soft_wrap=True)
+
+    return flower.run(settings, folder, nodes, show)
+
+
+def _summary_table(summary: dict[str, Any], folder: Path) -> Table:
+    return two_columns("run folder", [(str(key), str(value)) for key, value in summary.items()], str(folder))
