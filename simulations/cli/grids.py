@@ -58,6 +58,9 @@ def reproduce(
     scale: Annotated[Scale, typer.Option(help="The paper's settings, or fewer rounds.")] = Scale.small,
     config: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>.")] = None,
+    runs_folder: Annotated[
+        Path, typer.Option("--runs", help="Where the runs lie; figures that need the same run share it.")
+    ] = Path("runs/reproduce"),
     address: Address = None,
     cpus: Cpus = 1,
     gpus: Gpus = 0,
@@ -70,29 +73,26 @@ def reproduce(
 
         if name not in FIGURES:
             raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
-        from simulations.figures.base import scores
-        from simulations.sweep import RESULTS, results, runs_of
+        from simulations.reproduction import Reproduction
+        from simulations.sweep import runs_of
 
         figure = FIGURES.load(name)
         _refuse_own_keys(config, figure.keys(scale))
-        root = out or Path("runs") / f"{name}-{scale}"
         overrides = overrides_of(config)
         grids = [replace(grid, fixed={**grid.fixed, **overrides}) for grid in figure.scales[scale].grids]
-        runs = runs_of(grids, root)
+        runs = runs_of(grids, runs_folder)
         if dry_run:
             console.print(f"{figure.title}, {scale}: stated time {figure.scales[scale].time}")
             _show_plan(runs, cpus, gpus)
             return
-        failed = _execute(runs, address, cpus, gpus, quiet)
-        table = results(runs, root, grids)
+        failed = _execute(runs, address, cpus, gpus, quiet) if runs else {}
         if failed and not any(grid.best_of for grid in grids):  # there, what fails is not the best
             raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
-        verdicts = scores(table, figure)
-        verdicts.to_csv(root / "scores.csv", index=False)
-        figure.draw(table).savefig(root / f"{name}.png", dpi=150)
-        console.print(frame_table(verdicts, f"{figure.title}, {scale}"))
-        for file in (RESULTS, "scores.csv", f"{name}.png"):
-            console.print(str(root / file), soft_wrap=True, highlight=False)
+        made = Reproduction(name, scale, out or Path("runs") / f"{name}-{scale}")
+        for part, table in made.write(runs, grids).items():
+            console.print(frame_table(table, f"{figure.title}, {scale}: {part}"))
+        for file in made.files:
+            console.print(str(file), soft_wrap=True, highlight=False)
 
 
 def _refuse_own_keys(overrides: list[str] | None, own: set[str]) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Picture
 from simulations import presets
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import COLOURS, STYLE, curve, finish
+from simulations.figures.judges import Scores
 from simulations.sweep import Grid
 
 POWERS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -53,7 +54,8 @@ def _scale(seeds: tuple[int, ...], time: str, **changes: Any) -> Scale:
     over = {"strategy": list(LINES), "power": POWERS, "seed": seeds}
     strong = {"strategy": [*LINES, "d-dsgd"], "power": POWERS + STRONG, "seed": seeds}
     grids = [Grid(base | keys, over) for keys in AIR.values()]
-    return Scale((*grids, Grid(base | AIR["ideal (awgn)"], strong)), time)
+    scores = Scores(("channel", "antennas", "strategy", "power"))
+    return Scale((*grids, Grid(base | AIR["ideal (awgn)"], strong)), time, {"scores": scores})
 
 
 CHANNELS = Figure(
@@ -63,5 +65,4 @@ CHANNELS = Figure(
         "small": _scale((0,), "3 minutes on 2 cores", epochs=15),
     },
     draw=draw,
-    cells=("channel", "antennas", "strategy", "power"),
 )

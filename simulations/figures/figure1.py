@@ -1,0 +1,56 @@
+"""Figure 1 and Table 1: every method on WikiText with GPT-2 over power, and the power that LASER saves."""
+
+from typing import Any
+
+from simulations import presets
+from simulations.figures.base import Figure, Scale
+from simulations.figures.claims import LASER_LEADS
+from simulations.figures.curves import over_power
+from simulations.figures.judges import Claims, Reductions, Scores
+from simulations.sweep import Grid
+
+STRATEGIES = ("z-sgd", "signum", "random-k", "sketch", "laser")
+POWERS = tuple(10_000.0 * 4**i for i in range(6))
+TABLE1 = {80.0: (10e3, 160e3), 50.0: (40e3, 640e3), 40.0: (160e3, 2560e3), 35.0: (160e3, 2560e3)}
+PAPER = {  # §4.1 and Table 2
+    ("laser", 10e3): 76.0,
+    ("z-sgd", 10e3): 212.0,
+    ("laser", 160e3): 35.0,
+    ("z-sgd", 160e3): 71.0,
+    ("sgd", float("inf")): 19.2,
+}
+
+
+def _scale(
+    base: dict[str, Any],
+    powers: tuple[float, ...],
+    seeds: tuple[int, ...],
+    targets: tuple[float, ...],
+    scores: Scores,
+    time: str,
+) -> Scale:
+    noisy = Grid(base, {"strategy": STRATEGIES, "power": powers, "seed": seeds})
+    noiseless = Grid(base, {"strategy": ["sgd"], "power": [float("inf")], "seed": seeds})
+    tables = {
+        "scores": scores,
+        "reductions": Reductions(targets, TABLE1, tolerance=4.0),
+        "claims": Claims((LASER_LEADS,)),
+    }
+    return Scale((noisy, noiseless), time, tables)
+
+
+FIGURE1 = Figure(
+    title="Figure 1 and Table 1: perplexity of GPT-2 on WikiText",
+    scales={
+        "full": _scale(
+            presets.load("gpt2-wikitext103"),
+            POWERS,
+            (0,),
+            tuple(TABLE1),
+            Scores(paper=PAPER, tolerance=5.0),
+            "about 125 GPU hours (31 runs of 4 hours), estimated for an H100",
+        ),
+        "small": _scale(SMALL, SMALL_POWERS, (0, 1, 2), (10.0,), Scores(), ""),
+    },
+    draw=over_power,
+)

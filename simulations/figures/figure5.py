@@ -1,0 +1,72 @@
+"""Figure 5: LASER's accuracy over its rank, in three regimes of power."""
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure as Picture
+
+from simulations.figures import cifar
+from simulations.figures.base import Figure, Scale
+from simulations.figures.curves import STYLE, curve, finish
+from simulations.figures.judges import Claim, Claims, Scores
+
+RANKS = (1, 2, 4, 8, 16)
+POWERS = (500.0, 4000.0, 32000.0)  # low, medium, high; the paper's text does not name them
+
+
+def draw(results: pd.DataFrame) -> Picture:
+    """A curve per power."""
+    with matplotlib.rc_context(STYLE):
+        picture = Picture(figsize=(6.4, 4.2), layout="constrained")
+        axes = picture.subplots()
+        for index, power in enumerate(sorted(results["power"].unique())):
+            runs = results[results["power"] == power]
+            curve(axes, runs, over="rank", color=f"C{index}", label=f"P = {power:g}")
+        finish(axes, results, "rank")
+        ranks = sorted(results["rank"].unique())
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ranks, [str(rank) for rank in ranks])
+        axes.legend(frameon=False)
+    return picture
+
+
+def _best_rank(means: "pd.Series[float]") -> tuple[str, bool]:
+    best = means.unstack("rank").idxmax(axis=1)
+    return ", ".join(f"{rank} at {power:g}" for power, rank in best.items()), bool(best.isin([4, 8]).all())
+
+
+def _rank_one_is_worst(means: "pd.Series[float]") -> tuple[str, bool]:
+    worst = means.unstack("rank").idxmin(axis=1)
+    return ", ".join(f"worst is {rank} at {power:g}" for power, rank in worst.items()), bool((worst == 1).all())
+
+
+def _high_rank_hurts_at_low_power(means: "pd.Series[float]") -> tuple[str, bool]:
+    table = means.unstack("rank")
+    loss = table.max(axis=1) - table[table.columns.max()]
+    said = ", ".join(f"{points:.1f} points below the best at {power:g}" for power, points in loss.items())
+    return said, bool(loss.iloc[0] > loss.iloc[1:].max())
+
+
+CLAIMS = Claims(
+    (
+        Claim("rank 4 or 8 is best at every power", _best_rank),
+        Claim("rank 1 is worst at every power", _rank_one_is_worst),
+        Claim("the highest rank loses most at the lowest power", _high_rank_hurts_at_low_power),
+    ),
+    ("power", "rank"),
+)
+TABLES = {"scores": Scores(("power", "rank")), "claims": CLAIMS}
+
+
+def _scale(scale: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:
+    grid = cifar.grid(scale, {"strategy": ["laser"], "power": powers, "rank": RANKS}, seeds=seeds)
+    return Scale((grid,), time, TABLES)
+
+
+FIGURE5 = Figure(
+    title="Figure 5: rank and accuracy on CIFAR-10",
+    scales={
+        "full": _scale("full", POWERS, (0, 1, 2), "about 60 GPU hours (180 runs of 20 minutes), estimated for an H100"),
+        "small": _scale("small", (20.0, 80.0, 1280.0), (0, 1), "14 minutes on 2 cores"),
+    },
+    draw=draw,
+)

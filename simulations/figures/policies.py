@@ -1,0 +1,73 @@
+"""Figures 3 and 7: power that falls or rises over the run, at the same mean power."""
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure as Picture
+
+from simulations.figures import cifar
+from simulations.figures.base import Figure, Scale
+from simulations.figures.curves import STYLE, curve, finish
+from simulations.figures.judges import Claim, Claims, Scores
+
+LINES = {"laser": "-", "z-sgd": "--"}
+POWERS = tuple(250.0 * 2**i for i in range(10))
+EQUAL = 1.0  # points of accuracy that we take for "the same"
+
+
+def draw(results: pd.DataFrame) -> Picture:
+    """A colour per policy; LASER solid, Z-SGD dashed."""
+    with matplotlib.rc_context(STYLE):
+        picture = Picture(figsize=(6.4, 4.2), layout="constrained")
+        axes = picture.subplots()
+        for index, policy in enumerate(dict.fromkeys(results["power-policy"])):
+            for strategy, line in LINES.items():
+                runs = results[(results["power-policy"] == policy) & (results["strategy"] == strategy)]
+                curve(axes, runs, color=f"C{index}", ls=line, label=policy if line == "-" else None)
+        axes.plot([], [], color="grey", label="solid: LASER, dashed: Z-SGD")
+        finish(axes, results)
+        axes.legend(frameon=False)
+    return picture
+
+
+def _constant_is_best(means: "pd.Series[float]") -> tuple[str, bool]:
+    table = means.unstack("power-policy")
+    behind = table.drop(columns="constant").max(axis=1) - table["constant"]
+    (strategy, power), worst = behind.idxmax(), behind.max()
+    return f"behind by at most {worst:.1f} ({strategy} at {power:g})", bool(worst <= EQUAL)
+
+
+def _laser_does_not_care(means: "pd.Series[float]") -> tuple[str, bool]:
+    spread = means["laser"].unstack("power-policy").agg(lambda row: row.max() - row.min(), axis=1)
+    return f"policies differ by at most {spread.max():.1f}", bool(spread.max() <= EQUAL)
+
+
+def _laser_gains(means: "pd.Series[float]") -> tuple[str, bool]:
+    gain = means["laser"] - means["z-sgd"]
+    return f"ahead by {gain.min():.1f} to {gain.max():.1f}", bool((gain > 0).all())
+
+
+CELLS = ("strategy", "power", "power-policy")
+CLAIMS = Claims(
+    (
+        Claim("constant power is best, for LASER and for Z-SGD", _constant_is_best),
+        Claim("LASER does the same with every policy", _laser_does_not_care),
+        Claim("LASER does better than Z-SGD with every policy, at every power", _laser_gains),
+    ),
+    CELLS,
+)
+
+
+def figure(title: str, policies: tuple[str, ...]) -> Figure:
+    """Of constant power and some other policies."""
+
+    def scale(name: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:
+        over = {"strategy": list(LINES), "power": powers, "power-policy": ("constant", *policies)}
+        return Scale((cifar.grid(name, over, seeds=seeds),), time, {"scores": Scores(CELLS), "claims": CLAIMS})
+
+    full = scale("full", POWERS, (0, 1, 2), "about 240 GPU hours (720 runs of 20 minutes), estimated for an H100")
+    small = scale("small", (20.0, 80.0, 320.0), (0, 1), "17 minutes on 2 cores")
+    return Figure(title, {"full": full, "small": small}, draw)
+
+
+FIGURE3 = figure("Figure 3: decreasing power on CIFAR-10", ("steps-down", "linear-down"))
+FIGURE7 = figure("Figure 7: increasing power on CIFAR-10", ("steps-up", "linear-up"))
