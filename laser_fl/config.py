@@ -26,6 +26,7 @@ from laser_fl.schemes.exchanges import EXCHANGES
 from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.tables import Table
 from laser_fl.tasks import TASKS
+from laser_fl.trackers import TRACKERS
 
 
 def _kebab(name: str) -> str:
@@ -159,6 +160,11 @@ class RunConfig(BaseModel):
     evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
     evaluate_examples: CountOrNone = Field(0, description="test examples to evaluate on; 0: all")
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
+    spectrum_rank: CountOrNone = Field(
+        0,
+        description="largest singular values whose part of each gradient's energy is recorded at evaluations; 0: none",
+    )
+    tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")

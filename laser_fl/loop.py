@@ -25,6 +25,7 @@ from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
+from laser_fl.spectrum import spectrum
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 from laser_fl.turnout import Turnout, refuse_silence
@@ -60,6 +61,7 @@ class Training:
         self.round = 0
         self.ledger: list[Entry] = []
         self.train_loss: float | None = None
+        self.spectrum: dict[str, float] = {}
         self.server = Server(weights, config, plan.rounds, undecayed, buffers or {})
         self._blocks = blocks_of(weights, transposed)
         self._streams = Streams(config.seed)
@@ -142,6 +144,8 @@ class Training:
         if self.config.downlink == "update":
             self._sent = {name: w.clone() for name, w in self.server.weights.items()}
         if update is not None:
+            if self.config.spectrum_rank and self.plan.evaluates_after(self.round):
+                self.spectrum = spectrum(update, self._blocks, self.config.spectrum_rank)
             self.server.step(update, self._buffers)
             self._updates += 1
         self.round += 1

@@ -14,12 +14,16 @@ from typing import Any
 from safetensors.torch import save
 
 from laser_fl.config import RunConfig
+from laser_fl.environment import environment
 from laser_fl.errors import ConfigError
 from laser_fl.loop import Metrics, Observer, Training
 from laser_fl.tasks.base import BEST
+from laser_fl.trackers import TRACKERS
+from laser_fl.trackers.base import Tracker
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
+ENVIRONMENT, SPECTRUM = "environment.json", "spectrum.csv"
 
 
 def default_path(config: RunConfig, now: datetime) -> Path:
@@ -39,42 +43,56 @@ def refuse_used(path: Path) -> None:
 class RunFolder(Observer):
     """Records a run while it goes.
 
-    ``config.json`` the resolved config; ``metrics.csv`` a line per evaluation; ``ledger.csv`` a
-    line per round; ``timing.csv`` seconds per round, the only file with times, so that the
-    others can be compared bit by bit; ``weights.safetensors`` the final weights;
-    ``summary.json`` the result.
+    ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
+    line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, the only
+    file with times, so that the others can be compared bit by bit; ``spectrum.csv`` the gradients'
+    spectra, where asked for; ``weights.safetensors`` the final weights; ``summary.json`` the result.
+    The config's tracker is told of everything, too.
     """
 
     def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
         """path: a new or empty folder.
 
         Raises:
-            ConfigError: it holds something already, or cannot be written to.
+            ConfigError: it holds something already, or cannot be written to; or the tracker is not installed.
         """
+        try:
+            tracker: type[Tracker] = TRACKERS.load(config.tracker)
+        except ImportError:
+            rule = f"must be installed: pip install 'laser-fl[{config.tracker}]'"
+            raise ConfigError(f"tracker: {rule}, got {config.tracker!r}") from None
         self.path = path
         self._config = config
         self._engine = engine
         self._metrics: list[Metrics] = []
+        self._spectra: list[dict[str, Any]] = []
         self._seconds: list[float] = []
         self._started = time.perf_counter()
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._write_json(CONFIG, config.to_flat())
+            self._write_json(ENVIRONMENT, environment())
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({error.strerror}), got {str(path)!r}") from None
+        self._tracker = tracker(path, config)
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Remember what the round took."""
         self._seconds.append(seconds)
+        self._tracker.on_round(training, seconds)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Bring the tables up to date."""
         self._metrics.append(metrics)
+        moment = {"round": metrics.round, "epoch": metrics.epoch}
+        self._spectra += [moment | {"block": name, "energy": value} for name, value in training.spectrum.items()]
         self._write_tables(training)
+        self._tracker.on_evaluation(training, metrics)
 
     def finish(self, training: Training) -> dict[str, Any]:
         """Write the final weights and the summary of a completed run; returns the summary."""
+        self._tracker.close()
         self._write_tables(training)
         weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
         self._write(WEIGHTS, save(weights))
@@ -83,6 +101,7 @@ class RunFolder(Observer):
 
     def fail(self, training: Training | None, error: BaseException) -> None:
         """Keep what there is of a run that stopped, and why it did."""
+        self._tracker.close()
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
@@ -132,6 +151,7 @@ class RunFolder(Observer):
         self._write_csv(LEDGER, (asdict(entry) for entry in training.ledger))
         timing = ({"round": i, "seconds": s} for i, s in enumerate(self._seconds, start=1))
         self._write_csv(TIMING, timing)
+        self._write_csv(SPECTRUM, self._spectra)
 
     def _write_csv(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)

@@ -22,7 +22,7 @@ import pandas as pd
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
-from laser_fl.run_folder import SUMMARY
+from laser_fl.run_folder import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.tasks.base import BEST
 from simulations import presets
@@ -40,6 +40,7 @@ NOT_IN_A_SETUP = {
     "out_dir": "",
     "channel": "",
 }
+NOT_THE_RUN = ("out-dir", "data-dir", "tracker")  # keys that do not change what it computes
 NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "out_dir": ""}
 
 
@@ -76,12 +77,15 @@ class Run:
 
     @property
     def summary(self) -> Values | None:
-        """What a completed run left behind, and None for any other."""
+        """What a completed run of this config left behind, and None for any other."""
         try:
             summary: Values = json.loads((self.folder / SUMMARY).read_text())
+            config: Values = json.loads((self.folder / CONFIG).read_text())
         except (OSError, ValueError):
             return None
-        return summary if summary["status"] == "completed" else None
+        ours = {key: str(value) for key, value in self.config.to_flat().items() if key not in NOT_THE_RUN}
+        same = all(str(config[key]) == value for key, value in ours.items() if key in config)
+        return summary if same and summary["status"] == "completed" else None
 
 
 def read_grid(path: Path) -> Grid:
@@ -253,8 +257,9 @@ def _carry_out(run: Run) -> str:
 
 
 def _digest(config: RunConfig) -> str:
-    """What a run is, but for where its files lie."""
-    values = {key: value for key, value in config.to_flat().items() if key not in ("out-dir", "data-dir")}
+    """What a run is: in what it differs from the defaults. A key that is new changes no run that was before it."""
+    defaults = parse({}).to_flat()
+    values = {k: v for k, v in config.to_flat().items() if v != defaults[k] and k not in NOT_THE_RUN}
     return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=4).hexdigest()
 
 

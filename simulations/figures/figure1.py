@@ -3,7 +3,7 @@
 from typing import Any
 
 from simulations import presets
-from simulations.figures.base import Figure, Scale
+from simulations.figures.base import Figure, Judge, Scale
 from simulations.figures.claims import LASER_LEADS
 from simulations.figures.curves import over_power
 from simulations.figures.judges import Claims, Reductions, Scores
@@ -31,7 +31,7 @@ def _scale(
 ) -> Scale:
     noisy = Grid(base, {"strategy": STRATEGIES, "power": powers, "seed": seeds})
     noiseless = Grid(base, {"strategy": ["sgd"], "power": [float("inf")], "seed": seeds})
-    tables = {
+    tables: dict[str, Judge] = {
         "scores": scores,
         "reductions": Reductions(targets, TABLE1, tolerance=4.0),
         "claims": Claims((LASER_LEADS,)),

@@ -1,7 +1,7 @@
 """Figure 4 and Table 11: every method on CIFAR-100 over power, and the power that LASER saves."""
 
 from simulations.figures import cifar
-from simulations.figures.base import Figure, Scale
+from simulations.figures.base import Figure, Judge, Scale
 from simulations.figures.claims import LASER_LEADS
 from simulations.figures.curves import over_power
 from simulations.figures.judges import Claims, Reductions, Scores
@@ -14,7 +14,7 @@ NOISELESS = {("sgd", float("inf")): 73.1}  # Table 2
 
 def _scale(scale: str, powers: tuple[float, ...], targets: tuple[float, ...], scores: Scores, time: str) -> Scale:
     grids = cifar.grid(scale, {"strategy": STRATEGIES, "power": powers}, "cifar100"), cifar.noiseless(scale, "cifar100")
-    tables = {
+    tables: dict[str, Judge] = {
         "scores": scores,
         "reductions": Reductions(targets, TABLE11, tolerance=2.0),
         "claims": Claims((LASER_LEADS,)),

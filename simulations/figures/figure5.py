@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Picture
 
 from simulations.figures import cifar
-from simulations.figures.base import Figure, Scale
+from simulations.figures.base import Figure, Judge, Scale
 from simulations.figures.curves import STYLE, curve, finish
 from simulations.figures.judges import Claim, Claims, Scores
 
@@ -54,7 +54,7 @@ CLAIMS = Claims(
     ),
     ("power", "rank"),
 )
-TABLES = {"scores": Scores(("power", "rank")), "claims": CLAIMS}
+TABLES: dict[str, Judge] = {"scores": Scores(("power", "rank")), "claims": CLAIMS}
 
 
 def _scale(scale: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:

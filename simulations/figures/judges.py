@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ class Scores:
     """
 
     cells: tuple[str, ...] = ("strategy", "power")
-    paper: Mapping[tuple[object, ...], float] = field(default_factory=dict)
+    paper: Mapping[Any, float] = field(default_factory=dict)
     tolerance: float = 0.0
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,49 @@
+"""Where a run was made: versions, machine, and the revision of this code."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).parents[1]
+PACKAGES = ("laser-fl", "torch", "torchvision", "transformers", "flwr", "ray", "numpy")
+
+
+@cache
+def environment() -> dict[str, str]:
+    """What a reader of a result needs to know of its machine; empty text where something is not there."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "revision": _revision(),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        "gpus": ", ".join(gpus),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _revision() -> str:
+    """The commit of the source tree, with a + where files differ from it; empty outside a git checkout."""
+    if not (SOURCE / ".git").exists():
+        return ""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + "+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=SOURCE, capture_output=True, text=True, check=True).stdout.strip()

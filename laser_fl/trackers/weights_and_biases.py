@@ -1,0 +1,32 @@
+"""Weights & Biases: its own settings hold (WANDB_MODE=offline keeps the run on this machine)."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import wandb
+
+from laser_fl.config import RunConfig
+from laser_fl.loop import Metrics, Training
+from laser_fl.trackers.base import Tracker
+
+
+class WeightsAndBiases(Tracker):
+    """Logs to the project laser-fl: the config, the ledger by rounds, the metrics by evaluations."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        """folder: the run's; its name becomes the run's name."""
+        self._run = wandb.init(project="laser-fl", name=folder.name, dir=folder, config=config.to_flat())
+
+    def on_round(self, training: Training, seconds: float) -> None:
+        """Log the ledger's line and the time."""
+        line = asdict(training.ledger[-1]) | {"seconds": seconds}
+        self._run.log({f"ledger/{name}": value for name, value in line.items() if name != "round"}, training.round)
+
+    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
+        """Log loss and scores."""
+        scores = {"train_loss": metrics.train_loss} | metrics.scores
+        self._run.log({f"metrics/{name}": value for name, value in scores.items()}, metrics.round)
+
+    def close(self) -> None:
+        """Finish the run there."""
+        self._run.finish()
