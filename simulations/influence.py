@@ -3,7 +3,14 @@
 import math
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from laser_fl.config import RunConfig
+from laser_fl.loop import Training
+from laser_fl.pipeline import send
+from laser_fl.plan import Plan
 from laser_fl.schemes.exchanges.alternating import Alternating
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.volume import model_blocks
@@ -50,3 +57,19 @@ def influences(config: RunConfig, model: str) -> list[Influence]:
             bound = influence_laser_bound(power, rows, columns, laser.rank_of(block))
         lines.append(Influence(block.name, rows, columns, influence_z_sgd(power, rows, columns), bound))
     return lines
+
+
+def measured_influence(config: RunConfig, gradient: Float[Tensor, "rows columns"]) -> float:
+    """λ of the config's scheme for one client's gradient, by one round through the real air.
+
+    λ = ‖y(g) - C(g)‖² / ‖C(g)‖², C(g) being what the scheme keeps of the gradient. Source: paper, Eq. (3).
+    Deviation: one draw of the noise stands for its expectation, which many values make it.
+    config: of one client, plain SGD and step size 1, so that the model's step is the update.
+    """
+    training = Training(config, {"matrix": torch.zeros_like(gradient)}, Plan(1))
+    losses = torch.zeros(1, dtype=torch.float64)
+    uplink, memory = send(training.broadcast(), {"matrix": gradient.unsqueeze(0)}, losses, {})
+    training.absorb(uplink)
+    kept = gradient - memory["matrix"][0] if memory else gradient
+    noise = training.server.weights["matrix"] + kept
+    return float(noise.square().sum() / kept.square().sum())

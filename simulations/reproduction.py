@@ -50,7 +50,8 @@ class Reproduction:
 
     def write(self, runs: Sequence[Run], grids: Sequence[Grid]) -> dict[str, pd.DataFrame]:
         """Write everything; returns the tables."""
-        table = results(runs, self.folder, grids)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = results(runs, self.folder, grids) if runs else pd.DataFrame()
         judged = {part: judge(table) for part, judge in self.figure.scales[self.scale].tables.items()}
         for part, path in self.tables.items():
             judged[part].to_csv(path, index=False)

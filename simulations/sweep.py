@@ -177,7 +177,10 @@ def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.D
     Where a grid has best-of keys, the column ``chosen`` tells which of their values did best, by the mean over
     seeds; a value with which a run has not completed is worse than any other, and of equal ones the first counts.
     """
-    rows = [{"run": run.label, **run.config.to_flat(), **(run.summary or {"status": "missing"})} for run in runs]
+    rows = [
+        {"run": run.label, "folder": str(run.folder), **run.config.to_flat(), **(run.summary or {"status": "missing"})}
+        for run in runs
+    ]
     table = pd.DataFrame(rows).apply(_numbers)
     keys = [key for grid in grids for key in grid.best_of]
     if keys and (table["status"] == "completed").any():

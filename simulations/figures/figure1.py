@@ -21,6 +21,10 @@ PAPER = {  # §4.1 and Table 2
 }
 
 
+SMALL = presets.load("gpt2-small") | {"evaluate-every": 200}
+SMALL_POWERS = (30.0, 100.0, 300.0, 1000.0)
+
+
 def _scale(
     base: dict[str, Any],
     powers: tuple[float, ...],
