@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).parents[1]
-PACKAGES = ("laser-fl", "torch", "torchvision", "transformers", "flwr", "ray", "numpy")
+PACKAGES = ("laser-fl", "torchvision", "transformers", "flwr", "ray", "numpy")
 
 
 @cache
@@ -20,6 +20,7 @@ def environment() -> dict[str, str]:
     return {
         "revision": _revision(),
         "python": platform.python_version(),
+        "torch": torch.__version__,
         **{package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),

@@ -17,6 +17,7 @@ from laser_fl.schemes.base import Scheme
 from laser_fl.tables import from_fields
 from simulations.side_by_side import Outcome
 
+COMPARISON = "comparison.csv"
 HIGHLIGHTED: dict[str, dict[str, Any]] = {
     "sgd": {"color": "C0", "lw": 2.2},
     "z-sgd": {"color": "C1", "lw": 2.2},
@@ -52,7 +53,7 @@ def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
             *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
             f"{summary['uplink_floats_per_round']:,.0f}",
             "silent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
-            "no noise" if _is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
+            "no noise" if is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
             f"{summary['seconds_total']:.0f} s",
         )
     return result
@@ -71,7 +72,7 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over
                 continue
             metrics = pd.read_csv(outcome.folder / METRICS)
             style = HIGHLIGHTED.get(name, {"color": f"C{index + 3}", "lw": 1.2, "alpha": 0.55})
-            if over == "energy" and _is_noiseless(name):  # its energy is in the gradient's unit
+            if over == "energy" and is_noiseless(name):  # its energy is in the gradient's unit
                 axes.axhline(100 * metrics["test_accuracy"].iloc[-1], ls=":", label=f"{name} (last)", **style)
                 continue
             axes.plot(metrics[over], 100 * metrics["test_accuracy"], label=name, **style)
@@ -91,7 +92,7 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over
         figure.savefig(path, dpi=150)
 
 
-def _is_noiseless(name: str) -> bool:
+def is_noiseless(name: str) -> bool:
     """Whether a strategy is defined on ideal links, whatever the power."""
     scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
     return scheme.promises.noiseless

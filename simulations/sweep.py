@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -21,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, LaserError
 from laser_fl.run_folder import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.tasks.base import BEST
@@ -31,6 +32,7 @@ from simulations.engines import in_process
 Values = dict[str, Any]
 RESULTS = "results.parquet"
 PROBED_ROUNDS = 5
+LAST_LINES = 5
 NOT_IN_A_SETUP = {
     "strategy": "",
     "power": 0.0,
@@ -162,7 +164,7 @@ def execute(
             try:
                 reason = ray.get(done)
             except ray.exceptions.RayError as error:  # the process died
-                reason = str(error).splitlines()[0]
+                reason = _last_lines(str(error))
             if reason:
                 failed[run.label] = reason
             show(run, reason)
@@ -254,9 +256,16 @@ def _carry_out(run: Run) -> str:
         shutil.rmtree(run.folder)
     try:
         in_process.run(run.config, run.folder)
-    except Exception as error:
-        return str(error) or type(error).__name__
+    except LaserError as error:
+        return str(error)
+    except Exception:
+        return _last_lines(traceback.format_exc())
     return ""
+
+
+def _last_lines(text: str) -> str:
+    """The end of a failure's story."""
+    return "\n".join(text.strip().splitlines()[-LAST_LINES:])
 
 
 def _digest(config: RunConfig) -> str:

@@ -7,11 +7,13 @@ import pytest
 from matplotlib.figure import Figure as Picture
 from typer.testing import CliRunner
 
+from laser_fl.run_folder import SPECTRUM
 from laser_fl.tables import Entry, Table
 from simulations.cli import app
 from simulations.figures import FIGURES
-from simulations.figures.base import Figure, Scale, scores
-from simulations.figures.curves import power_needed, reductions
+from simulations.figures.base import Figure, Scale
+from simulations.figures.figure6 import LAYERS
+from simulations.figures.judges import Scores
 from simulations.sweep import Grid, runs_of
 from tests.helpers import names
 
@@ -27,20 +29,37 @@ class TestEveryFigure:
     def test_has_runs_that_are_valid_and_each_once(self, name, tmp_path):
         for scale in FIGURES.load(name).scales.values():
             runs = runs_of(scale.grids, tmp_path)
-            assert len({repr(run.config) for run in runs}) == len({run.folder for run in runs}) == len(runs) > 0
+            assert len({repr(run.config) for run in runs}) == len({run.folder for run in runs}) == len(runs)
             assert scale.time
+            assert "scores" in scale.tables
 
-    def test_draws_results(self, name, tmp_path):
-        """Every run at half of the accuracy; the picture is not looked at here."""
+    @pytest.mark.parametrize("scale", ["full", "small"])
+    def test_judges_and_draws_results(self, name, scale, tmp_path):
+        """Every run at the same score; the picture is not looked at here."""
         figure = FIGURES.load(name)
-        rows = [run.config.to_flat() for run in runs_of(figure.scales["small"].grids, tmp_path)]
-        results = pd.DataFrame(rows).assign(best_ema_test_accuracy=0.5)
-        assert (scores(results, figure)["mean"] == 50).all()
+        runs = runs_of(figure.scales[scale].grids, tmp_path)
+        results = pd.DataFrame([run.config.to_flat() | {"folder": str(tmp_path)} for run in runs])
+        results["best_ema_test_perplexity" if name in ("figure1", "table1") else "best_ema_test_accuracy"] = 0.5
+        spectra = [{"round": 1, "epoch": 1.0, "block": block, "energy": 0.5} for block in LAYERS]
+        pd.DataFrame(spectra).to_csv(tmp_path / SPECTRUM, index=False)
+        tables = {part: judge(results) for part, judge in figure.scales[scale].tables.items()}
+        if runs:
+            assert (tables["scores"]["mean"] == (0.5 if name in ("figure1", "table1") else 50)).all()
+        assert all(len(table) for table in tables.values())
         picture = figure.draw(results)
         picture.savefig(tmp_path / "picture.png")
         for axes in picture.axes:
             assert axes.get_xlabel()
-            assert all(0 <= y <= 100 for line in axes.lines for y in line.get_ydata())
+            assert all(math.isfinite(y) for line in axes.lines for y in line.get_ydata() if not isinstance(y, str))
+
+
+def test_the_same_run_serves_several_figures(tmp_path):
+    def digests(name):
+        return {run.label[-8:] for run in runs_of(FIGURES.load(name).scales["small"].grids, tmp_path)}
+
+    assert len(digests("figure3") & digests("figure7")) == len(digests("figure3")) / 3
+    assert digests("figure3") & digests("figure2")
+    assert digests("figure5") & digests("figure2")
 
 
 def two_powers(results):
@@ -52,19 +71,25 @@ def two_powers(results):
 
 TOY = Figure(
     "a toy",
-    {"small": Scale((Grid(TINY, {"power": [1.0, 100.0]}), Grid(TINY, {"power": [1.0]})), "a second")},
+    {
+        "small": Scale(
+            (Grid(TINY, {"power": [1.0, 100.0]}), Grid(TINY, {"power": [1.0]})),
+            "a second",
+            {"scores": Scores(("power",), {(1.0,): 0.0, (100.0,): 100.0}, tolerance=1.0)},
+        )
+    },
     two_powers,
-    cells=("power",),
-    paper={(1.0,): 0.0, (100.0,): 100.0},
-    tolerance=1.0,
 )
 
 
 def test_one_command_runs_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr("simulations.figures.FIGURES", Table({"toy": Entry("tests.test_figures:TOY", "two runs")}))
-    result = call("reproduce", "toy", "-c", "rounds=6", "--quiet", "--out", tmp_path / "toy")
+    where = ("--out", tmp_path / "toy", "--runs", tmp_path / "runs")
+    result = call("reproduce", "toy", "-c", "rounds=6", "--quiet", *where)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "toy" / "toy.png").is_file()
+    assert (tmp_path / "toy" / "toy.pdf").is_file()
+    assert len(list((tmp_path / "runs").iterdir())) == 2
     table = pd.read_parquet(tmp_path / "toy" / "results.parquet")
     assert table.rounds.tolist() == [6, 6]
     assert pd.read_csv(tmp_path / "toy" / "scores.csv").verdict.tolist() == ["better", "worse"]
@@ -78,7 +103,7 @@ def test_a_figures_own_keys_cannot_be_set(monkeypatch):
 
 def test_an_unknown_figure_is_refused():
     result = call("reproduce", "figure99")
-    assert (result.exit_code, result.stderr) == (2, "figure: must be one of table13, channels, got 'figure99'\n")
+    assert (result.exit_code, result.stderr) == (2, f"figure: must be one of {', '.join(FIGURES)}, got 'figure99'\n")
 
 
 @pytest.mark.parametrize("over", ["channel-uses", "energy", "latency"])
@@ -87,17 +112,3 @@ def test_compare_draws_over_what_was_spent(tmp_path, over):
     result = call("compare", *overrides, "--quiet", "--strategies", "laser", "--over", over, "--out", tmp_path / "one")
     assert result.exit_code == 0
     assert (tmp_path / "one" / "accuracy.png").is_file()
-
-
-def results(laser, z_sgd, powers=(1.0, 10.0, 100.0)):
-    rows = [("laser", p, a) for p, a in zip(powers, laser, strict=True)]
-    rows += [("z-sgd", p, a) for p, a in zip(powers, z_sgd, strict=True)]
-    return pd.DataFrame(rows, columns=["strategy", "power", "best_ema_test_accuracy"])
-
-
-def test_the_power_that_a_target_takes_is_interpolated_between_logs():
-    table = results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7])
-    assert power_needed(table, "laser", 60) == pytest.approx(10**0.5)
-    assert power_needed(table, "laser", 40) == 1
-    assert power_needed(table, "laser", 90) == math.inf
-    assert reductions(table, [60, 70], {60: 16.0}).reduction.tolist() == pytest.approx([10, 10])

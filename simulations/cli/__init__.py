@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import grids, parts, runs
+from simulations.cli import grids, parts, reports, runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -17,6 +17,7 @@ for command in (
     runs.compare,
     grids.sweep,
     grids.reproduce,
+    reports.report,
     parts.holdings,
     parts.volume,
     parts.theory,

@@ -74,7 +74,7 @@ def compare(
     """Train the same model with several strategies over the same channel; draw their accuracy."""
     with one_line_errors():
         from laser_fl.schemes import SCHEMES
-        from simulations.compare import frame, picture, table
+        from simulations.compare import COMPARISON, frame, picture, table
         from simulations.progress import Display
         from simulations.side_by_side import run_all
 
@@ -89,7 +89,7 @@ def compare(
         with Display(console, quiet) as display:
             outcomes = run_all(runs, display.show)
         picture(outcomes, settings, root / "accuracy.png", OVER_COLUMNS.get(over, over.value))
-        frame(outcomes).to_csv(root / "comparison.csv", index=False)
+        frame(outcomes).to_csv(root / COMPARISON, index=False)
         console.print(table(outcomes, settings))
         console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
         if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:

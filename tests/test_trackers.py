@@ -1,0 +1,79 @@
+"""Where else a run is logged; and what is kept of where it ran."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from laser_fl.config import parse
+from laser_fl.environment import SOURCE
+from laser_fl.errors import TrainingError
+from simulations.cli import app
+from simulations.engines import in_process
+
+SHORT = {"model": "linear", "clients": 4, "rounds": 6, "evaluate-every": 3, "batch-size": 8}
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_shows_what_the_tables_hold(tmp_path):
+    in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
+    logged = events(tmp_path / "run")
+    metrics, ledger = (pd.read_csv(tmp_path / "run" / name) for name in ("metrics.csv", "ledger.csv"))
+    accuracy = logged.Scalars("metrics/test_accuracy")
+    assert [event.step for event in accuracy] == metrics["round"].tolist()
+    assert [event.value for event in accuracy] == pytest.approx(metrics.test_accuracy.tolist())
+    snr = logged.Scalars("ledger/snr_db")
+    assert [event.value for event in snr] == pytest.approx(ledger.snr_db.tolist())
+    assert '"clients": 4' in logged.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_tensorboard_keeps_what_there_is_of_a_failed_run(tmp_path):
+    wrong = SHORT | {"model": "mlp", "strategy": "sgd", "learning-rate": 1e30, "tracker": "tensorboard"}
+    with pytest.raises(TrainingError, match="not finite"):
+        in_process.run(parse(wrong), tmp_path / "run")
+    assert events(tmp_path / "run").Scalars("ledger/power_budget")
+
+
+def test_a_tracker_changes_no_result(tmp_path):
+    for tracker in ("none", "tensorboard"):
+        in_process.run(parse(SHORT | {"tracker": tracker}), tmp_path / tracker)
+    for name in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        assert (tmp_path / "none" / name).read_bytes() == (tmp_path / "tensorboard" / name).read_bytes()
+
+
+def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="Weights & Biases is an extra: pip install 'laser-fl[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    in_process.run(parse(SHORT | {"tracker": "wandb"}), tmp_path / "run")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.delitem(sys.modules, "laser_fl.trackers.weights_and_biases", raising=False)
+    result = CliRunner().invoke(app, ["run", "-c", "tracker=wandb", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert result.stderr == "tracker: must be installed: pip install 'laser-fl[wandb]', got 'wandb'\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_where_it_was_made(tmp_path):
+    in_process.run(parse(SHORT), tmp_path / "run")
+    made = json.loads((tmp_path / "run" / "environment.json").read_text())
+    if (SOURCE / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=SOURCE, capture_output=True, text=True, check=True)
+        assert made["revision"].removesuffix("+") == head.stdout.strip()
+    import torch
+
+    assert made["torch"] == torch.__version__
+    assert made["laser-fl"]
