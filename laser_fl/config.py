@@ -162,7 +162,7 @@ class RunConfig(BaseModel):
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
     spectrum_rank: CountOrNone = Field(
         0,
-        description="largest singular values whose part of each gradient's energy is recorded at evaluations; 0: none",
+        description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
     )
     tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+PACKAGES_HERE = ("laser_fl", "strategies", "clients", "simulations")
 SOURCE = Path(__file__).parents[1]
 PACKAGES = ("laser-fl", "torchvision", "transformers", "flwr", "ray", "numpy")
 
@@ -41,9 +42,9 @@ def _revision() -> str:
         return ""
     try:
         commit = _git("rev-parse", "HEAD")
-        return commit + "+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        return commit + "+" if _git("status", "--porcelain", *PACKAGES_HERE) else commit
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return "unknown"
 
 
 def _git(*arguments: str) -> str:

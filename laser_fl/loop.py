@@ -143,6 +143,7 @@ class Training:
         """Step on the update; a round in which nobody spoke leaves the server as it was."""
         if self.config.downlink == "update":
             self._sent = {name: w.clone() for name, w in self.server.weights.items()}
+        self.spectrum = {}
         if update is not None:
             if self.config.spectrum_rank and self.plan.evaluates_after(self.round):
                 self.spectrum = spectrum(update, self._blocks, self.config.spectrum_rank)

@@ -18,8 +18,7 @@ from laser_fl.environment import environment
 from laser_fl.errors import ConfigError
 from laser_fl.loop import Metrics, Observer, Training
 from laser_fl.tasks.base import BEST
-from laser_fl.trackers import TRACKERS
-from laser_fl.trackers.base import Tracker
+from laser_fl.trackers.base import tracker_class
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
@@ -44,8 +43,8 @@ class RunFolder(Observer):
     """Records a run while it goes.
 
     ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
-    line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, the only
-    file with times, so that the others can be compared bit by bit; ``spectrum.csv`` the gradients'
+    line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so
+    that the tables can be compared bit by bit; ``spectrum.csv`` the gradients'
     spectra, where asked for; ``weights.safetensors`` the final weights; ``summary.json`` the result.
     The config's tracker is told of everything, too.
     """
@@ -56,11 +55,7 @@ class RunFolder(Observer):
         Raises:
             ConfigError: it holds something already, or cannot be written to; or the tracker is not installed.
         """
-        try:
-            tracker: type[Tracker] = TRACKERS.load(config.tracker)
-        except ImportError:
-            rule = f"must be installed: pip install 'laser-fl[{config.tracker}]'"
-            raise ConfigError(f"tracker: {rule}, got {config.tracker!r}") from None
+        tracker = tracker_class(config.tracker)
         self.path = path
         self._config = config
         self._engine = engine
@@ -92,16 +87,15 @@ class RunFolder(Observer):
 
     def finish(self, training: Training) -> dict[str, Any]:
         """Write the final weights and the summary of a completed run; returns the summary."""
-        self._tracker.close()
         self._write_tables(training)
         weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
         self._write(WEIGHTS, save(weights))
-        summary = self._summary(training) | {"status": "completed"}
-        return self._write_json(SUMMARY, summary)
+        summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
+        self._tracker.close(completed=True)
+        return summary
 
     def fail(self, training: Training | None, error: BaseException) -> None:
         """Keep what there is of a run that stopped, and why it did."""
-        self._tracker.close()
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
@@ -109,6 +103,7 @@ class RunFolder(Observer):
             self._write_tables(training)
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
+        self._tracker.close(completed=False)
 
     def _summary(self, training: Training) -> dict[str, Any]:
         config, ledger, seconds = self._config, training.ledger, self._seconds

@@ -1,4 +1,4 @@
-"""How much of a gradient a low rank holds: the energy in its largest singular values, matrix by matrix.
+"""How much of an update a low rank holds: the energy in its largest singular values, matrix by matrix.
 
 Source: paper, §H.1 and Fig. 6.
 """
@@ -18,7 +18,10 @@ def energy_share(matrix: Float[Tensor, "rows columns"], rank: int) -> float:
     return float(energies[-rank:].sum() / total) if total > 0 else 0.0
 
 
-def spectrum(gradient: Tensors, blocks: tuple[Block, ...], rank: int) -> dict[str, float]:
-    """`energy_share` of every matrix with more than `rank` rows and columns, by block."""
+def spectrum(update: Tensors, blocks: tuple[Block, ...], rank: int) -> dict[str, float]:
+    """`energy_share` of every matrix with more than `rank` rows and columns, by block.
+
+    update: what the server made of the round; by strategy ``sgd`` it is the mean gradient.
+    """
     matrices = [block for block in blocks if min(block.matrix_shape) > rank]
-    return {block.name: energy_share(block.to_matrix(gradient[block.name]), rank) for block in matrices}
+    return {block.name: energy_share(block.to_matrix(update[block.name]), rank) for block in matrices}

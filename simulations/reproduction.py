@@ -1,62 +1,108 @@
 """A reproduction's folder: the results, the tables that judge them, the picture."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure
-from simulations.sweep import Grid, Run, results
+from simulations.results import results
+from simulations.sweep import Grid, Run, runs_of
 
 FIGURE = "figure.json"
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A figure at a scale, in a folder."""
+    """A figure at a scale, and in what it is not the figure.
+
+    overrides: keys that were set otherwise than the figure has them. only: keys whose values were restricted.
+    """
 
     name: str
     scale: str
-    folder: Path
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def asked(
+        cls, name: str, scale: str, overrides: Mapping[str, str], only: Mapping[str, Sequence[str]]
+    ) -> "Reproduction":
+        """What a user asks for. Raises ConfigError for an unknown figure, or keys that are the figure's own."""
+        if name not in FIGURES:
+            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
+        made = cls(name, scale, overrides, only)
+        if overrides and not made._grids:
+            raise ConfigError(f"{min(overrides)}: must not be set, for {name} runs nothing, got {overrides}")
+        if own := made.figure.keys(scale) & overrides.keys():
+            key = min(own)
+            raise ConfigError(f"{key}: must be left to the figure, which sets it itself, got {overrides[key]!r}")
+        if unknown := only.keys() - made.figure.keys(scale):
+            known = ", ".join(sorted(made.figure.keys(scale)))
+            raise ConfigError(f"--only: must name one of the figure's own keys, {known}, got {min(unknown)!r}")
+        return made
 
     @classmethod
     def read(cls, folder: Path) -> "Reproduction":
-        """What `folder` holds. Raises OSError where it holds none."""
-        return cls(**json.loads((folder / FIGURE).read_text()), folder=folder)
+        """What a folder holds."""
+        return cls(**json.loads((folder / FIGURE).read_text()))
 
     @property
     def figure(self) -> Figure:
-        """What it makes."""
+        """What is made."""
         figure: Figure = FIGURES.load(self.name)
         return figure
 
     @property
-    def tables(self) -> dict[str, Path]:
+    def title(self) -> str:
+        """The figure's, with all in which this is not it."""
+        changed = [f"{key}={value}" for key, value in self.overrides.items()]
+        changed += [f"only {key}={','.join(values)}" for key, values in self.only.items()]
+        return ", ".join([self.figure.title, self.scale, *changed])
+
+    @property
+    def grids(self) -> list[Grid]:
+        """What is run, with the overrides."""
+        return [replace(grid, fixed={**grid.fixed, **self.overrides}) for grid in self._grids]
+
+    def runs(self, root: Path) -> list[Run]:
+        """Those of the figure's runs that are asked for, in folders below `root`."""
+        wanted = {key: [_read(key, value) for value in values] for key, values in self.only.items()}
+        runs = runs_of(self.grids, root)
+        return [r for r in runs if all(r.config.to_flat()[key] in values for key, values in wanted.items())]
+
+    def tables(self, folder: Path) -> dict[str, Path]:
         """The tables that judge it, by name."""
-        return {part: self.folder / f"{part}.csv" for part in self.figure.scales[self.scale].tables}
+        return {part: folder / f"{part}.csv" for part in self.figure.scales[self.scale].tables}
 
-    @property
-    def pictures(self) -> tuple[Path, Path]:
+    def pictures(self, folder: Path) -> tuple[Path, Path]:
         """For the screen and for print."""
-        return self.folder / f"{self.name}.png", self.folder / f"{self.name}.pdf"
+        return folder / f"{self.name}.png", folder / f"{self.name}.pdf"
 
-    @property
-    def files(self) -> list[Path]:
-        """The tables and the pictures."""
-        return [*self.tables.values(), *self.pictures]
-
-    def write(self, runs: Sequence[Run], grids: Sequence[Grid]) -> dict[str, pd.DataFrame]:
-        """Write everything; returns the tables."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = results(runs, self.folder, grids) if runs else pd.DataFrame()
+    def write(self, runs: Sequence[Run], folder: Path) -> dict[str, pd.DataFrame]:
+        """Write everything that the completed runs give; returns the tables."""
+        folder.mkdir(parents=True, exist_ok=True)
+        table = results(runs, folder, self.grids) if runs else pd.DataFrame()
+        (folder / FIGURE).write_text(json.dumps(asdict(self), indent=2) + "\n")
         judged = {part: judge(table) for part, judge in self.figure.scales[self.scale].tables.items()}
-        for part, path in self.tables.items():
+        for part, path in self.tables(folder).items():
             judged[part].to_csv(path, index=False)
         picture = self.figure.draw(table)
-        for path in self.pictures:
+        for path in self.pictures(folder):
             picture.savefig(path, dpi=150)
-        (self.folder / FIGURE).write_text(json.dumps({"name": self.name, "scale": self.scale}))
         return judged
+
+    @property
+    def _grids(self) -> tuple[Grid, ...]:
+        return self.figure.scales[self.scale].grids
+
+
+def _read(key: str, value: str) -> Any:
+    """A value as the config has it. Raises ConfigError for a wrong one."""
+    return parse({key: value}).to_flat()[key]

@@ -6,31 +6,30 @@ A sweep's folder holds one folder per run, named after what the run is, and the 
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import time
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
+from filelock import FileLock, Timeout
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError
 from laser_fl.run_folder import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
-from laser_fl.tasks.base import BEST
+from laser_fl.trackers.base import tracker_class
 from simulations import presets
 from simulations.engines import in_process
 
 Values = dict[str, Any]
-RESULTS = "results.parquet"
 PROBED_ROUNDS = 5
 LAST_LINES = 5
 NOT_IN_A_SETUP = {
@@ -80,10 +79,8 @@ class Run:
     @property
     def summary(self) -> Values | None:
         """What a completed run of this config left behind, and None for any other."""
-        try:
-            summary: Values = json.loads((self.folder / SUMMARY).read_text())
-            config: Values = json.loads((self.folder / CONFIG).read_text())
-        except (OSError, ValueError):
+        summary, config = _json(self.folder / SUMMARY), _json(self.folder / CONFIG)
+        if not summary or not config:
             return None
         ours = {key: str(value) for key, value in self.config.to_flat().items() if key not in NOT_THE_RUN}
         same = all(str(config[key]) == value for key, value in ours.items() if key in config)
@@ -146,10 +143,19 @@ def execute(
     """
     waiting = [run for run in runs if run.summary is None]
     refuse_wrong([run.config for run in waiting])
+    refuse_others([run.folder for run in waiting])
     if gpus == 0 and any(device_of(run.config).type == "cuda" for run in waiting):
         raise ConfigError(f"gpus: must be greater than 0 for runs on a GPU, or set device=cpu, got {gpus:g}")
     if not waiting:
         return {}
+    with _alone(waiting[0].folder.parent):
+        return _on_ray(waiting, show, address, cpus, gpus)
+
+
+def _on_ray(
+    waiting: Sequence[Run], show: Callable[[Run, str], None], address: str | None, cpus: int, gpus: float
+) -> dict[str, str]:
+    """Spread runs over a Ray cluster; returns why some failed."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
     import ray
 
@@ -173,43 +179,23 @@ def execute(
         ray.shutdown()
 
 
-def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
-    """Write and return the table of all completed runs: a row each of keys and summary.
-
-    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best, by the mean over
-    seeds; a value with which a run has not completed is worse than any other, and of equal ones the first counts.
-    """
-    rows = [
-        {"run": run.label, "folder": str(run.folder), **run.config.to_flat(), **(run.summary or {"status": "missing"})}
-        for run in runs
-    ]
-    table = pd.DataFrame(rows).apply(_numbers)
-    keys = [key for grid in grids for key in grid.best_of]
-    if keys and (table["status"] == "completed").any():
-        table["chosen"] = _chosen(table, keys)
-    table = table[table["status"] == "completed"].reset_index(drop=True)
-    root.mkdir(parents=True, exist_ok=True)
-    part = root / f".{RESULTS}.part"
-    table.to_parquet(part, index=False)
-    part.replace(root / RESULTS)
-    return table
-
-
-def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
-    """The column by which runs are judged, and whether its largest or its smallest value is best."""
-    metric = next(name for name in BEST if f"best_ema_test_{name}" in table)
-    return f"best_ema_test_{metric}", BEST[metric]
-
-
 def refuse_wrong(configs: Sequence[RunConfig]) -> None:
     """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong."""
     setups: dict[str, Setup] = {}
     for config in configs:
         device_of(config)
+        tracker_class(config.tracker)
         key = config.model_copy(update=NOT_IN_A_SETUP).model_dump_json()
         if key not in setups:
             setups = {key: prepare(config.model_copy(update={"device": "cpu"}))}  # one at a time: they are large
         replace(setups[key], config=config).training()
+
+
+def refuse_others(folders: Sequence[Path]) -> None:
+    """Raise ConfigError where a folder that a run is about to replace holds a completed run of other settings."""
+    for folder in folders:
+        if (summary := _json(folder / SUMMARY)) and summary["status"] == "completed":
+            raise ConfigError(f"runs: must hold no run of other settings, got {str(folder)!r}: move it away")
 
 
 def estimate(runs: Sequence[Run], at_once: int) -> float:
@@ -238,7 +224,7 @@ def _probe(config: RunConfig) -> float:
     setup.evaluate(setup.network.weights | setup.network.buffers)
     evaluation = time.perf_counter() - started
     with TemporaryDirectory() as folder:
-        changes = {"rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS, "gain_threshold": 0.0}
+        changes = {"tracker": "none", "rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS, "gain_threshold": 0.0}
         few = config.model_copy(update=changes)
         summary = in_process.run(few, Path(folder) / "probe")
     return float(summary["seconds_per_round"]) * plan.rounds + 2 * evaluation * evaluations
@@ -268,35 +254,31 @@ def _last_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-LAST_LINES:])
 
 
+def _json(path: Path) -> Values:
+    """What a file holds; nothing where it is not there, or half written by another program."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other commands from carrying out the same runs. Raises ConfigError where one is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"runs: must be used by one command at a time, got {str(folder)!r}, in use") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _digest(config: RunConfig) -> str:
     """What a run is: in what it differs from the defaults. A key that is new changes no run that was before it."""
     defaults = parse({}).to_flat()
     values = {k: v for k, v in config.to_flat().items() if v != defaults[k] and k not in NOT_THE_RUN}
     return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=4).hexdigest()
-
-
-def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Read infinity, which JSON has as text."""
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return column
-
-
-def _chosen(table: pd.DataFrame, keys: Sequence[str]) -> "pd.Series[bool]":
-    """True for the runs whose best-of keys have the best mean score over seeds."""
-    score, best = score_of(table)
-    worst = -math.inf if best is max else math.inf
-    scores = table[score].where(table["status"] == "completed", worst)
-    config_keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
-    aside = (*keys, "seed", "out-dir", "data-dir")
-    others = [key for key in config_keys if key not in aside and table[key].nunique() > 1]
-    means = scores.groupby([table[key] for key in (*others, *keys)], sort=False).transform("mean").tolist()
-    values = [tuple(row) for row in table[list(keys)].itertuples(index=False)]
-    cells = [tuple(row) for row in table[others].itertuples(index=False)] if others else [()] * len(table)
-    winners: dict[tuple[Any, ...], tuple[float, tuple[Any, ...]]] = {}
-    for cell, value, mean in zip(cells, values, means, strict=True):
-        if cell not in winners or best([mean, winners[cell][0]]) != winners[cell][0]:
-            winners[cell] = mean, value
-    chosen = [winners[cell][1] == value for cell, value in zip(cells, values, strict=True)]
-    return pd.Series(chosen, index=table.index)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pandas as pd
@@ -36,6 +37,7 @@ TOY = Figure(
 def browser():
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
+        assert not os.environ.get("CI"), "CI has a browser"
         pytest.skip("a browser is needed: install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -68,11 +70,11 @@ def load(page, path):
 def traces(page, heading):
     """The curves of the chart below a heading, as the browser holds them: {name: (x, y)}."""
     chart = page.locator(f"h3:text-is('{heading}') + div .plotly-graph-div")
-    data = chart.evaluate("div => div._fullData.map(t => ({name: t.name, x: Array.from(t.x), y: Array.from(t.y)}))")
-    curves = {}
-    for trace in data:  # of two with one name the second is of the current weights
-        curves[trace["name"]] = trace["x"], trace["y"]
-    return curves
+    data = chart.evaluate(
+        """div => div._fullData.map(t => ({
+            name: t.line.dash == "dot" ? t.name + ", dotted" : t.name, x: Array.from(t.x), y: Array.from(t.y)}))"""
+    )
+    return {trace["name"]: (trace["x"], trace["y"]) for trace in data}
 
 
 def cells(page, heading):
@@ -90,12 +92,14 @@ def test_the_page_of_a_run_shows_its_numbers(tmp_path, page):
     metrics, ledger = (pd.read_csv(tmp_path / "run" / name) for name in ("metrics.csv", "ledger.csv"))
     rounds, accuracy = traces(page, "Score over rounds")["z-sgd"]
     assert rounds == metrics["round"].tolist()
-    assert accuracy == pytest.approx((100 * metrics.test_accuracy).tolist())
+    assert accuracy == pytest.approx((100 * metrics.ema_test_accuracy).tolist())
+    _, current = traces(page, "Score over rounds")["z-sgd, dotted"]
+    assert current == pytest.approx((100 * metrics.test_accuracy).tolist())
     energy, _ = traces(page, "Score over energy of all clients and the server")["z-sgd"]
     assert energy == pytest.approx(metrics.energy.tolist())
     power = traces(page, "Power over rounds")
-    assert power["run, max power used"][1] == pytest.approx(ledger.max_power_used.tolist())
-    assert power["run, power budget"][1] == [1.0] * 4
+    assert power["z-sgd, max power used"][1] == pytest.approx(ledger.max_power_used.tolist())
+    assert power["z-sgd, power budget, dotted"][1] == [1.0] * 4
     page.locator("summary:text('Configuration')").click()
     assert page.locator("td:text-is('batch-size') + td").inner_text() == "8"
     assert (tmp_path / "run" / "run.pdf").is_file()
@@ -122,7 +126,6 @@ def test_values_are_shown_where_one_points(tmp_path, page):
 
 
 def test_the_page_of_a_reproduction_shows_its_verdicts(tmp_path, monkeypatch, page):
-    monkeypatch.setattr("simulations.figures.FIGURES", Table({"toy": Entry("tests.test_report:TOY", "a toy")}))
     monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_report:TOY", "a toy")}))
     where = ("--out", tmp_path / "toy", "--runs", tmp_path / "runs")
     assert call("reproduce", "toy", "--quiet", *where).exit_code == 0
@@ -137,7 +140,8 @@ def test_the_page_of_a_reproduction_shows_its_verdicts(tmp_path, monkeypatch, pa
     assert powers == [1.0, 100.0]
     assert values == pytest.approx(scores[scores.strategy == "laser"]["mean"].tolist())
     rounds = traces(page, "Score over rounds")
-    assert set(rounds) == {f"{s}, power={p}" for s in ("laser", "z-sgd") for p in (1.0, 100.0)}
+    named = {f"{s}, power={p}" for s in ("laser", "z-sgd") for p in (1.0, 100.0)}
+    assert set(rounds) == named | {f"{name}, dotted" for name in named}
     assert page.locator("img").evaluate("image => image.naturalWidth") > 100
 
 
@@ -154,6 +158,48 @@ def test_several_folders_make_one_page(tmp_path, page):
     assert noiseless.evaluate("div => div.data.every(trace => trace.name.startsWith('laser'))")
 
 
+def test_folders_of_one_name_keep_their_own_pictures(tmp_path, page, monkeypatch):
+    for name, rounds in (("a", 2), ("b", 4)):
+        in_process.run(parse(TINY | {"rounds": rounds}), tmp_path / name / "x")
+    monkeypatch.chdir(tmp_path / "a" / "x")
+    assert call("report", ".", tmp_path / "b" / "x", "--out", tmp_path / "page.html").exit_code == 0
+    assert (tmp_path / "x.png").read_bytes() != (tmp_path / "x-2.png").read_bytes()
+    load(page, tmp_path / "page.html")
+    assert page.locator("h2").all_inner_texts() == ["x", "x"]
+    first, second = (image.get_attribute("src") for image in page.locator("img").all())
+    assert first != second
+
+
+def test_a_sweep_shows_the_values_that_were_chosen(tmp_path, page):
+    text = "\n".join(f"{key} = {value!r}" for key, value in TINY.items()).replace("'", '"')
+    grid = "[grid]\nrank = [1, 2]\nseed = [0, 1]\npower = [1.0, 10.0]\n[best-of]\nlearning-rate = [0.1, 1e-6]\n"
+    (tmp_path / "s.toml").write_text(f"[fixed]\n{text}\n{grid}")
+    assert call("sweep", tmp_path / "s.toml", "--quiet", "--out", tmp_path / "s").exit_code == 0
+    assert call("report", tmp_path / "s").exit_code == 0
+    assert load(page, tmp_path / "s" / "report.html") == []
+    results = pd.read_parquet(tmp_path / "s" / "results.parquet")
+    chosen = results[results.chosen]
+    curves = traces(page, "Score over power")
+    assert set(curves) == {"1", "2"}
+    for rank, (powers, scores) in curves.items():
+        means = 100 * chosen[chosen["rank"] == int(rank)].groupby("power").best_ema_test_accuracy.mean()
+        assert (powers, scores) == (means.index.tolist(), pytest.approx(means.tolist()))
+    assert len(cells(page, "Runs")) == 1 + len(chosen)
+    assert len(traces(page, "Power over rounds")) == 2 * chosen.groupby(["rank", "power"]).ngroups
+
+
+def test_results_without_their_runs_have_a_page(tmp_path, page, monkeypatch):
+    monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_report:TOY", "a toy")}))
+    call("reproduce", "toy", "--quiet", "--out", tmp_path / "toy", "--runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    assert call("report", tmp_path / "toy").exit_code == 0
+    assert load(page, tmp_path / "toy" / "report.html") == []
+    assert "The folders of 8 runs are not here" in page.locator("section").inner_text()
+    assert "Score over power" in page.locator("h3").all_inner_texts()
+    page.locator("summary:text('Configuration')").click()
+    assert page.locator("td:text-is('batch-size') + td").inner_text() == "8"
+
+
 def test_an_unfinished_run_has_a_page(tmp_path, page):
     in_process.run(parse(TINY), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -162,13 +208,15 @@ def test_an_unfinished_run_has_a_page(tmp_path, page):
     assert cells(page, "Result")[1:] == [["status", "unfinished"]]
 
 
-@pytest.mark.parametrize("name", ["nothing", "empty", "broken"])
+@pytest.mark.parametrize("name", ["nothing", "empty", "broken", "half"])
 def test_a_folder_of_something_else_is_refused(tmp_path, name):
     folder = tmp_path / name
     if name != "nothing":
         folder.mkdir()
     if name == "broken":
         (folder / "figure.json").write_text(json.dumps({"name": "table13"}))
+    if name == "half":
+        (folder / "config.json").write_text("{")
     result = call("report", folder, "--out", tmp_path / "page.html")
     assert result.exit_code == 2
     assert result.stderr.startswith("report: must be ")
@@ -190,7 +238,7 @@ def test_infinity_and_long_runs_are_drawn(tmp_path, page):
     in_process.run(parse(keys), tmp_path / "run")
     assert call("report", tmp_path / "run").exit_code == 0
     assert load(page, tmp_path / "run" / "report.html") == []
-    rounds, values = traces(page, "Signal to noise over rounds")["run, snr db"]
+    rounds, values = traces(page, "Signal to noise over rounds")["laser, snr db"]
     assert rounds == list(range(1, 1501, 2))
     assert any(math.isnan(value) for value in values)
     assert all(math.isnan(value) or math.isfinite(value) for value in values)

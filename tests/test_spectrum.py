@@ -44,3 +44,12 @@ def test_a_run_records_it_at_its_evaluations(tmp_path):
 def test_runs_that_do_not_ask_for_it_have_none(tmp_path):
     in_process.run(parse({"clients": 2, "rounds": 1, "model": "linear"}), tmp_path / "run")
     assert not (tmp_path / "run" / "spectrum.csv").exists()
+
+
+def test_a_silent_round_has_none(tmp_path):
+    keys = {"clients": 1, "rounds": 12, "evaluate-every": 1, "spectrum-rank": 2, "channel": "fading"}
+    in_process.run(parse(keys | {"gain-threshold": 1.0}), tmp_path / "run")
+    ledger, table = (pd.read_csv(tmp_path / "run" / name) for name in ("ledger.csv", "spectrum.csv"))
+    spoken = ledger["round"][ledger.speakers > 0].tolist()
+    assert 0 < len(spoken) < 12
+    assert table["round"].drop_duplicates().tolist() == spoken

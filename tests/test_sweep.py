@@ -5,11 +5,14 @@ import math
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from laser_fl.errors import ConfigError
+from simulations import sweep
 from simulations.cli import app
-from simulations.sweep import Grid, Run, execute, read_grid, results, runs_of
+from simulations.results import results
+from simulations.sweep import Grid, Run, execute, read_grid, runs_of
 
 TINY = {"task": "mnist-5k", "model": "linear", "clients": 4, "rounds": 4, "batch-size": 8, "evaluate-every": 2}
 FILE = """
@@ -116,12 +119,14 @@ def test_nothing_starts_where_a_run_would_be_refused(tmp_path):
 
 
 def test_the_best_value_is_chosen_by_the_mean_over_seeds(tmp_path, monkeypatch):
-    grid = Grid(TINY, {"power": [1.0, 2.0], "seed": [0, 1]}, {"learning-rate": [0.1, 0.2]})
+    asked = TINY | {"rounds": 0, "epochs": 3, "device": "auto"}  # of which a summary knows better
+    grid = Grid(asked, {"power": [1.0, 2.0], "seed": [0, 1]}, {"learning-rate": [0.1, 0.2]})
     scores = {(1.0, 0.1): (0.9, 0.1), (1.0, 0.2): (0.6, 0.6), (2.0, 0.1): (0.8, 0.8), (2.0, 0.2): (0.7, 0.85)}
 
     def summary(run):
         config = run.config
-        return {"best_ema_test_accuracy": scores[config.power, config.learning_rate][config.seed], "loss": math.inf}
+        score = scores[config.power, config.learning_rate][config.seed]
+        return {"best_ema_test_accuracy": score, "loss": math.inf, "rounds": 100, "device": "cuda:0"}
 
     def chosen():
         table = results(runs_of([grid], tmp_path), tmp_path, [grid])
@@ -150,3 +155,33 @@ def test_every_config_of_a_sweep_is_checked(tmp_path):
     ):
         with pytest.raises(ConfigError, match=line):
             execute(runs_of([Grid(text, wrong)], tmp_path), lambda run, reason: None)
+
+
+def test_a_key_that_is_new_changes_no_run_and_one_that_was_changed_does(tmp_path):
+    (run,) = runs_of([Grid(TINY)], tmp_path)
+    assert execute([run], lambda run, reason: None) == {}
+    config = json.loads((run.folder / "config.json").read_text())
+    assert run.summary
+    (run.folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "tracker"}))
+    assert run.summary
+    (run.folder / "config.json").write_text(json.dumps(config | {"sparsity": 0.3}))  # as if a default had changed
+    assert run.summary is None
+    with pytest.raises(ConfigError, match="runs: must hold no run of other settings"):
+        execute([run], lambda run, reason: None)
+    assert (run.folder / "weights.safetensors").is_file()
+
+
+def test_two_commands_do_not_carry_out_the_same_runs(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="runs: must be used by one command at a time"):
+        execute(runs_of([Grid(TINY)], tmp_path), lambda run, reason: None)
+    assert execute(runs_of([Grid(TINY)], tmp_path), lambda run, reason: None) == {}
+
+
+def test_a_failure_that_nobody_foresaw_shows_its_last_lines(tmp_path, monkeypatch):
+    def broken(config, folder):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("simulations.engines.in_process.run", broken)
+    reason = sweep._carry_out(runs_of([Grid(TINY)], tmp_path)[0])
+    assert reason.splitlines()[-1] == "ZeroDivisionError: by nothing"
+    assert 1 < len(reason.splitlines()) <= sweep.LAST_LINES

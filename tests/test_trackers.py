@@ -58,6 +58,47 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
 
 
+class Recorder:
+    """Stands for a run of W&B."""
+
+    def __init__(self):
+        self.logged, self.ended = [], None
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self, exit_code):
+        self.ended = exit_code
+
+
+def test_weights_and_biases_is_told_what_the_tables_hold(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="Weights & Biases is an extra: pip install 'laser-fl[wandb]'")
+    there = Recorder()
+    monkeypatch.setattr(wandb, "init", lambda **keys: there)
+    in_process.run(parse(SHORT | {"tracker": "wandb"}), tmp_path / "run")
+    metrics, ledger = (pd.read_csv(tmp_path / "run" / name) for name in ("metrics.csv", "ledger.csv"))
+    accuracies = [(step, v["metrics/test_accuracy"]) for step, v in there.logged if "metrics/test_accuracy" in v]
+    assert accuracies == list(zip(metrics["round"], metrics.test_accuracy, strict=True))
+    powers = [v["ledger/max_power_used"] for _, v in there.logged if "ledger/max_power_used" in v]
+    assert powers == pytest.approx(ledger.max_power_used.tolist())
+    assert there.ended == 0
+    failing = SHORT | {"model": "mlp", "strategy": "sgd", "learning-rate": 1e30, "tracker": "wandb"}
+    with pytest.raises(TrainingError):
+        in_process.run(parse(failing), tmp_path / "failed")
+    assert there.ended == 1
+
+
+def test_a_tracker_that_breaks_at_the_end_costs_no_result(tmp_path, monkeypatch):
+    def broken(self, completed):
+        raise OSError("the network is down")
+
+    monkeypatch.setattr("laser_fl.trackers.tensorboard.TensorBoard.close", broken)
+    with pytest.raises(OSError, match="network"):
+        in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "laser_fl.trackers.weights_and_biases", raising=False)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
 from laser_fl.loop import Observer
+from laser_fl.trackers import TRACKERS
 
 
 class Tracker(Observer):
@@ -12,5 +14,14 @@ class Tracker(Observer):
     def __init__(self, folder: Path, config: RunConfig) -> None:
         """folder: the run's."""
 
-    def close(self) -> None:
-        """The run is over, one way or the other."""
+    def close(self, completed: bool) -> None:
+        """The run is over, completed or not."""
+
+
+def tracker_class(name: str) -> type[Tracker]:
+    """The tracker behind a name of TRACKERS. Raises ConfigError where the package that it needs is not installed."""
+    try:
+        tracker: type[Tracker] = TRACKERS.load(name)
+    except ImportError:
+        raise ConfigError(f"tracker: must be installed: pip install 'laser-fl[{name}]', got {name!r}") from None
+    return tracker

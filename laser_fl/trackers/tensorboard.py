@@ -32,6 +32,6 @@ class TensorBoard(Tracker):
             if value is not None:
                 self._writer.add_scalar(f"metrics/{name}", value, metrics.round)
 
-    def close(self) -> None:
+    def close(self, completed: bool) -> None:
         """Write what is left."""
         self._writer.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 import wandb
 
 from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
 from laser_fl.loop import Metrics, Training
 from laser_fl.trackers.base import Tracker
 
@@ -14,8 +15,12 @@ class WeightsAndBiases(Tracker):
     """Logs to the project laser-fl: the config, the ledger by rounds, the metrics by evaluations."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """folder: the run's; its name becomes the run's name."""
-        self._run = wandb.init(project="laser-fl", name=folder.name, dir=folder, config=config.to_flat())
+        """folder: the run's; its name becomes the run's name. Raises ConfigError where W&B refuses."""
+        try:
+            self._run = wandb.init(project="laser-fl", name=folder.name, dir=folder, config=config.to_flat())
+        except wandb.errors.Error as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"tracker: must let Weights & Biases start ({reason}), got 'wandb'") from None
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Log the ledger's line and the time."""
@@ -27,6 +32,6 @@ class WeightsAndBiases(Tracker):
         scores = {"train_loss": metrics.train_loss} | metrics.scores
         self._run.log({f"metrics/{name}": value for name, value in scores.items()}, metrics.round)
 
-    def close(self) -> None:
-        """Finish the run there."""
-        self._run.finish()
+    def close(self, completed: bool) -> None:
+        """Finish the run there, as what it is."""
+        self._run.finish(exit_code=0 if completed else 1)

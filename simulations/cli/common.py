@@ -13,6 +13,7 @@ from rich.table import Table
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, DataError, LaserError
 from simulations import presets
+from simulations.texts import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,19 +32,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 
 def settings_of(preset: str | None, overrides: list[str] | None, out: Path | None) -> RunConfig:
     """The run config: defaults, then the preset, then -c, then --out."""
-    values: dict[str, Any] = {**(presets.load(preset) if preset else {}), **overrides_of(overrides)}
+    values: dict[str, Any] = {**(presets.load(preset) if preset else {}), **key_values(overrides)}
     if out is not None:
         values["out-dir"] = str(out)
     return parse(values)
 
 
-def overrides_of(overrides: list[str] | None) -> dict[str, str]:
-    """The keys and values of -c."""
+def key_values(given: list[str] | None, option: str = "-c") -> dict[str, str]:
+    """The keys and values of an option that may be repeated."""
     values = {}
-    for override in overrides or []:
-        key, equals, value = override.partition("=")
+    for one in given or []:
+        key, equals, value = one.partition("=")
         if not equals:
-            raise ConfigError(f"-c: must be KEY=VALUE, got {override!r}")
+            raise ConfigError(f"{option}: must be KEY=VALUE, got {one!r}")
         values[key.strip()] = value.strip()
     return values
 
@@ -57,12 +58,12 @@ def refuse_keys(overrides: list[str] | None, *keys: str) -> None:
 
 
 def frame_table(frame: "pd.DataFrame", title: str) -> Table:
-    """A frame as it is shown: numbers to four digits."""
+    """A frame as it is shown."""
     table = Table(title=title, box=box.SIMPLE)
     for column in frame.columns:
         table.add_column(str(column), justify="right" if frame[column].dtype.kind in "fi" else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(shown(value) for value in row))
     return table
 
 

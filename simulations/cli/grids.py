@@ -1,14 +1,13 @@
 """Commands that train many times: a sweep, and a table or figure of the paper."""
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from laser_fl.errors import ConfigError, LaserError
-from simulations.cli.common import Overrides, Quiet, console, frame_table, one_line_errors, overrides_of
+from laser_fl.errors import LaserError
+from simulations.cli.common import Overrides, Quiet, console, frame_table, key_values, one_line_errors
 
 if TYPE_CHECKING:
     from simulations.sweep import Run
@@ -38,7 +37,8 @@ def sweep(
 ) -> None:
     """Run a grid of configs over a Ray cluster; what is completed already is not run again."""
     with one_line_errors():
-        from simulations.sweep import RESULTS, read_grid, results, runs_of
+        from simulations.results import RESULTS, results
+        from simulations.sweep import read_grid, runs_of
 
         root = out or Path("runs") / file.stem
         grid = read_grid(file)
@@ -49,14 +49,16 @@ def sweep(
         failed = _execute(runs, address, cpus, gpus, quiet)
         table = results(runs, root, [grid])
         console.print(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}", soft_wrap=True, highlight=False)
-        if failed:
-            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
+        _report_failures(failed)
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="The table or figure; see `laser-fl list`.")],
     scale: Annotated[Scale, typer.Option(help="The paper's settings, or fewer rounds.")] = Scale.small,
     config: Overrides = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,...", help="Only these values of a key; may be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>.")] = None,
     runs_folder: Annotated[
         Path, typer.Option("--runs", help="Where the runs lie; figures that need the same run share it.")
@@ -69,36 +71,28 @@ def reproduce(
 ) -> None:
     """Run what a table or figure needs, draw it, and say how far it is from the paper's."""
     with one_line_errors():
-        from simulations.figures import FIGURES
-
-        if name not in FIGURES:
-            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
         from simulations.reproduction import Reproduction
-        from simulations.sweep import runs_of
 
-        figure = FIGURES.load(name)
-        _refuse_own_keys(config, figure.keys(scale))
-        overrides = overrides_of(config)
-        grids = [replace(grid, fixed={**grid.fixed, **overrides}) for grid in figure.scales[scale].grids]
-        runs = runs_of(grids, runs_folder)
+        wanted = {key: values.split(",") for key, values in key_values(only, "--only").items()}
+        made = Reproduction.asked(name, scale, key_values(config, "-c"), wanted)
+        runs = made.runs(runs_folder)
         if dry_run:
-            console.print(f"{figure.title}, {scale}: stated time {figure.scales[scale].time}")
+            console.print(f"{made.title}: stated time {made.figure.scales[scale].time}")
             _show_plan(runs, cpus, gpus)
             return
-        failed = _execute(runs, address, cpus, gpus, quiet) if runs else {}
-        if failed and not any(grid.best_of for grid in grids):  # there, what fails is not the best
-            raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
-        made = Reproduction(name, scale, out or Path("runs") / f"{name}-{scale}")
-        for part, table in made.write(runs, grids).items():
-            console.print(frame_table(table, f"{figure.title}, {scale}: {part}"))
-        for file in made.files:
-            console.print(str(file), soft_wrap=True, highlight=False)
+        failed = _execute(runs, address, cpus, gpus, quiet)
+        folder = out or Path("runs") / f"{name}-{scale}"
+        if not runs or any(run.summary for run in runs):
+            for part, table in made.write(runs, folder).items():
+                console.print(frame_table(table, f"{made.title}: {part}"))
+            for file in (*made.tables(folder).values(), *made.pictures(folder)):
+                console.print(str(file), soft_wrap=True, highlight=False)
+        _report_failures(failed)
 
 
-def _refuse_own_keys(overrides: list[str] | None, own: set[str]) -> None:
-    """Refuse config keys that a figure varies itself."""
-    if fixed := own & overrides_of(overrides).keys():
-        raise ConfigError(f"{min(fixed)}: is varied by the figure itself, got it by -c")
+def _report_failures(failed: dict[str, str]) -> None:
+    if failed:
+        raise LaserError("\n".join(f"{label}: {reason}" for label, reason in failed.items()))
 
 
 def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, quiet: bool) -> dict[str, str]:

@@ -97,6 +97,7 @@ def list_parts() -> None:
     from laser_fl.schemes.exchanges import EXCHANGES
     from laser_fl.schemes.receivers import RECEIVERS
     from laser_fl.tasks import TASKS
+    from laser_fl.trackers import TRACKERS
 
     parts = {
         "strategy": SCHEMES,
@@ -106,6 +107,7 @@ def list_parts() -> None:
         "power-policy": POLICIES,
         "power-allocation": ALLOCATIONS,
         "task": TASKS,
+        "tracker": TRACKERS,
         "model": MODELS,
     }
     for key, entries in parts.items():

@@ -23,6 +23,8 @@ def report(
         try:
             files = page.write(folders, target)
         except OSError as error:
-            raise ConfigError(f"--out: must be writable ({error.strerror}), got {str(target)!r}") from None
+            raise ConfigError(
+                f"--out: must be writable, with all pictures beside it readable ({error.strerror}), got {str(target)!r}"
+            ) from None
         for file in files:
             console.print(str(file), soft_wrap=True, highlight=False)

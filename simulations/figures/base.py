@@ -24,16 +24,21 @@ class Scale:
 class Figure:
     """A table or figure: at each scale its runs and its tables, and its picture.
 
-    draw: a row per run, its keys and its summary -> picture.
+    draw: a row per run, its keys and its summary -> picture. own: keys besides those it varies that make it what it is.
     """
 
     title: str
     scales: Mapping[str, Scale]
     draw: Callable[[pd.DataFrame], Picture]
+    own: tuple[str, ...] = ()
 
     def keys(self, scale: str) -> set[str]:
-        """The keys that vary over its runs, so that nobody else may set them."""
+        """The keys that nobody else may set: those that vary over its runs, the strategy, the power, its own."""
         grids = self.scales[scale].grids
         varied = {key for grid in grids for key in (*grid.over, *grid.best_of)}
         fixed = {key for grid in grids for key in grid.fixed}
-        return varied | {key for key in fixed if len({repr(grid.fixed.get(key)) for grid in grids}) > 1}
+        return (
+            {"strategy", "power", *self.own}
+            | varied
+            | {key for key in fixed if len({repr(grid.fixed.get(key)) for grid in grids}) > 1}
+        )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
 from simulations.figures.judges import scored
-from simulations.sweep import score_of
+from simulations.results import score_of
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = {

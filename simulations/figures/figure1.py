@@ -4,7 +4,7 @@ from typing import Any
 
 from simulations import presets
 from simulations.figures.base import Figure, Judge, Scale
-from simulations.figures.claims import LASER_LEADS
+from simulations.figures.claims import BELOW_THE_HIGHEST, NOT_AT_THE_HIGHEST
 from simulations.figures.curves import over_power
 from simulations.figures.judges import Claims, Reductions, Scores
 from simulations.sweep import Grid
@@ -12,15 +12,14 @@ from simulations.sweep import Grid
 STRATEGIES = ("z-sgd", "signum", "random-k", "sketch", "laser")
 POWERS = tuple(10_000.0 * 4**i for i in range(6))
 TABLE1 = {80.0: (10e3, 160e3), 50.0: (40e3, 640e3), 40.0: (160e3, 2560e3), 35.0: (160e3, 2560e3)}
-PAPER = {  # §4.1 and Table 2
+REACHED = {(s, p): target for target, pair in TABLE1.items() for s, p in zip(("laser", "z-sgd"), pair, strict=True)}
+PAPER = REACHED | {  # §4.1 and Table 2 are more exact than what Table 1 says was reached
     ("laser", 10e3): 76.0,
     ("z-sgd", 10e3): 212.0,
     ("laser", 160e3): 35.0,
     ("z-sgd", 160e3): 71.0,
     ("sgd", float("inf")): 19.2,
 }
-
-
 SMALL = presets.load("gpt2-small") | {
     "batch-size": 4,
     "client-batching": "vmap",
@@ -42,8 +41,8 @@ def _scale(
     noiseless = Grid(base, {"strategy": ["sgd"], "power": [float("inf")], "seed": seeds})
     tables: dict[str, Judge] = {
         "scores": scores,
-        "reductions": Reductions(targets, TABLE1, tolerance=4.0),
-        "claims": Claims((LASER_LEADS,)),
+        "reductions": Reductions(targets, TABLE1),
+        "claims": Claims((BELOW_THE_HIGHEST, NOT_AT_THE_HIGHEST)),
     }
     return Scale((noisy, noiseless), time, tables)
 
@@ -56,7 +55,7 @@ FIGURE1 = Figure(
             POWERS,
             (0,),
             tuple(TABLE1),
-            Scores(paper=PAPER, tolerance=5.0),
+            Scores(paper=PAPER, tolerance=0.1),
             "about 125 GPU hours (31 runs of 4 hours), estimated for an H100",
         ),
         "small": _scale(SMALL, SMALL_POWERS, (0, 1, 2), (12.0, 11.5, 11.0), Scores(), "34 minutes on 2 cores"),

@@ -1,7 +1,6 @@
 """One page of HTML, with everything in it, for runs, comparisons, sweeps and reproductions."""
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,10 +16,11 @@ from laser_fl.config import parse
 from simulations.report.charts import POINTS, charts
 from simulations.report.folders import Record, RunRecord, read
 from simulations.report.pictures import pictures_of
+from simulations.results import varied
+from simulations.texts import shown
 
 PLOTLY = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 MOST_RUNS = 200  # rows of the table of runs
-SUMMARY_COLUMNS = ("status", "strategy", "power", "seed", "rounds", "max_power_used", "compression_ratio")
 GOOD, BAD = ("within", "better", "holds", "completed"), ("worse", "does not", "failed", "interrupted", "unfinished")
 STYLES = dict.fromkeys(GOOD, "good") | dict.fromkeys(BAD, "bad")
 
@@ -43,13 +43,14 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one folder. picture: a PNG in base64. details: tables to unfold."""
+    """What the page says of one folder. picture: a PNG in base64. details: tables to unfold. missing: runs."""
 
     title: str
     tables: list[tuple[str, Sheet]]
     charts: list[tuple[str, Markup]]
     picture: str = ""
     details: list[tuple[str, Sheet]] = field(default_factory=list)
+    missing: int = 0
 
 
 def write(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -57,12 +58,12 @@ def write(folders: Sequence[Path], out: Path) -> list[Path]:
 
     Raises:
         DataError: a folder holds nothing that a report can be made of.
+        OSError: the page or a picture cannot be written.
     """
     records = [read(folder) for folder in folders]
     out.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [
-        pictures_of(record, out.parent / folder.resolve().name) for record, folder in zip(records, folders, strict=True)
-    ]
+    stems = _stems(folders, out.parent)
+    pictures = [pictures_of(record, stem) for record, stem in zip(records, stems, strict=True)]
     templates = Environment(
         loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -74,9 +75,15 @@ def write(folders: Sequence[Path], out: Path) -> list[Path]:
         points=POINTS,
     )
     part = out.with_name(f".{out.name}.part")
-    part.write_text(page)
+    part.write_text(page, encoding="utf-8")
     part.replace(out)
     return [out, *(path for drawn in pictures for path in drawn)]
+
+
+def _stems(folders: Sequence[Path], parent: Path) -> list[Path]:
+    """Where the pictures of each folder go: named after it, and numbered where a name comes again."""
+    names = [folder.resolve().name for folder in folders]
+    return [parent / (n if names.index(n) == i else f"{n}-{i + 1}") for i, n in enumerate(names)]
 
 
 def _section(record: Record, pictures: Sequence[Path]) -> Section:
@@ -84,14 +91,14 @@ def _section(record: Record, pictures: Sequence[Path]) -> Section:
     if record.kind == "run":
         tables.append(("Result", _pairs(record.runs[0].summary)))
     elif record.runs:
-        tables.append(("Runs", _runs_sheet(record.runs)))
-    details = []
-    if record.runs:
-        details.append(("Configuration" + _shared(record), _config_sheet(record.runs)))
-        details.append(("Environment and revision", _environment_sheet(record.runs)))
+        shown = min(len(record.runs), MOST_RUNS)
+        of = f", {shown} of {len(record.runs)}" if shown < len(record.runs) else ""
+        tables.append((f"Runs{of}", _runs_sheet(record.runs[:shown])))
+    details = [("Configuration" + ("" if record.kind == "run" else " that all runs share"), _config_sheet(record))]
+    details.append(("Environment and revision", _environment_sheet(record)))
     drawn = [(heading, Markup(_html(chart))) for heading, chart in charts(record)]
     png = base64.b64encode(pictures[0].read_bytes()).decode() if pictures else ""
-    return Section(record.title, tables, drawn, png, details)
+    return Section(record.title, tables, drawn, png, [pair for pair in details if pair[1].rows], record.missing)
 
 
 def _html(chart: object) -> str:
@@ -100,36 +107,45 @@ def _html(chart: object) -> str:
 
 def _runs_sheet(runs: Sequence[RunRecord]) -> Sheet:
     """A row per run: what it was, and its scores."""
-    table = pd.DataFrame([{"run": run.label, **run.summary} for run in runs[:MOST_RUNS]])
-    scores = [column for column in table if "test_" in str(column)]
-    return _sheet(table[["run", *(column for column in SUMMARY_COLUMNS if column in table), *scores]])
+    keys = varied(pd.DataFrame([run.config for run in runs]), ("out-dir", "data-dir"))
+    rows = [
+        {"run": run.label, "status": run.summary["status"]} | {key: run.config[key] for key in keys} | run.summary
+        for run in runs
+    ]
+    table = pd.DataFrame(rows)
+    columns = [column for column in ("max_power_used", "compression_ratio") if column in table]
+    scores = [str(column) for column in table if "test_" in str(column)]
+    return _sheet(table[["run", "status", *keys, *columns, *scores]])
 
 
-def _shared(record: Record) -> str:
-    return "" if len(record.runs) == 1 else f" shared by all {len(record.runs)} runs"
-
-
-def _config_sheet(runs: Sequence[RunRecord]) -> Sheet:
+def _config_sheet(record: Record) -> Sheet:
     """The keys that all runs share, and what their defaults are where they differ."""
     defaults = parse({}).to_flat()
-    first = runs[0].config
-    rows = [
-        {"key": key, "value": value, "default": "" if str(defaults.get(key)) == str(value) else defaults.get(key, "")}
-        for key, value in first.items()
-        if all(run.config.get(key) == value for run in runs)
-    ]
+    if record.runs:
+        table = pd.DataFrame([run.config for run in record.runs])
+    else:
+        table = record.results[[key for key in defaults if key in record.results]]
+    differ = varied(table)
+    rows = []
+    for key in table:
+        value = str(table[key].iloc[0])
+        default = str(defaults.get(str(key), ""))
+        rows += [] if key in differ else [{"key": key, "value": value, "default": "" if default == value else default}]
     return _sheet(pd.DataFrame(rows))
 
 
-def _environment_sheet(runs: Sequence[RunRecord]) -> Sheet:
+def _environment_sheet(record: Record) -> Sheet:
     """Every value that occurs."""
-    names = list(dict.fromkeys(name for run in runs for name in run.environment))
-    found = {name: sorted({str(run.environment.get(name, "unknown")) for run in runs}) for name in names}
+    environments = [run.environment for run in record.runs]
+    if not environments and "revision" in record.results:
+        environments = [{"revision": revision} for revision in record.results["revision"]]
+    names = list(dict.fromkeys(name for environment in environments for name in environment))
+    found = {name: sorted({str(environment.get(name, "unknown")) for environment in environments}) for name in names}
     return _pairs({name: ", ".join(values) for name, values in found.items()})
 
 
 def _pairs(values: dict[str, object]) -> Sheet:
-    return _sheet(pd.DataFrame([{"what": name, "value": value} for name, value in values.items()]))
+    return _sheet(pd.DataFrame([{"what": name, "value": value} for name, value in values.items()], dtype=object))
 
 
 def _sheet(table: pd.DataFrame) -> Sheet:
@@ -138,7 +154,5 @@ def _sheet(table: pd.DataFrame) -> Sheet:
 
 
 def _cell(value: object) -> Cell:
-    """Numbers to four digits; a verdict or a status in its colour."""
-    if isinstance(value, float):
-        return Cell("" if math.isnan(value) else f"{value:.4g}")
-    return Cell(str(value), STYLES.get(str(value), "text") if isinstance(value, str) else "")
+    """A number, or a text, of which verdicts and statuses have their colours."""
+    return Cell(shown(value), STYLES.get(value, "text") if isinstance(value, str) else "")

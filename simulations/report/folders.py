@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,36 @@ from laser_fl.run_folder import CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
 from laser_fl.tasks.base import BEST
 from simulations.compare import COMPARISON
 from simulations.reproduction import FIGURE, Reproduction
-from simulations.sweep import RESULTS
+from simulations.results import RESULTS
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run's folder. label: what tells it from the others of its kind."""
+    """What one run's folder holds; of a run that was killed, what there is.
+
+    label: what tells it from the others of its kind. metrics: a row per evaluation. ledger: a row per round.
+    """
 
     label: str
     folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: pd.DataFrame
+    ledger: pd.DataFrame
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """Every key."""
-        return _json(self.folder / CONFIG)
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """The result; of a run that was killed there is none."""
-        return _json(self.folder / SUMMARY) or {"status": "unfinished"}
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Versions, machine, revision."""
-        return _json(self.folder / ENVIRONMENT)
-
-    @cached_property
-    def metrics(self) -> pd.DataFrame:
-        """A row per evaluation."""
-        return _csv(self.folder / METRICS)
-
-    @cached_property
-    def ledger(self) -> pd.DataFrame:
-        """A row per round."""
-        return _csv(self.folder / LEDGER)
+    @classmethod
+    def read(cls, label: str, folder: Path) -> "RunRecord":
+        """Read it all."""
+        return cls(
+            label,
+            folder,
+            _json(folder / CONFIG),
+            _json(folder / SUMMARY) or {"status": "unfinished"},
+            _json(folder / ENVIRONMENT),
+            _csv(folder / METRICS),
+            _csv(folder / LEDGER),
+        )
 
     @property
     def metric(self) -> str | None:
@@ -59,8 +54,9 @@ class RunRecord:
 class Record:
     """A folder that a report is made of.
 
-    kind: run, comparison, sweep or reproduction. results: a row per run of a sweep or a reproduction.
-    verdicts: the tables of a reproduction. pictures: for the screen and for print, where they were drawn before.
+    kind: run, comparison, sweep or reproduction. runs: those whose folders are there; of best-of keys, the chosen.
+    results: a row per run of a sweep or a reproduction. verdicts: the tables of a reproduction. pictures: for the
+    screen and for print, where they were drawn before. missing: number of runs that are in the results only.
     """
 
     kind: str
@@ -69,48 +65,53 @@ class Record:
     results: pd.DataFrame = field(default_factory=pd.DataFrame)
     verdicts: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
+    missing: int = 0
 
 
 def read(folder: Path) -> Record:
     """What `folder` holds.
 
     Raises:
-        DataError: it holds no run, comparison, sweep or reproduction.
+        DataError: it holds no run, comparison, sweep or reproduction, or one that cannot be read.
     """
+    folder = folder.resolve()
     try:
         if (folder / FIGURE).is_file():
-            return _reproduction(Reproduction.read(folder))
+            return _reproduction(folder)
         if (folder / RESULTS).is_file():
             table = pd.read_parquet(folder / RESULTS)
-            return Record("sweep", folder.name, _runs_of(table, folder), table)
+            runs, missing = _runs_of(table, folder)
+            return Record("sweep", folder.name, runs, table, missing=missing)
         if (folder / COMPARISON).is_file():
             names = pd.read_csv(folder / COMPARISON)["strategy"]
-            runs = tuple(RunRecord(name, folder / name) for name in names if (folder / name / CONFIG).is_file())
-            return Record("comparison", folder.name, runs)
+            return Record("comparison", folder.name, tuple(RunRecord.read(n, folder / n) for n in names))
         if (folder / CONFIG).is_file():
-            return Record("run", folder.name, (RunRecord(folder.name, folder),))
+            return Record("run", folder.name, (RunRecord.read(folder.name, folder),))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"report: must be readable ({error}), got {str(folder)!r}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"report: must be readable ({reason}), got {str(folder)!r}") from None
     raise DataError(f"report: must be the folder of a run, comparison, sweep or reproduction, got {str(folder)!r}")
 
 
-def _reproduction(made: Reproduction) -> Record:
-    file = made.folder / RESULTS
+def _reproduction(folder: Path) -> Record:
+    made = Reproduction.read(folder)
+    file = folder / RESULTS
     table = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
-    verdicts = {part: pd.read_csv(path, keep_default_na=True) for part, path in made.tables.items()}
-    title = f"{made.figure.title}, {made.scale}"
-    return Record("reproduction", title, _runs_of(table, made.folder), table, verdicts, made.pictures)
+    verdicts = {part: pd.read_csv(path) for part, path in made.tables(folder).items()}
+    runs, missing = _runs_of(table, folder)
+    return Record("reproduction", made.title, runs, table, verdicts, made.pictures(folder), missing)
 
 
-def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[RunRecord, ...]:
-    """Those of the table's runs whose folders are still where they were, or have moved along with it."""
+def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[tuple[RunRecord, ...], int]:
+    """Give the table's runs that count and are where they were, or beside the folder, and how many are not."""
+    rows = table[table["chosen"]] if "chosen" in table else table
     found = []
-    for row in table.to_dict("records"):
-        for place in (Path(str(row["folder"])), folder / str(row["run"])):
-            if (place / CONFIG).is_file():
-                found.append(RunRecord(str(row["run"]), place))
-                break
-    return tuple(found)
+    for row in rows.to_dict("records"):
+        places = Path(str(row["folder"])), folder / str(row["run"]), folder.parent / "reproduce" / str(row["run"])
+        place = next((place for place in places if (place / CONFIG).is_file()), None)
+        if place is not None:
+            found.append(RunRecord.read(str(row["run"]), place))
+    return tuple(found), len(rows) - len(found)
 
 
 def _json(path: Path) -> dict[str, Any]:

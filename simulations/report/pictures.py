@@ -1,12 +1,14 @@
 """Pictures in the paper's style, for the screen and for print."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure as Picture
 
-from simulations.figures.curves import COLOURS, STYLE, over_power
-from simulations.report.folders import Record, RunRecord
+from simulations.figures.curves import COLOURS, STYLE, across, curve, finish
+from simulations.report.charts import Group, curves_over_power, grouped, means_of
+from simulations.report.folders import Record
 
 
 def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
@@ -14,8 +16,8 @@ def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
     if record.pictures:
         return record.pictures
     if len(record.results) and record.results["power"].nunique() > 1:
-        picture = over_power(record.results)
-    elif evaluated := [run for run in record.runs if run.metric]:
+        picture = over_power(record)
+    elif evaluated := grouped([run for run in record.runs if run.metric]):
         picture = over_rounds(evaluated)
     else:
         return ()
@@ -25,19 +27,33 @@ def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
     return files
 
 
-def over_rounds(runs: list[RunRecord]) -> Picture:
-    """The score of the averaged weights, and thinner of the current ones, a colour per run."""
+def over_power(record: Record) -> Picture:
+    """The score over power, a curve per combination of the other keys that vary."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
-        for index, run in enumerate(runs):
-            factor = 100 if run.metric == "accuracy" else 1
-            colour = COLOURS.get(str(run.config["strategy"]), "C9") if len(runs) > 1 else f"C{index}"
-            rounds = run.metrics["round"]
-            axes.plot(rounds, factor * run.metrics[f"ema_test_{run.metric}"], color=colour, label=run.label)
-            axes.plot(rounds, factor * run.metrics[f"test_{run.metric}"], color=colour, lw=0.7, alpha=0.6)
-        accuracy = runs[0].metric == "accuracy"
-        axes.set(xlabel="round", ylabel="test accuracy (%)" if accuracy else f"test {runs[0].metric}")
+        across(axes, record.results)
+        for index, (label, rows) in enumerate(curves_over_power(record.results).items()):
+            if (rows["strategy"] != "sgd").all():
+                curve(axes, rows, label, color=COLOURS.get(label, f"C{index}"))
+        finish(axes, record.results)
+        axes.legend(frameon=False)
+    return picture
+
+
+def over_rounds(groups: Mapping[str, Group]) -> Picture:
+    """The score of the averaged weights, and thinner of the current ones, the mean over seeds."""
+    with matplotlib.rc_context(STYLE):
+        picture = Picture(figsize=(6.4, 4.2), layout="constrained")
+        axes = picture.subplots()
+        for index, (label, runs) in enumerate(groups.items()):
+            means, metric = means_of(runs), runs[0].metric
+            factor = 100 if metric == "accuracy" else 1
+            colour = COLOURS.get(label, f"C{index}")
+            axes.plot(means["round"], factor * means[f"ema_test_{metric}"], color=colour, label=label)
+            axes.plot(means["round"], factor * means[f"test_{metric}"], color=colour, lw=0.7, alpha=0.6)
+        accuracy = metric == "accuracy"
+        axes.set(xlabel="round", ylabel="test accuracy (%)" if accuracy else f"test {metric}")
         axes.set_yscale("linear" if accuracy else "log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

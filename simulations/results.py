@@ -1,0 +1,95 @@
+"""The results of many runs as one table."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import TrainingError
+from laser_fl.run_folder import ENVIRONMENT
+from laser_fl.tasks.base import BEST
+from simulations.sweep import Grid, Run
+
+RESULTS = "results.parquet"
+
+
+def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
+    """Write and return the table of all completed runs: a row each of keys, summary, folder and git revision.
+
+    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best: that with which most
+    runs have completed, of those the best mean over seeds, and of equal ones the first.
+    """
+    rows = []
+    for run in runs:
+        here = {"run": run.label, "folder": str(run.folder), "revision": _revision(run)}
+        rows.append(here | run.config.to_flat() | (run.summary or {"status": "missing"}))
+    table = pd.DataFrame(rows).apply(_numbers)
+    keys = list(dict.fromkeys(key for grid in grids for key in grid.best_of))
+    if keys and (table["status"] == "completed").any():
+        table["chosen"] = _chosen(table, [run.config for run in runs], keys)
+    table = table[table["status"] == "completed"].reset_index(drop=True)
+    root.mkdir(parents=True, exist_ok=True)
+    part = root / f".{RESULTS}.part"
+    table.to_parquet(part, index=False)
+    part.replace(root / RESULTS)
+    return table
+
+
+def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
+    """The column by which runs are judged, and whether its largest or its smallest value is best.
+
+    Raises:
+        TrainingError: no run was evaluated.
+    """
+    for metric, best in BEST.items():
+        if (column := f"best_ema_test_{metric}") in table:
+            return column, best
+    raise TrainingError(f"results: must hold an evaluated run, got {len(table)} runs without")
+
+
+def varied(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[str]:
+    """The config keys that differ between rows, the strategy first. aside: keys that do not count."""
+    keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
+    differ = [key for key in keys if key in table and key not in aside and table[key].astype(str).nunique() > 1]
+    return sorted(differ, key=lambda key: key != "strategy")
+
+
+def _revision(run: Run) -> str:
+    try:
+        return str(json.loads((run.folder / ENVIRONMENT).read_text())["revision"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read infinity, which JSON has as text."""
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
+
+
+def _chosen(table: pd.DataFrame, configs: Sequence[RunConfig], keys: Sequence[str]) -> "pd.Series[bool]":
+    """True for the runs whose best-of keys did best. configs: of the rows; a summary may say otherwise than they."""
+    score, best = score_of(table)
+    asked = pd.DataFrame([config.to_flat() for config in configs])
+    cells = _tuples(asked, varied(asked, (*keys, "seed", "out-dir", "data-dir", "tracker")))
+    values = _tuples(asked, keys)
+    scores = table[score].where(table["status"] == "completed").groupby([cells, values], sort=False)
+    sign = 1 if best is max else -1
+    ranks = list(zip(scores.transform("count"), (sign * scores.transform("mean")).fillna(-math.inf), strict=True))
+    winners: dict[Any, tuple[Any, Any]] = {}
+    for cell, value, rank in zip(cells, values, ranks, strict=True):
+        if cell not in winners or rank > winners[cell][0]:
+            winners[cell] = rank, value
+    chosen = [winners[cell][1] == value for cell, value in zip(cells, values, strict=True)]
+    return pd.Series(chosen, index=table.index)
+
+
+def _tuples(table: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]":
+    rows = table[list(columns)].itertuples(index=False, name=None) if len(columns) else [()] * len(table)
+    return pd.Series(list(rows), index=table.index, dtype=object)
