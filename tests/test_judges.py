@@ -44,7 +44,7 @@ def test_reductions_stand_beside_the_papers_with_their_spread():
     assert table.low.tolist() == pytest.approx([1, 1])
     assert table.high.tolist() == pytest.approx([10, 10])
     assert table.paper.tolist() == [16.0, 23.0]
-    assert table.reduction[0] == pytest.approx(10 ** (2 / 3))
+    assert table.ratio[0] == pytest.approx(10 ** (2 / 3))
     assert table.verdict.tolist() == ["worse", "worse"]
     assert table.seeds.tolist() == [2, 2]
 
@@ -73,7 +73,7 @@ def test_a_seed_that_does_not_reach_the_target_is_not_in_the_spread(order):
 )
 def test_a_target_at_the_edge_of_the_grid_gives_a_bound(laser, z_sgd, target, ratio, bound, paper, judged):
     row = Reductions([target], {1.0: (1.0, paper)})(results(laser, z_sgd)).iloc[0]
-    assert row.reduction == pytest.approx(ratio, nan_ok=True)
+    assert row.ratio == pytest.approx(ratio, nan_ok=True)
     assert (row.bound, row.verdict) == (bound, judged)
 
 

@@ -43,7 +43,7 @@ def judged(results: pd.DataFrame) -> pd.DataFrame:
     known = [LAYERS.get(block, ("", float("nan"))) for block in table["block"]]
     table["layer"] = [name for name, _ in known]
     table["paper"] = [value for _, value in known]
-    table["tolerance"] = TOLERANCE
+    table["tol."] = TOLERANCE
     words = {"within": "within", "better": "above", "worse": "below", "": ""}
     table["verdict"] = [words[verdict(ahead, TOLERANCE)] for ahead in (table["mean"] - table["paper"]).tolist()]
     return table

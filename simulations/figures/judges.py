@@ -39,7 +39,7 @@ class Scores:
         cells = [tuple(row) for row in table[list(self.cells)].itertuples(index=False)]
         table["paper"] = [self.paper.get(cell, math.nan) for cell in cells]
         ahead = table["mean"] - table["paper"] if best is max else (table["paper"] - table["mean"]) / table["paper"]
-        table["tolerance"] = self.tolerance
+        table["tol."] = self.tolerance
         table["verdict"] = [verdict(value, self.tolerance) for value in ahead.tolist()]
         return table
 
@@ -77,13 +77,13 @@ class Reductions:
             "target": target,
             "laser": power_needed(results, "laser", target),
             "z-sgd": power_needed(results, "z-sgd", target),
-            "reduction": ratio,
+            "ratio": ratio,
             "low": min(finite, default=math.nan),
             "high": max(finite, default=math.nan),
             "seeds": len(finite),
             "bound": bound,
             "paper": z_sgd / laser,
-            "tolerance": self.tolerance,
+            "tol.": self.tolerance,
             "verdict": judged if settled else "",
         }
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from laser_fl.config import parse
-from simulations.report.charts import POINTS, charts
+from simulations.report.charts import FEW, POINTS, charts
 from simulations.report.folders import Record, RunRecord, read
 from simulations.report.pictures import pictures_of
 from simulations.results import varied
@@ -21,6 +21,7 @@ from simulations.texts import shown
 
 PLOTLY = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 MOST_RUNS = 200  # rows of the table of runs
+SENTENCE = 50  # letters from which a text may be broken into lines
 GOOD, BAD = ("within", "better", "holds", "completed"), ("worse", "does not", "failed", "interrupted", "unfinished")
 STYLES = dict.fromkeys(GOOD, "good") | dict.fromkeys(BAD, "bad")
 
@@ -90,11 +91,12 @@ def _section(record: Record, pictures: Sequence[Path]) -> Section:
     tables = [(part.capitalize(), _sheet(table)) for part, table in record.verdicts.items()]
     if record.kind == "run":
         tables.append(("Result", _pairs(record.runs[0].summary)))
-    elif record.runs:
+    details: list[tuple[str, Sheet]] = []
+    if record.kind != "run" and record.runs:
         shown = min(len(record.runs), MOST_RUNS)
         of = f", {shown} of {len(record.runs)}" if shown < len(record.runs) else ""
-        tables.append((f"Runs{of}", _runs_sheet(record.runs[:shown])))
-    details = [("Configuration" + ("" if record.kind == "run" else " that all runs share"), _config_sheet(record))]
+        (tables if shown <= FEW else details).append((f"Runs{of}", _runs_sheet(record.runs[:shown])))
+    details.append(("Configuration" + ("" if record.kind == "run" else " that all runs share"), _config_sheet(record)))
     details.append(("Environment and revision", _environment_sheet(record)))
     drawn = [(heading, Markup(_html(chart))) for heading, chart in charts(record)]
     png = base64.b64encode(pictures[0].read_bytes()).decode() if pictures else ""
@@ -155,4 +157,6 @@ def _sheet(table: pd.DataFrame) -> Sheet:
 
 def _cell(value: object) -> Cell:
     """A number, or a text, of which verdicts and statuses have their colours."""
-    return Cell(shown(value), STYLES.get(value, "text") if isinstance(value, str) else "")
+    if not isinstance(value, str):
+        return Cell(shown(value))
+    return Cell(value, STYLES.get(value, "word" if len(value) < SENTENCE else "text"))

@@ -117,7 +117,8 @@ def losses(groups: Mapping[str, Group]) -> go.Figure:
 def power(groups: Mapping[str, Group]) -> go.Figure:
     """The largest power that any client used in any of the runs (solid), and the budget (dotted)."""
     chart = _of_ledgers(groups, {"max_power_used": "solid", "power_budget": "dot"}, "power, largest of all clients")
-    return chart.update_yaxes(rangemode="tozero")
+    budgets = {float(run.config["power"]) for runs in groups.values() for run in runs}
+    return chart.update_yaxes(type="log") if len(budgets) > 1 else chart.update_yaxes(rangemode="tozero")
 
 
 def snr(groups: Mapping[str, Group]) -> go.Figure:
