@@ -143,13 +143,13 @@ def execute(
     """
     waiting = [run for run in runs if run.summary is None]
     refuse_wrong([run.config for run in waiting])
-    refuse_others([run.folder for run in waiting])
+    _refuse_others([run.folder for run in waiting])
     if gpus == 0 and any(device_of(run.config).type == "cuda" for run in waiting):
         raise ConfigError(f"gpus: must be greater than 0 for runs on a GPU, or set device=cpu, got {gpus:g}")
     if not waiting:
         return {}
     with _alone(waiting[0].folder.parent):
-        return _on_ray(waiting, show, address, cpus, gpus)
+        return _on_ray([run for run in waiting if run.summary is None], show, address, cpus, gpus)
 
 
 def _on_ray(
@@ -191,7 +191,7 @@ def refuse_wrong(configs: Sequence[RunConfig]) -> None:
         replace(setups[key], config=config).training()
 
 
-def refuse_others(folders: Sequence[Path]) -> None:
+def _refuse_others(folders: Sequence[Path]) -> None:
     """Raise ConfigError where a folder that a run is about to replace holds a completed run of other settings."""
     for folder in folders:
         if (summary := _json(folder / SUMMARY)) and summary["status"] == "completed":

@@ -15,6 +15,7 @@ from laser_fl.schemes.exchanges import EXCHANGES
 from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
+from simulations import sweep
 
 BITS, USES = 150.0, 100  # what a digital link carries, in how many channel uses
 SHAPES = {"hidden": (12, 10), "hidden bias": (12,), "kernel": (8, 2, 3, 3), "out": (3, 20)}
@@ -109,3 +110,13 @@ def walk_round(
 def names(table):
     """A table's names, for parametrize."""
     return list(table)
+
+
+def one_after_the_other(waiting, show, address, cpus, gpus):
+    """Stands for Ray, which takes ten seconds to start, where a test is about something else."""
+    failed = {}
+    for run in waiting:
+        if reason := sweep._carry_out(sweep._here(run)):
+            failed[run.label] = reason
+        show(run, reason)
+    return failed

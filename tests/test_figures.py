@@ -16,7 +16,7 @@ from simulations.figures.figure6 import LAYERS
 from simulations.figures.judges import Scores
 from simulations.reproduction import Reproduction
 from simulations.sweep import Grid, runs_of
-from tests.helpers import names
+from tests.helpers import names, one_after_the_other
 
 TINY = {"task": "mnist-5k", "model": "linear", "clients": 4, "rounds": 4, "batch-size": 8, "evaluate-every": 2}
 
@@ -90,7 +90,7 @@ def test_one_command_runs_and_draws(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "toy" / "toy.png").is_file()
     assert (tmp_path / "toy" / "toy.pdf").is_file()
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "runs").glob("mnist-5k-*"))) == 2
     table = pd.read_parquet(tmp_path / "toy" / "results.parquet")
     assert table.rounds.tolist() == [6, 6]
     assert pd.read_csv(tmp_path / "toy" / "scores.csv").verdict.tolist() == ["better", "worse"]
@@ -107,6 +107,7 @@ def test_a_figures_own_keys_cannot_be_set(monkeypatch):
 def toy(monkeypatch, tmp_path):
     """Call `reproduce toy` with more arguments."""
     monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_figures:TOY", "two runs")}))
+    monkeypatch.setattr("simulations.sweep._on_ray", one_after_the_other)
     where = ("--out", tmp_path / "toy", "--runs", tmp_path / "runs", "--quiet")
     return lambda *arguments: call("reproduce", "toy", *where, *arguments)
 

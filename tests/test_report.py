@@ -18,6 +18,7 @@ from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import over_power
 from simulations.figures.judges import Scores
 from simulations.sweep import Grid
+from tests.helpers import one_after_the_other
 
 TINY = {"model": "linear", "clients": 4, "rounds": 4, "batch-size": 8, "evaluate-every": 2}
 TOY = Figure(
@@ -43,6 +44,11 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch):
+    monkeypatch.setattr("simulations.sweep._on_ray", one_after_the_other)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from simulations import sweep
 from simulations.cli import app
 from simulations.results import results
 from simulations.sweep import Grid, Run, execute, read_grid, runs_of
+from tests.helpers import one_after_the_other
 
 TINY = {"task": "mnist-5k", "model": "linear", "clients": 4, "rounds": 4, "batch-size": 8, "evaluate-every": 2}
 FILE = """
@@ -157,7 +158,8 @@ def test_every_config_of_a_sweep_is_checked(tmp_path):
             execute(runs_of([Grid(text, wrong)], tmp_path), lambda run, reason: None)
 
 
-def test_a_key_that_is_new_changes_no_run_and_one_that_was_changed_does(tmp_path):
+def test_a_key_that_is_new_changes_no_run_and_one_that_was_changed_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
     (run,) = runs_of([Grid(TINY)], tmp_path)
     assert execute([run], lambda run, reason: None) == {}
     config = json.loads((run.folder / "config.json").read_text())
@@ -171,7 +173,8 @@ def test_a_key_that_is_new_changes_no_run_and_one_that_was_changed_does(tmp_path
     assert (run.folder / "weights.safetensors").is_file()
 
 
-def test_two_commands_do_not_carry_out_the_same_runs(tmp_path):
+def test_two_commands_do_not_carry_out_the_same_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
     with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="runs: must be used by one command at a time"):
         execute(runs_of([Grid(TINY)], tmp_path), lambda run, reason: None)
     assert execute(runs_of([Grid(TINY)], tmp_path), lambda run, reason: None) == {}
