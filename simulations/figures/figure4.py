@@ -12,7 +12,7 @@ FIGURE4 = cifar.figure(
     claims=(EVERYWHERE,),
     targets=(2.0, 3.0, 4.0),  # 1 % is chance; never measured
     times=(
-        "about 220 GPU hours (492 runs of 27 minutes), estimated for an H100",
+        "about 230 GPU hours (492 runs of 28 minutes), estimated for an H100",
         "as Figure 2, 28 minutes on 2 cores; not measured",
     ),
 )

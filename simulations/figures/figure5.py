@@ -65,7 +65,7 @@ def _scale(scale: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: 
 FIGURE5 = Figure(
     title="Figure 5: rank and accuracy on CIFAR-10",
     scales={
-        "full": _scale("full", POWERS, (0, 1, 2), "about 48 GPU hours (144 runs of 20 minutes), estimated for an H100"),
+        "full": _scale("full", POWERS, (0, 1, 2), "about 50 GPU hours (144 runs of 21 minutes), estimated for an H100"),
         "small": _scale("small", (20.0, 80.0, 1280.0), (0, 1), "12 minutes on 2 cores"),
     },
     draw=draw,
