@@ -59,7 +59,7 @@ def refuse_keys(overrides: list[str] | None, *keys: str) -> None:
 
 def frame_table(frame: "pd.DataFrame", title: str) -> Table:
     """A frame as it is shown."""
-    table = Table(title=title, box=box.SIMPLE, collapse_padding=True)
+    table = Table(title=title, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
     for column in frame.columns:
         table.add_column(str(column), overflow="fold", justify="right" if frame[column].dtype.kind in "fi" else "left")
     for row in frame.itertuples(index=False):

@@ -6,11 +6,13 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from simulations.figures.judges import scored
 from simulations.results import score_of
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+MOST_TICKS = 10
 COLOURS = {
     "laser": "C2", "z-sgd": "C1", "sgd": "C0", "signum": "C3", "random-k": "C4", "sketch": "C5", "a-dsgd": "C6",
     "d-dsgd": "C7",
@@ -27,7 +29,7 @@ def over_power(results: pd.DataFrame) -> Picture:
         for strategy in dict.fromkeys(rest["strategy"][rest["strategy"] != "sgd"]):
             curve(axes, rest[rest["strategy"] == strategy], color=COLOURS[strategy], label=strategy)
         finish(axes, results)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="best" if axes.get_yscale() == "linear" else "upper right")
     return picture
 
 
@@ -47,12 +49,20 @@ def curve(axes: Axes, runs: pd.DataFrame, label: str | None, over: str = "power"
     axes.fill_between(means.index, low, high, color=style["color"], alpha=0.15, lw=0)
 
 
-def finish(axes: Axes, results: pd.DataFrame, over: str = "power per client and round") -> None:
-    """Name the axes; perplexities are drawn on a logarithmic one."""
+def finish(axes: Axes, results: pd.DataFrame, over: str = "power", label: str = "power per client and round") -> None:
+    """Name the axes, which are logarithmic but for accuracies, and write their ticks as plain numbers.
+
+    over: the column along the axis.
+    """
     _, best = score_of(results)
     if best is max:
         axes.set(ylabel="test accuracy, best average (%)")
     else:
         axes.set(ylabel="perplexity, best average", yscale="log")
-    axes.set(xlabel=over, xscale="log")
-    axes.grid(alpha=0.3, which="both" if best is min else "major")
+        axes.yaxis.set(major_locator=MaxNLocator(6), major_formatter="{x:g}", minor_locator=NullLocator())
+    axes.set(xlabel=label, xscale="log")
+    ticks = sorted(value for value in results[over].unique() if value < float("inf"))
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)

@@ -13,6 +13,6 @@ FIGURE4 = cifar.figure(
     targets=(2.0, 3.0, 4.0),  # 1 % is chance; never measured
     times=(
         "about 230 GPU hours (492 runs of 28 minutes), estimated for an H100",
-        "as Figure 2, 28 minutes on 2 cores; not measured",
+        "as Figure 2; not measured",
     ),
 )

@@ -21,10 +21,7 @@ def draw(results: pd.DataFrame) -> Picture:
         for index, power in enumerate(sorted(results["power"].unique())):
             runs = results[results["power"] == power]
             curve(axes, runs, over="rank", color=f"C{index}", label=f"P = {power:g}")
-        finish(axes, results, "rank")
-        ranks = sorted(results["rank"].unique())
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ranks, [str(rank) for rank in ranks])
+        finish(axes, results, over="rank", label="rank")
         axes.legend(frameon=False)
     return picture
 

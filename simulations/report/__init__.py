@@ -93,9 +93,9 @@ def _section(record: Record, pictures: Sequence[Path]) -> Section:
         tables.append(("Result", _pairs(record.runs[0].summary)))
     details: list[tuple[str, Sheet]] = []
     if record.kind != "run" and record.runs:
-        shown = min(len(record.runs), MOST_RUNS)
-        of = f", {shown} of {len(record.runs)}" if shown < len(record.runs) else ""
-        (tables if shown <= FEW else details).append((f"Runs{of}", _runs_sheet(record.runs[:shown])))
+        most = min(len(record.runs), MOST_RUNS)
+        of = f", {most} of {len(record.runs)}" if most < len(record.runs) else ""
+        (tables if most <= FEW else details).append((f"Runs{of}", _runs_sheet(record.runs[:most])))
     details.append(("Configuration" + ("" if record.kind == "run" else " that all runs share"), _config_sheet(record)))
     details.append(("Environment and revision", _environment_sheet(record)))
     drawn = [(heading, Markup(_html(chart))) for heading, chart in charts(record)]
