@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES_HERE = ("laser_fl", "strategies", "clients", "simulations")
+SOURCE_FOLDERS = ("laser_fl", "strategies", "clients", "simulations")
 SOURCE = Path(__file__).parents[1]
 PACKAGES = ("laser-fl", "torchvision", "transformers", "flwr", "ray", "numpy")
 
@@ -37,12 +37,12 @@ def _version(package: str) -> str:
 
 
 def _revision() -> str:
-    """The commit of the source tree, with a + where files differ from it; empty outside a git checkout."""
+    """The commit of the source tree, with a + where its code differs; empty outside a checkout, unknown without git."""
     if not (SOURCE / ".git").exists():
         return ""
     try:
         commit = _git("rev-parse", "HEAD")
-        return commit + "+" if _git("status", "--porcelain", *PACKAGES_HERE) else commit
+        return commit + "+" if _git("status", "--porcelain", *SOURCE_FOLDERS) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import math
+import shutil
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -44,7 +46,7 @@ class RunFolder(Observer):
 
     ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
     line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so
-    that the tables can be compared bit by bit; ``spectrum.csv`` the gradients'
+    that the tables can be compared bit by bit; ``spectrum.csv`` the updates'
     spectra, where asked for; ``weights.safetensors`` the final weights; ``summary.json`` the result.
     The config's tracker is told of everything, too.
     """
@@ -66,11 +68,14 @@ class RunFolder(Observer):
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._tracker = tracker(path, config)
             self._write_json(CONFIG, config.to_flat())
             self._write_json(ENVIRONMENT, environment())
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({error.strerror}), got {str(path)!r}") from None
-        self._tracker = tracker(path, config)
+        except ConfigError:  # the tracker's; the folder must not count as used
+            shutil.rmtree(path)
+            raise
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Remember what the round took."""
@@ -91,7 +96,7 @@ class RunFolder(Observer):
         weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
         self._write(WEIGHTS, save(weights))
         summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
-        self._tracker.close(completed=True)
+        self._close_tracker(completed=True)
         return summary
 
     def fail(self, training: Training | None, error: BaseException) -> None:
@@ -103,7 +108,14 @@ class RunFolder(Observer):
             self._write_tables(training)
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
-        self._tracker.close(completed=False)
+        self._close_tracker(completed=False)
+
+    def _close_tracker(self, completed: bool) -> None:
+        """Tell the tracker that the run is over; what goes wrong there changes nothing here."""
+        try:
+            self._tracker.close(completed)
+        except Exception as error:
+            warnings.warn(f"tracker: {self._config.tracker} did not close: {error}", stacklevel=2)
 
     def _summary(self, training: Training) -> dict[str, Any]:
         config, ledger, seconds = self._config, training.ledger, self._seconds

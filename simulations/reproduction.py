@@ -13,7 +13,7 @@ from laser_fl.errors import ConfigError
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure
 from simulations.results import results
-from simulations.sweep import Grid, Run, runs_of
+from simulations.sweep import NOT_THE_RUN, Grid, Run, runs_of
 
 FIGURE = "figure.json"
 
@@ -38,8 +38,9 @@ class Reproduction:
         if name not in FIGURES:
             raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
         made = cls(name, scale, overrides, only)
-        if overrides and not made._grids:
-            raise ConfigError(f"{min(overrides)}: must not be set, for {name} runs nothing, got {overrides}")
+        if (wishes := {**overrides, **only}) and not made._grids:
+            key = min(wishes)
+            raise ConfigError(f"{key}: must not be set, for {name} runs nothing, got {wishes[key]!r}")
         if own := made.figure.keys(scale) & overrides.keys():
             key = min(own)
             raise ConfigError(f"{key}: must be left to the figure, which sets it itself, got {overrides[key]!r}")
@@ -62,9 +63,19 @@ class Reproduction:
     @property
     def title(self) -> str:
         """The figure's, with all in which this is not it."""
-        changed = [f"{key}={value}" for key, value in self.overrides.items()]
-        changed += [f"only {key}={','.join(values)}" for key, values in self.only.items()]
-        return ", ".join([self.figure.title, self.scale, *changed])
+        return ", ".join([self.figure.title, self.scale, *self.changes])
+
+    @property
+    def changes(self) -> list[str]:
+        """In what it is not the figure; where it is computed, and where files lie, is no change."""
+        aside = ("device", *NOT_THE_RUN)
+        changed = [f"{key}={value}" for key, value in self.overrides.items() if key not in aside]
+        return changed + [f"only {key}={','.join(values)}" for key, values in self.only.items()]
+
+    @property
+    def default_folder(self) -> Path:
+        """runs/<name>-<scale>, and beside it where it is not the figure."""
+        return Path("runs") / f"{self.name}-{self.scale}{'-changed' if self.changes else ''}"
 
     @property
     def grids(self) -> list[Grid]:
@@ -72,10 +83,13 @@ class Reproduction:
         return [replace(grid, fixed={**grid.fixed, **self.overrides}) for grid in self._grids]
 
     def runs(self, root: Path) -> list[Run]:
-        """Those of the figure's runs that are asked for, in folders below `root`."""
+        """Those of the figure's runs that are asked for, in folders below `root`. Raises ConfigError for none."""
         wanted = {key: [_read(key, value) for value in values] for key, values in self.only.items()}
         runs = runs_of(self.grids, root)
-        return [r for r in runs if all(r.config.to_flat()[key] in values for key, values in wanted.items())]
+        left = [r for r in runs if all(r.config.to_flat()[key] in values for key, values in wanted.items())]
+        if runs and not left:
+            raise ConfigError(f"--only: must leave some of the figure's {len(runs)} runs, got {dict(self.only)}")
+        return left
 
     def tables(self, folder: Path) -> dict[str, Path]:
         """The tables that judge it, by name."""
@@ -89,13 +103,15 @@ class Reproduction:
         """Write everything that the completed runs give; returns the tables."""
         folder.mkdir(parents=True, exist_ok=True)
         table = results(runs, folder, self.grids) if runs else pd.DataFrame()
-        (folder / FIGURE).write_text(json.dumps(asdict(self), indent=2) + "\n")
         judged = {part: judge(table) for part, judge in self.figure.scales[self.scale].tables.items()}
         for part, path in self.tables(folder).items():
             judged[part].to_csv(path, index=False)
         picture = self.figure.draw(table)
+        if self.changes:
+            picture.suptitle(self.title, fontsize="small")
         for path in self.pictures(folder):
             picture.savefig(path, dpi=150)
+        (folder / FIGURE).write_text(json.dumps(asdict(self), indent=2) + "\n")
         return judged
 
     @property

@@ -12,9 +12,10 @@ from laser_fl.config import RunConfig
 from laser_fl.errors import TrainingError
 from laser_fl.run_folder import ENVIRONMENT
 from laser_fl.tasks.base import BEST
-from simulations.sweep import Grid, Run
+from simulations.sweep import NOT_THE_RUN, Grid, Run
 
 RESULTS = "results.parquet"
+SEARCHED = "best-of"  # the column that names the keys whose best values were chosen
 
 
 def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
@@ -31,6 +32,7 @@ def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.D
     keys = list(dict.fromkeys(key for grid in grids for key in grid.best_of))
     if keys and (table["status"] == "completed").any():
         table["chosen"] = _chosen(table, [run.config for run in runs], keys)
+        table[SEARCHED] = ",".join(keys)
     table = table[table["status"] == "completed"].reset_index(drop=True)
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".{RESULTS}.part"
@@ -51,6 +53,11 @@ def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
     raise TrainingError(f"results: must hold an evaluated run, got {len(table)} runs without")
 
 
+def best_of(table: pd.DataFrame) -> list[str]:
+    """The keys whose best values were chosen."""
+    return str(table[SEARCHED].iloc[0]).split(",") if SEARCHED in table else []
+
+
 def varied(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[str]:
     """The config keys that differ between rows, the strategy first. aside: keys that do not count."""
     keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
@@ -67,6 +74,8 @@ def _revision(run: Run) -> str:
 
 def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Read infinity, which JSON has as text."""
+    if (column.astype(str) == "").any():
+        return column
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):
@@ -77,7 +86,7 @@ def _chosen(table: pd.DataFrame, configs: Sequence[RunConfig], keys: Sequence[st
     """True for the runs whose best-of keys did best. configs: of the rows; a summary may say otherwise than they."""
     score, best = score_of(table)
     asked = pd.DataFrame([config.to_flat() for config in configs])
-    cells = _tuples(asked, varied(asked, (*keys, "seed", "out-dir", "data-dir", "tracker")))
+    cells = _tuples(asked, varied(asked, (*keys, "seed", *NOT_THE_RUN)))
     values = _tuples(asked, keys)
     scores = table[score].where(table["status"] == "completed").groupby([cells, values], sort=False)
     sign = 1 if best is max else -1

@@ -66,7 +66,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep. folder: where it goes; named after the varied keys and a hash of the whole config."""
+    """One run of a sweep. folder: where it goes; named after the varied keys and a hash of all but defaults."""
 
     config: RunConfig
     folder: Path
@@ -265,12 +265,16 @@ def _json(path: Path) -> Values:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other commands from carrying out the same runs. Raises ConfigError where one is at it."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(f"runs: must be used by one command at a time, got {str(folder)!r}, in use") from None
+    except (OSError, NotImplementedError) as error:
+        raise ConfigError(
+            f"runs: must be a folder that can be written and locked ({error}), got {str(folder)!r}"
+        ) from None
     try:
         yield
     finally:

@@ -120,6 +120,32 @@ def test_what_is_not_the_figure_is_told(toy, tmp_path):
     assert pd.read_csv(tmp_path / "toy" / "scores.csv").power.tolist() == [1.0]
 
 
+def test_a_changed_figure_has_a_folder_of_its_own():
+    def made(overrides=None, only=None):
+        return Reproduction("table13", "full", overrides or {}, only or {})
+
+    assert made().default_folder.as_posix() == "runs/table13-full"
+    assert made({"epochs": "1"}).default_folder.as_posix() == "runs/table13-full-changed"
+    assert made(only={"power": ["1"]}).default_folder.as_posix() == "runs/table13-full-changed"
+    elsewhere = made({"device": "cuda", "data-dir": "x", "tracker": "tensorboard"})
+    assert elsewhere.default_folder.as_posix() == "runs/table13-full"
+    assert elsewhere.title == "Table 13: test accuracy on MNIST (%), full"
+
+
+def test_figures_of_which_a_part_was_run_are_judged_as_far_as_they_go(tmp_path):
+    for name, only in (
+        ("figure2", {"strategy": ["z-sgd"]}),
+        ("figure3", {"strategy": ["laser"]}),
+        ("figure5", {"rank": ["1"]}),
+    ):
+        made = Reproduction.asked(name, "small", {}, only)
+        rows = [run.config.to_flat() | {"folder": str(tmp_path)} for run in made.runs(tmp_path)]
+        results = pd.DataFrame(rows).assign(best_ema_test_accuracy=0.5)
+        tables = {part: judge(results) for part, judge in made.figure.scales["small"].tables.items()}
+        assert set(tables["claims"].verdict) == {"incomplete"}
+        made.figure.draw(results)
+
+
 def test_a_failed_run_fails_the_command_and_leaves_the_rest(toy, tmp_path, monkeypatch):
     wrong = Scale((Grid(TINY | {"strategy": "sgd", "model": "mlp"}, {"learning-rate": [0.01, 1e30]}),), "", SCORES)
     monkeypatch.setitem(TOY.scales, "small", wrong)
@@ -139,7 +165,9 @@ def test_where_all_runs_fail_nothing_is_written(toy, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("table3", "-c", "rank=64"), "rank: must not be set, for table3 runs nothing, got {'rank': '64'}"),
+        (("table3", "-c", "rank=64"), "rank: must not be set, for table3 runs nothing, got '64'"),
+        (("table3", "--only", "power=1"), "power: must not be set, for table3 runs nothing, got ['1']"),
+        (("figure2", "--only", "power=3"), "--only: must leave some of the figure's 51 runs, got {'power': ['3']}"),
         (("figure6", "-c", "spectrum-rank=0"), "spectrum-rank: must be left to the figure, which sets it itself"),
         (("table13", "--only", "rank=2"), "--only: must name one of the figure's own keys, power, seed, strategy, got"),
         (("table13", "--only", "power"), "--only: must be KEY=VALUE, got 'power'"),

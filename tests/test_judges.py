@@ -5,12 +5,13 @@ import math
 import pandas as pd
 import pytest
 
-from simulations.figures import policies
+from simulations.figures import figure5, policies
 from simulations.figures.claims import BELOW_THE_HIGHEST, EVERYWHERE, NOT_AT_THE_HIGHEST
-from simulations.figures.figure5 import CLAIMS as RANK_CLAIMS
 from simulations.figures.judges import Claim, Claims, Reductions, Scores, power_needed, scored
+from simulations.sweep import Grid
 
 POWERS = (1.0, 10.0, 100.0)
+GRID = Grid({}, {"strategy": ["laser", "z-sgd"], "power": POWERS})
 
 
 def results(laser, z_sgd, seed=0, metric="accuracy"):
@@ -49,6 +50,12 @@ def test_reductions_stand_beside_the_papers_with_their_spread():
     assert table.seeds.tolist() == [2, 2]
 
 
+def test_a_seed_whose_ratio_the_grid_cuts_off_is_not_in_the_spread():
+    cut = results([0.6, 0.7, 0.8], [0.3, 0.5, 0.7], seed=1)  # LASER reaches it at the least power already
+    row = Reductions([60.0], {60.0: (1.0, 16.0)})(pd.concat([results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]), cut])).iloc[0]
+    assert (row.low, row.high, row.seeds) == (pytest.approx(10), pytest.approx(10), 1)
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_seed_that_does_not_reach_the_target_is_not_in_the_spread(order):
     seeds = [results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]), results([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])]
@@ -68,7 +75,9 @@ def test_a_seed_that_does_not_reach_the_target_is_not_in_the_spread(order):
         ([0.3, 0.5, 0.7], [0.5, 0.7, 0.8], 50, 0.1, "at most", 16.0, "worse"),
         ([0.3, 0.5, 0.7], [0.5, 0.7, 0.8], 50, 0.1, "at most", 0.1, ""),
         ([0.5, 0.7, 0.8], [0.5, 0.7, 0.8], 50, math.nan, "", 16.0, ""),
-        ([0.3, 0.5, 0.6], [0.5, 0.7, 0.8], 70, math.nan, "", 16.0, ""),
+        # LASER never does
+        ([0.3, 0.5, 0.6], [0.5, 0.7, 0.8], 70, 0.1, "at most", 16.0, "worse"),
+        ([0.3, 0.5, 0.6], [0.3, 0.5, 0.6], 70, math.nan, "", 16.0, ""),
     ],
 )
 def test_a_target_at_the_edge_of_the_grid_gives_a_bound(laser, z_sgd, target, ratio, bound, paper, judged):
@@ -78,7 +87,7 @@ def test_a_target_at_the_edge_of_the_grid_gives_a_bound(laser, z_sgd, target, ra
 
 
 def test_claims_are_checked_against_mean_scores():
-    claims = Claims((EVERYWHERE, BELOW_THE_HIGHEST, NOT_AT_THE_HIGHEST))
+    claims = Claims((EVERYWHERE, BELOW_THE_HIGHEST, NOT_AT_THE_HIGHEST), GRID)
     ahead = claims(results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]))
     assert ahead.verdict.tolist() == ["holds", "holds", "does not"]
     behind = claims(results([0.5, 0.7, 0.8], [0.3, 0.5, 0.9]))
@@ -90,9 +99,19 @@ def test_claims_are_checked_against_mean_scores():
     assert level.verdict.tolist() == ["does not", "holds", "holds"]
 
 
-def test_claims_wait_for_all_cells():
-    holes = results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]).drop(index=4)
-    assert Claims((EVERYWHERE,))(holes).verdict.tolist() == ["incomplete"]
+@pytest.mark.parametrize(
+    "holes", [lambda t: t.drop(index=4), lambda t: t[t.power > 1], lambda t: t[t.strategy == "laser"]]
+)
+def test_claims_wait_for_all_cells(holes):
+    partial = holes(results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]))
+    judged = Claims((EVERYWHERE, BELOW_THE_HIGHEST, NOT_AT_THE_HIGHEST), GRID)(partial)
+    assert judged.verdict.tolist() == ["incomplete"] * 3
+
+
+def test_claims_do_not_look_beyond_their_grid():
+    more = pd.concat([results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7]), results([0.1] * 3, [0.2] * 3).assign(power=1000.0)])
+    noiseless = results([0.9] * 3, [0.9] * 3).assign(strategy="sgd", power=math.inf)
+    assert Claims((EVERYWHERE,), GRID)(pd.concat([more, noiseless])).verdict.tolist() == ["holds"]
 
 
 def by_policy(scores):
@@ -104,7 +123,9 @@ def test_claims_about_policies():
     laser = {("laser", policy): (0.8, 0.9) for policy in ("constant", *policies.FALLING, *policies.RISING)}
     z_sgd = {("z-sgd", policy): (0.6, 0.7) for policy in ("constant", *policies.FALLING)}
     z_sgd |= {("z-sgd", policy): (0.55, 0.7) for policy in policies.RISING}
-    judge = Claims(policies.CLAIMS + policies.CLAIMS_ON_BOTH, policies.CELLS)
+    every = ("constant", *policies.FALLING, *policies.RISING)
+    grid = Grid({}, {"strategy": ["laser", "z-sgd"], "power": [1.0, 10.0], "power-policy": every})
+    judge = Claims(policies.CLAIMS + policies.CLAIMS_ON_BOTH, grid, policies.CELLS)
     assert judge(by_policy(laser | z_sgd)).verdict.tolist() == ["holds"] * 5
     for changed, wrong in (
         ({("z-sgd", "linear-down"): (0.65, 0.7)}, [0]),
@@ -125,23 +146,25 @@ def by_rank(rows):
 
 def test_claims_about_the_rank():
     good = {1.0: (0.4, 0.6, 0.5), 100.0: (0.7, 0.9, 0.88)}
-    assert RANK_CLAIMS(by_rank(good)).verdict.tolist() == ["holds"] * 3
+    judge = Claims(figure5.CLAIMS, Grid({}, {"power": [1.0, 100.0], "rank": [1, 4, 16]}), figure5.CELLS)
+    assert judge(by_rank(good)).verdict.tolist() == ["holds"] * 3
     for changed, wrong in (
         ({1.0: (0.4, 0.5, 0.6)}, [0, 2]),
         ({1.0: (0.5, 0.6, 0.4)}, [1]),
         ({100.0: (0.7, 0.9, 0.75)}, [2]),
     ):
-        verdicts = RANK_CLAIMS(by_rank(good | changed)).verdict.tolist()
+        verdicts = judge(by_rank(good | changed)).verdict.tolist()
         assert [i for i, verdict in enumerate(verdicts) if verdict == "does not"] == wrong
 
 
 def test_of_best_of_keys_the_chosen_values_count_and_are_told():
     runs = results([0.5, 0.7, 0.8], [0.3, 0.5, 0.7])
+    runs["best-of"] = "learning-rate"
     chosen = runs.assign(chosen=True, **{"learning-rate": [0.1, 0.1, 0.2] * 2})
     both = pd.concat([chosen, runs.assign(best_ema_test_accuracy=0.1, chosen=False, **{"learning-rate": 0.3})])
     table = Scores()(both)
     assert table["mean"].tolist() == pytest.approx([50, 70, 80, 30, 50, 70])
     assert table["learning-rate"].tolist() == [0.1, 0.1, 0.2] * 2
     seen = []
-    Claims((Claim("any", lambda means: (str(seen.append(means.max())), True)),))(both)
+    Claims((Claim("any", lambda means: (str(seen.append(means.max())), True)),), GRID)(both)
     assert seen == [80]

@@ -178,7 +178,7 @@ def test_folders_of_one_name_keep_their_own_pictures(tmp_path, page, monkeypatch
 
 def test_a_sweep_shows_the_values_that_were_chosen(tmp_path, page):
     text = "\n".join(f"{key} = {value!r}" for key, value in TINY.items()).replace("'", '"')
-    grid = "[grid]\nrank = [1, 2]\nseed = [0, 1]\npower = [1.0, 10.0]\n[best-of]\nlearning-rate = [0.1, 1e-6]\n"
+    grid = "[grid]\nlearning-rate = [0.1, 0.01]\nseed = [0, 1]\npower = [1.0, 10.0]\n[best-of]\nrank = [1, 2]\n"
     (tmp_path / "s.toml").write_text(f"[fixed]\n{text}\n{grid}")
     assert call("sweep", tmp_path / "s.toml", "--quiet", "--out", tmp_path / "s").exit_code == 0
     assert call("report", tmp_path / "s").exit_code == 0
@@ -186,12 +186,12 @@ def test_a_sweep_shows_the_values_that_were_chosen(tmp_path, page):
     results = pd.read_parquet(tmp_path / "s" / "results.parquet")
     chosen = results[results.chosen]
     curves = traces(page, "Score over power")
-    assert set(curves) == {"1", "2"}
-    for rank, (powers, scores) in curves.items():
-        means = 100 * chosen[chosen["rank"] == int(rank)].groupby("power").best_ema_test_accuracy.mean()
+    assert set(curves) == {"learning-rate=0.1", "learning-rate=0.01"}
+    for rate, (powers, scores) in curves.items():
+        means = 100 * chosen[chosen["learning-rate"] == float(rate[14:])].groupby("power").best_ema_test_accuracy.mean()
         assert (powers, scores) == (means.index.tolist(), pytest.approx(means.tolist()))
     assert len(cells(page, "Runs")) == 1 + len(chosen)
-    assert len(traces(page, "Power over rounds")) == 2 * chosen.groupby(["rank", "power"]).ngroups
+    assert len(traces(page, "Power over rounds")) == 2 * chosen.groupby(["learning-rate", "rank", "power"]).ngroups
 
 
 def test_results_without_their_runs_have_a_page(tmp_path, page, monkeypatch):

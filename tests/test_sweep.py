@@ -180,6 +180,12 @@ def test_two_commands_do_not_carry_out_the_same_runs(tmp_path, monkeypatch):
     assert execute(runs_of([Grid(TINY)], tmp_path), lambda run, reason: None) == {}
 
 
+def test_a_place_for_runs_that_is_none_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="runs: must be a folder that can be written and locked"):
+        execute(runs_of([Grid(TINY)], tmp_path / "file"), lambda run, reason: None)
+
+
 def test_a_failure_that_nobody_foresaw_shows_its_last_lines(tmp_path, monkeypatch):
     def broken(config, folder):
         raise ZeroDivisionError("by nothing")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from laser_fl.config import parse
 from laser_fl.environment import SOURCE
-from laser_fl.errors import TrainingError
+from laser_fl.errors import ConfigError, TrainingError
 from simulations.cli import app
 from simulations.engines import in_process
 
@@ -93,10 +93,21 @@ def test_a_tracker_that_breaks_at_the_end_costs_no_result(tmp_path, monkeypatch)
         raise OSError("the network is down")
 
     monkeypatch.setattr("laser_fl.trackers.tensorboard.TensorBoard.close", broken)
-    with pytest.raises(OSError, match="network"):
+    with pytest.warns(UserWarning, match="tracker: tensorboard did not close: the network is down"):
         in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_a_tracker_that_refuses_leaves_no_used_folder(tmp_path, monkeypatch):
+    def refuse(self, folder, config):
+        (folder / "rest").write_text("")
+        raise ConfigError("tracker: must let Weights & Biases start (no key), got 'wandb'")
+
+    monkeypatch.setattr("laser_fl.trackers.tensorboard.TensorBoard.__init__", refuse)
+    with pytest.raises(ConfigError, match="no key"):
+        in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
+    in_process.run(parse(SHORT), tmp_path / "run")
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):

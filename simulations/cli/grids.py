@@ -57,9 +57,12 @@ def reproduce(
     scale: Annotated[Scale, typer.Option(help="The paper's settings, or fewer rounds.")] = Scale.small,
     config: Overrides = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE,...", help="Only these values of a key; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,...", help="Only these values of a key; may be repeated for others."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Its folder; default runs/<name>-<scale>, -changed with -c or --only.")
+    ] = None,
     runs_folder: Annotated[
         Path, typer.Option("--runs", help="Where the runs lie; figures that need the same run share it.")
     ] = Path("runs/reproduce"),
@@ -81,7 +84,7 @@ def reproduce(
             _show_plan(runs, cpus, gpus)
             return
         failed = _execute(runs, address, cpus, gpus, quiet)
-        folder = out or Path("runs") / f"{name}-{scale}"
+        folder = out or made.default_folder
         if not runs or any(run.summary for run in runs):
             for part, table in made.write(runs, folder).items():
                 console.print(frame_table(table, f"{made.title}: {part}"))
@@ -106,20 +109,15 @@ def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, qui
 
 def _show_plan(runs: "list[Run]", cpus: int, gpus: float) -> None:
     """The runs, which of them are completed, and the time that the others will take here."""
+    from simulations.side_by_side import cores
     from simulations.sweep import estimate
 
     for run in runs:
         console.print(f"{'done' if run.summary else 'to do'}  {run.label}", soft_wrap=True, highlight=False)
-    at_once = _cores() // cpus
+    at_once = cores() // cpus
     if gpus > 0:
         import torch
 
         at_once = min(at_once, int(torch.cuda.device_count() / gpus))
     seconds = estimate(runs, max(1, at_once))
     console.print(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")
-
-
-def _cores() -> int:
-    from simulations.side_by_side import cores
-
-    return cores()

@@ -54,7 +54,9 @@ def figure(
         noisy = grid(name, {"strategy": STRATEGIES, "power": powers}, task)
         ideal = grid(name, {"strategy": ["sgd"], "power": [INFINITE]}, task)
         reductions = Reductions(targets, paper)
-        return Scale((noisy, ideal), time, {"scores": scores, "reductions": reductions, "claims": Claims(claims)})
+        return Scale(
+            (noisy, ideal), time, {"scores": scores, "reductions": reductions, "claims": Claims(claims, noisy)}
+        )
 
     return Figure(
         title,

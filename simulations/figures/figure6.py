@@ -80,7 +80,7 @@ def _scale(seeds: tuple[int, ...], changes: dict[str, object], time: str) -> Sca
 FIGURE6 = Figure(
     title=f"Figure 6: energy of the gradients' top {TOP} components on CIFAR-10 (%)",
     scales={
-        "full": _scale((0, 1, 2), {}, "about 1 GPU hour (3 runs of 21 minutes), estimated for an H100"),
+        "full": _scale((0, 1, 2), {}, "about 2 GPU hours (3 runs of 42 minutes), estimated for an H100"),
         "small": _scale((0, 1), SMALL, "12 minutes on 2 cores"),
     },
     draw=draw,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulations.results import score_of, varied
+from simulations.results import best_of, score_of
+from simulations.sweep import Grid
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Scores:
         grouped = results.groupby(list(self.cells), sort=False)
         score = grouped["score"]
         columns = {"mean": score.mean(), "std": score.std(), "best": score.agg(best), "seeds": score.count()}
-        searched = varied(results, (*self.cells, "seed", "out-dir", "data-dir")) if "chosen" in results else []
-        columns |= {key: grouped[key].first() for key in searched}
+        columns |= {key: grouped[key].first() for key in best_of(results)}
         table = pd.DataFrame(columns).reset_index()
         if not self.paper:
             return table
@@ -48,10 +48,10 @@ class Scores:
 class Reductions:
     """Per target, the power that LASER and Z-SGD need for it, and their ratio, beside the paper's.
 
-    The ratio is that of the mean curves; low and high are its extremes over single seeds, of which ``seeds`` have one.
-    Where the grid of powers ends before a curve reaches the target, the true ratio is ``at least`` or ``at most`` what
-    is said (``bound``, of the mean curves). Verdict: ``within`` a factor of `tolerance` of the paper, else ``better``
-    or ``worse``; none where a bound leaves it open.
+    The ratio is that of the mean curves, which need not lie among those of the single seeds; low and high are the
+    extremes of these, as far as the grid of powers settles them (``seeds`` of them). Where it ends before a mean
+    curve reaches the target, the true ratio is ``at least`` or ``at most`` what is said (``bound``). Verdict:
+    ``within`` a factor of `tolerance` of the paper, else ``better`` or ``worse``; none where a bound leaves it open.
 
     targets: in %, or perplexities. paper: (LASER's power, Z-SGD's) by target; for other targets, which the paper does
     not have, the median of its ratios stands. Source: paper, Tables 1, 6 and 11.
@@ -67,8 +67,8 @@ class Reductions:
 
     def _row(self, results: pd.DataFrame, target: float) -> dict[str, float | str]:
         ratio, bound = reduction(results, target)
-        single = [reduction(runs, target)[0] for _, runs in results.groupby("seed")]
-        finite = [value for value in single if math.isfinite(value)]
+        single = [reduction(runs, target) for _, runs in results.groupby("seed")]
+        finite = [value for value, bound_of_seed in single if math.isfinite(value) and not bound_of_seed]
         typical = float(np.median([z_sgd / laser for laser, z_sgd in self.paper.values()]))
         laser, z_sgd = self.paper.get(target, (1.0, typical))
         judged = verdict(math.log(ratio * laser / z_sgd), math.log(self.tolerance))
@@ -101,21 +101,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """What the paper says of a figure of which it gives no numbers. cells: by which the checks look scores up."""
+    """What the paper says of a figure of which it gives no numbers.
+
+    grid: the runs that the claims are about. cells: the keys by which the checks look scores up.
+    """
 
     claims: tuple[Claim, ...]
+    grid: Grid
     cells: tuple[str, ...] = ("strategy", "power")
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
-        """A row per claim; verdict: ``holds`` or ``does not``, or ``incomplete`` where a cell of the table is empty."""
+        """A row per claim; verdict: ``holds`` or ``does not``, or ``incomplete`` where a cell has no score."""
         _, best = score_of(results)
-        noisy = scored(results)
-        noisy = noisy[noisy["strategy"] != "sgd"]
-        means = noisy.groupby(list(self.cells))["score"].mean() * (1 if best is max else -1)
-        complete = len(means) == math.prod(noisy[key].nunique() for key in self.cells)
+        means = scored(results).groupby(list(self.cells))["score"].mean() * (1 if best is max else -1)
+        asked = list(dict.fromkeys(tuple(values[key] for key in self.cells) for values in self.grid))
+        complete = set(asked) <= set(means.index)
         rows = []
         for claim in self.claims:
-            ours, holds = claim.check(means) if complete else ("", False)
+            ours, holds = claim.check(means.loc[asked].sort_index()) if complete else ("", False)
             judged = ("holds" if holds else "does not") if complete else "incomplete"
             rows.append({"claim": claim.text, "ours": ours, "verdict": judged})
         return pd.DataFrame(rows)
@@ -140,17 +143,21 @@ def verdict(ahead: float, tolerance: float) -> str:
 def reduction(results: pd.DataFrame, target: float) -> tuple[float, str]:
     """(Z-SGD's power over LASER's at equal score, whether the true ratio is ``at least`` or ``at most`` this).
 
-    The ratio is NaN where neither reaches the target above the least power, or LASER does not at all.
+    The ratio is NaN where neither reaches the target, or both do at their least powers already.
     """
     laser, z_sgd = (power_needed(results, strategy, target) for strategy in ("laser", "z-sgd"))
-    powers = results["power"][results["strategy"] == "z-sgd"]
-    least = results["power"].min()
-    if math.isinf(laser) or powers.empty or max(laser, z_sgd) <= least:
+    powers = results.groupby("strategy")["power"].agg(["min", "max"])
+    if not {"laser", "z-sgd"} <= set(powers.index) or min(laser, z_sgd) == math.inf:
         return math.nan, ""
+    least, most = powers["min"], powers["max"]
     if math.isinf(z_sgd):
-        return float(powers.max() / laser), "at least"
-    bounds = {(True, False): "at least", (False, True): "at most"}
-    return z_sgd / laser, bounds.get((laser <= least, z_sgd <= least), "")
+        return float(most["z-sgd"] / laser), "at least"
+    if math.isinf(laser):
+        return float(z_sgd / most["laser"]), "at most"
+    cut = laser <= least["laser"], z_sgd <= least["z-sgd"]
+    if all(cut):
+        return math.nan, ""
+    return z_sgd / laser, {(True, False): "at least", (False, True): "at most", (False, False): ""}[cut]
 
 
 def power_needed(results: pd.DataFrame, strategy: str, target: float) -> float:

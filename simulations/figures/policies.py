@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Picture
 
 from simulations.figures import cifar
-from simulations.figures.base import Figure, Judge, Scale
+from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import STYLE, curve, finish
 from simulations.figures.judges import Claim, Claims, Scores
 
@@ -88,8 +88,8 @@ def figure(
 
     def scale(name: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:
         over = {"strategy": list(LINES), "power": powers, "power-policy": ("constant", *policies)}
-        tables: dict[str, Judge] = {"scores": Scores(CELLS), "claims": Claims(claims, CELLS)}
-        return Scale((cifar.grid(name, over, seeds=seeds),), time, tables)
+        grid = cifar.grid(name, over, seeds=seeds)
+        return Scale((grid,), time, {"scores": Scores(CELLS), "claims": Claims(claims, grid, CELLS)})
 
     full, small = times
     scales = {"full": scale("full", POWERS, (0, 1, 2), full), "small": scale("small", (80.0, 320.0), (0, 1), small)}
@@ -101,12 +101,12 @@ FIGURE3 = figure(
     FALLING,
     drawn=FALLING,
     claims=CLAIMS,
-    times=("about 250 GPU hours (720 runs of 21 minutes), estimated for an H100", "13 minutes on 2 cores"),
+    times=("about 500 GPU hours (720 runs of 42 minutes), estimated for an H100", "13 minutes on 2 cores"),
 )
 FIGURE7 = figure(
     "Figure 7: increasing power on CIFAR-10",
     (*FALLING, *RISING),
     drawn=RISING,
     claims=CLAIMS + CLAIMS_ON_BOTH,
-    times=("about 420 GPU hours (1,200 runs of 21 minutes), estimated for an H100", "22 minutes on 2 cores"),
+    times=("about 840 GPU hours (1,200 runs of 42 minutes), estimated for an H100", "22 minutes on 2 cores"),
 )

@@ -13,14 +13,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from laser_fl.config import parse
-from simulations.report.charts import FEW, POINTS, charts
+from simulations.report.charts import POINTS, charts
 from simulations.report.folders import Record, RunRecord, read
 from simulations.report.pictures import pictures_of
 from simulations.results import varied
+from simulations.sweep import NOT_THE_RUN
 from simulations.texts import shown
 
 PLOTLY = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
-MOST_RUNS = 200  # rows of the table of runs
+MOST_AT_ONCE = 10  # rows of the table of runs, above which it is to be unfolded
+MOST_RUNS = 200  # of its rows
 SENTENCE = 50  # letters from which a text may be broken into lines
 GOOD, BAD = ("within", "better", "holds", "completed"), ("worse", "does not", "failed", "interrupted", "unfinished")
 STYLES = dict.fromkeys(GOOD, "good") | dict.fromkeys(BAD, "bad")
@@ -95,7 +97,7 @@ def _section(record: Record, pictures: Sequence[Path]) -> Section:
     if record.kind != "run" and record.runs:
         most = min(len(record.runs), MOST_RUNS)
         of = f", {most} of {len(record.runs)}" if most < len(record.runs) else ""
-        (tables if most <= FEW else details).append((f"Runs{of}", _runs_sheet(record.runs[:most])))
+        (tables if most <= MOST_AT_ONCE else details).append((f"Runs{of}", _runs_sheet(record.runs[:most])))
     details.append(("Configuration" + ("" if record.kind == "run" else " that all runs share"), _config_sheet(record)))
     details.append(("Environment and revision", _environment_sheet(record)))
     drawn = [(heading, Markup(_html(chart))) for heading, chart in charts(record)]
@@ -109,7 +111,7 @@ def _html(chart: object) -> str:
 
 def _runs_sheet(runs: Sequence[RunRecord]) -> Sheet:
     """A row per run: what it was, and its scores."""
-    keys = varied(pd.DataFrame([run.config for run in runs]), ("out-dir", "data-dir"))
+    keys = varied(pd.DataFrame([run.config for run in runs]), NOT_THE_RUN)
     rows = [
         {"run": run.label, "status": run.summary["status"]} | {key: run.config[key] for key in keys} | run.summary
         for run in runs

@@ -10,12 +10,13 @@ from simulations.compare import AXES, is_noiseless
 from simulations.figures.curves import COLOURS
 from simulations.figures.judges import scored
 from simulations.report.folders import Record, RunRecord
-from simulations.results import score_of, varied
+from simulations.results import best_of, score_of, varied
+from simulations.sweep import NOT_THE_RUN
 
 POINTS = 1000  # of a curve; of longer ones every n-th round is drawn
 FEW = 10  # curves, up to which the current weights are drawn beside the averaged
 HEIGHT = 420
-NOT_A_CURVE = ("seed", "out-dir", "data-dir", "tracker")
+NOT_A_CURVE = ("seed", "device", *NOT_THE_RUN)
 
 Group = Sequence[RunRecord]
 
@@ -45,17 +46,22 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, Group]:
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_A_CURVE)
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        said = [str(run.config[key]) if key == "strategy" else f"{key}={run.config[key]}" for key in keys]
-        groups.setdefault(", ".join(said) or str(run.config["strategy"]), []).append(run)
+        label = label_of({key: run.config[key] for key in keys}) or str(run.config["strategy"])
+        groups.setdefault(label, []).append(run)
     return dict(groups)
+
+
+def label_of(values: Mapping[str, object]) -> str:
+    """What a curve is called that these keys tell from the others."""
+    return ", ".join(str(value) if key == "strategy" else f"{key}={value}" for key, value in values.items())
 
 
 def curves_over_power(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The results that count, with their ``score``, by what tells curves over power apart."""
-    aside = (*NOT_A_CURVE, "power", *(["learning-rate"] if "chosen" in results else []))
     counted = scored(results)
-    keys = varied(counted, aside) or ["strategy"]
-    return {", ".join(str(v) for v in values): rows for values, rows in counted.groupby(keys, sort=False)}
+    keys = varied(counted, (*NOT_A_CURVE, "power", *best_of(results))) or ["strategy"]
+    groups = counted.groupby(keys, sort=False)
+    return {label_of(dict(zip(keys, values, strict=True))): rows for values, rows in groups}
 
 
 def over_power(results: pd.DataFrame) -> go.Figure:

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure as Picture
 
-from simulations.figures.curves import COLOURS, STYLE, across, curve, finish
+from simulations.figures.curves import COLOURS, STYLE, curve, finish
 from simulations.report.charts import Group, curves_over_power, grouped, means_of
 from simulations.report.folders import Record
 
@@ -32,10 +32,12 @@ def over_power(record: Record) -> Picture:
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
-        across(axes, record.results)
         for index, (label, rows) in enumerate(curves_over_power(record.results).items()):
-            if (rows["strategy"] != "sgd").all():
-                curve(axes, rows, label, color=COLOURS.get(label, f"C{index}"))
+            colour = COLOURS.get(label, f"C{index}")
+            if (rows["strategy"] == "sgd").all():
+                axes.axhline(rows["score"].mean(), color=colour, ls="--", label=f"{label}, no noise")
+            else:
+                curve(axes, rows, label, color=colour)
         finish(axes, record.results)
         axes.legend(frameon=False)
     return picture
