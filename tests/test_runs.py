@@ -20,7 +20,15 @@ from simulations.engines import in_process
 from tests.helpers import names
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "rounds": 6, "evaluate-every": 4}
-FILES = {"config.json", "metrics.csv", "ledger.csv", "timing.csv", "weights.safetensors", "summary.json"}
+FILES = {
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "ledger.csv",
+    "timing.csv",
+    "weights.safetensors",
+    "summary.json",
+}
 SUMMARY = {
     "status", "engine", "task", "model", "strategy", "seed", "clients", "rounds", "power", "test_accuracy",
     "best_ema_test_accuracy", "test_loss", "uplink_floats_per_round", "compression_ratio", "max_power_used",
