@@ -1,6 +1,8 @@
 """Every figure's runs are valid, and one command runs and draws them."""
 
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -191,3 +193,11 @@ def test_compare_draws_over_what_was_spent(tmp_path, over):
     result = call("compare", *overrides, "--quiet", "--strategies", "laser", "--over", over, "--out", tmp_path / "one")
     assert result.exit_code == 0
     assert (tmp_path / "one" / "accuracy.png").is_file()
+
+
+def test_the_page_of_results_has_every_figure_and_no_gaps():
+    page = (Path(__file__).parents[1] / "docs" / "reproduction.md").read_text()
+    assert not re.search(r"@\w+@", page)
+    assert all(f"`{name}`" in page for name in FIGURES)
+    for picture in re.findall(r"\]\((results/[^)]+)\)", page):
+        assert (Path(__file__).parents[1] / "docs" / picture).exists()

@@ -81,7 +81,7 @@ FIGURE6 = Figure(
     title=f"Figure 6: energy of the gradients' top {TOP} components on CIFAR-10 (%)",
     scales={
         "full": _scale((0, 1, 2), {}, "about 2 GPU hours (3 runs of 42 minutes), estimated for an H100"),
-        "small": _scale((0, 1), SMALL, "12 minutes on 2 cores"),
+        "small": _scale((0, 1), SMALL, "12 minutes on 2 cores, beside other work"),
     },
     draw=draw,
     own=("spectrum-rank",),
