@@ -46,9 +46,9 @@ class RunFolder(Observer):
 
     ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
     line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so
-    that the tables can be compared bit by bit; ``spectrum.csv`` the updates'
-    spectra, where asked for; ``weights.safetensors`` the final weights; ``summary.json`` the result.
-    The config's tracker is told of everything, too.
+    that the tables can be compared bit by bit; ``spectrum.csv`` the updates' spectra, where asked
+    for; ``weights.safetensors`` the final weights; ``summary.json`` the result. The config's tracker
+    is told of everything, too.
     """
 
     def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
@@ -73,8 +73,9 @@ class RunFolder(Observer):
             self._write_json(ENVIRONMENT, environment())
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({error.strerror}), got {str(path)!r}") from None
-        except ConfigError:  # the tracker's; the folder must not count as used
-            shutil.rmtree(path)
+        except ConfigError:  # the tracker's; what it left there must not make the folder a used one
+            for left in path.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             raise
 
     def on_round(self, training: Training, seconds: float) -> None:

@@ -37,8 +37,5 @@ class Figure:
         grids = self.scales[scale].grids
         varied = {key for grid in grids for key in (*grid.over, *grid.best_of)}
         fixed = {key for grid in grids for key in grid.fixed}
-        return (
-            {"strategy", "power", *self.own}
-            | varied
-            | {key for key in fixed if len({repr(grid.fixed.get(key)) for grid in grids}) > 1}
-        )
+        differ = {key for key in fixed if len({repr(grid.fixed.get(key)) for grid in grids}) > 1}
+        return {"strategy", "power", *self.own} | varied | differ
