@@ -14,7 +14,7 @@ Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
 
 @dataclass(frozen=True)
 class Held:
-    """What a host's clients hold between rounds, a row per client.
+    """What a host's clients hold between rounds, a row per client; the host owns it and changes it in place.
 
     memory: of error feedback, per block; empty at first, and for schemes without.
     copies: each client's own model, where the server broadcasts updates; else empty.
@@ -52,11 +52,11 @@ def pick(tensors: Tensors, rows: list[int]) -> Tensors:
 
 
 def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
-    """Tensors of `count` rows, of which `rows` are as in `changed` and the others as before, at first zero."""
+    """Tensors of `count` rows, of which `rows` become as in `changed`; the others stay as before, at first zero."""
     if len(rows) == count:
         return changed
     index, result = torch.tensor(rows), {}
     for name, new in changed.items():
         before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
-        result[name] = before.index_copy(0, index.to(new.device), new)
+        result[name] = before.index_copy_(0, index.to(new.device), new)
     return result

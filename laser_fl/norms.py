@@ -6,6 +6,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 
+SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
 CHUNK = 1024  # values whose squares float32 adds up without losing more than rounding
 SAFE_RANGE = 1e-15, 1e15  # norms whose chunks neither overflow nor vanish when float32 squares them
 
@@ -17,6 +18,8 @@ def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     instead of a conversion of every value, which is left to norms outside of SAFE_RANGE.
     """
     rows = tensor.flatten(start_dim=1)
+    if rows.shape[1] <= SHORT or rows.is_cuda:  # where float64 is cheap, and a look at the result is not
+        return _norm(rows, 1, torch.float64)
     whole = rows.shape[1] // CHUNK * CHUNK
     chunks = _norm(rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK), 2, rows.dtype)
     rest = _norm(rows[:, whole:], 1, rows.dtype).unsqueeze(1)

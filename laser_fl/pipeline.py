@@ -16,7 +16,7 @@ client in a deep fade is present, but silent, and remembers all of its gradient.
 Source: paper, Algorithm 1 and §G.5.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -31,6 +31,7 @@ from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
 from laser_fl.power import Allocation, signal_powers
 from laser_fl.schemes.base import Context, Heard, Scheme, owners
+from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -106,22 +107,24 @@ def send(
     losses: Tensor,
     memory: Tensors,
     buffers: Tensors | None = None,
+    in_place: bool = False,
 ) -> tuple[Uplink, Tensors]:
     """The client's half: correct, encode, remember what was left out.
 
     gradients: per block (clients present, *shape); None after the first phase of a round, whose
     gradient then waits in the memory. memory: per block likewise; empty at first, and always
     for schemes without error feedback. buffers: of the model after the round's forward passes, where
-    it has any. Returns the uplink and the next memory.
+    it has any. in_place: the next memory takes the place of `memory`, where there is one, and the
+    gradients may be overwritten; for callers that own both. Returns the uplink and the next memory.
 
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
     """
     scheme, ctx = broadcast.scheme, broadcast.context
-    corrected = _add(memory, gradients)
+    remembers, buffers = scheme.promises.error_feedback, buffers or {}
+    corrected = _correct(memory, gradients, in_place) if remembers else gradients or {}
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
-    remembers, buffers = scheme.promises.error_feedback, buffers or {}
     if not ctx.speakers:
         return Uplink.silent(losses, buffers), corrected if remembers else {}
     rows = _rows_of(ctx.speakers, ctx.present)
@@ -133,7 +136,10 @@ def send(
     else:
         gradient_norms = norms({name: speaking[name] for name in owners(signals)}, len(ctx.speakers))
     uplink = Uplink(signals, signal_norms, gradient_norms, losses, buffers)
-    return uplink, _subtract(corrected, kept, rows) if remembers else {}
+    if not remembers:
+        return uplink, {}
+    _leave(kept, corrected, rows)
+    return uplink, corrected
 
 
 def receive(
@@ -207,10 +213,13 @@ def join(uplinks: list[Uplink]) -> Uplink:
     )
 
 
-def _add(memory: Tensors, gradients: Tensors | None) -> Tensors:
+def _correct(memory: Tensors, gradients: Tensors | None, in_place: bool) -> Tensors:
+    """Memory plus gradients, contiguous and in tensors that may be changed."""
+    if not in_place:
+        memory, gradients = _copied(memory), gradients and _copied(gradients)
     if gradients is None:
         return memory
-    return {name: memory[name] + g if name in memory else g for name, g in gradients.items()}
+    return {name: memory[name].add_(g) if name in memory else g for name, g in gradients.items()}
 
 
 def _rows_of(speakers: tuple[int, ...], present: tuple[int, ...]) -> list[int] | None:
@@ -221,15 +230,19 @@ def _rows_of(speakers: tuple[int, ...], present: tuple[int, ...]) -> list[int] |
     return [row[speaker] for speaker in speakers]
 
 
-def _subtract(corrected: Tensors, kept: Tensors, rows: list[int] | None) -> Tensors:
-    """What is left of each client's gradient; all of it at those who were silent."""
-    if rows is None:
-        return {name: m - kept[name] if name in kept else m for name, m in corrected.items()}
-    index = torch.tensor(rows)
-    return {
-        name: m.index_add(0, index.to(m.device), kept[name], alpha=-1) if name in kept else m
-        for name, m in corrected.items()
-    }
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _leave(kept: Mapping[str, Kept], corrected: Tensors, rows: list[int] | None) -> None:
+    """Take what is kept out of the speakers' gradients, in place; those who were silent keep all of theirs."""
+    for name, part in kept.items():
+        if rows is None:
+            part.leave_(corrected[name])
+        else:
+            speaking = corrected[name][rows]
+            part.leave_(speaking)
+            corrected[name][rows] = speaking
 
 
 def _values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:

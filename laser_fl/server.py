@@ -32,7 +32,7 @@ class Server:
         """
         self._parameters = {name: w.detach().clone() for name, w in weights.items()}
         self._buffers = {name: b.detach().clone() for name, b in (buffers or {}).items()}
-        self._optimizer = _optimizer(self._parameters, undecayed, config)
+        self._optimizer = optimizer_of(self._parameters, undecayed, config)
         self._schedule = _schedule(self._optimizer, config, rounds)
         self._decay = config.ema_decay
         self._sums = {name: torch.zeros_like(w) for name, w in self.model.items()}
@@ -73,7 +73,8 @@ class Server:
         torch._foreach_lerp_(list(self._sums.values()), list(self.model.values()), 1 - self._decay)
 
 
-def _optimizer(parameters: Tensors, undecayed: Collection[str], config: RunConfig) -> Optimizer:
+def optimizer_of(parameters: Tensors, undecayed: Collection[str], config: RunConfig) -> Optimizer:
+    """The config's optimizer; weight decay does not apply to those `undecayed`."""
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in parameters.items() if name not in undecayed], "weight_decay": config.weight_decay},
         {"params": [p for name, p in parameters.items() if name in undecayed], "weight_decay": 0.0},

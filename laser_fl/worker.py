@@ -17,6 +17,8 @@ from laser_fl.pipeline import Broadcast, Uplink, join, send
 from laser_fl.schemes.base import Context
 from laser_fl.tasks.base import Task, autocast
 
+EXAMPLES_AT_ONCE = 4096  # of all clients that vmap computes in one call: enough to be fast, and few enough to be small
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -40,13 +42,13 @@ class Worker:
         self._config = config
         self.order = task.train.order(config, clients)
 
-    def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
-        """Compute the round's gradients and send them; returns the uplink and the next memory."""
+    def answer(self, broadcast: Broadcast, memory: Tensors) -> Uplink:
+        """Compute the round's gradients and send them; the memory becomes the next one in place."""
         if broadcast.context.phase > 0:
             losses = torch.zeros(len(broadcast.context.present), dtype=torch.float64)
-            return send(broadcast, None, losses, memory)
+            return send(broadcast, None, losses, memory, in_place=True)[0]
         computed = self.compute(broadcast)
-        return send(broadcast, computed.gradients, computed.losses, memory, computed.buffers)
+        return send(broadcast, computed.gradients, computed.losses, memory, computed.buffers, in_place=True)[0]
 
     def compute(self, broadcast: Broadcast) -> Computed:
         """Each present client's mean gradient over its examples of the round, and its mean loss.
@@ -127,34 +129,45 @@ def _as_row(tensors: Tensors) -> Tensors:
 class Crew:
     """The workers of a range of clients. What the clients hold between rounds is kept by the caller.
 
-    With ``client-batching = vmap`` one worker computes all clients in one call; with ``loop``
+    With ``client-batching = vmap`` a worker computes many clients in one call; with ``loop``
     each client has a worker of its own, so that its bits do not depend on its company.
     """
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
-        groups = [clients] if config.client_batching == "vmap" else [range(c, c + 1) for c in clients]
+        size = max(1, EXAMPLES_AT_ONCE // config.batch_size) if config.client_batching == "vmap" else 1
+        groups = [clients[start : start + size] for start in range(0, len(clients), size)]
         self._workers = [Worker(task, network, config, group) for group in groups]
 
+    def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
+        """The gradients alone, of one worker's clients after the other's."""
+        for worker, part in self._busy(broadcast):
+            yield worker.compute(part)
+
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
-        """The uplink and next memory of the clients present, each tensor with the clients axis in order."""
-        parts = [broadcast.of(worker.order.clients) for worker in self._workers]
-        busy = [(worker, part) for worker, part in zip(self._workers, parts, strict=True) if part.context.present]
+        """The uplink and next memory of the clients present, each tensor with the clients axis in order.
+
+        The memory is changed in place, worker by worker, so that no more than one worker's gradients
+        are there at once.
+        """
+        busy = self._busy(broadcast)
+        if not memory and broadcast.scheme.promises.error_feedback:
+            clients = len(broadcast.context.present)
+            like = {name: w[0] for name, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
+            memory = {name: w.new_zeros(clients, *w.shape) for name, w in like.items()}
         sizes = [len(part.context.present) for _, part in busy]
-        memories = _split(memory, sizes)
         models = _split(broadcast.weights, sizes) if broadcast.own_weights else [broadcast.weights] * len(busy)
-        answers = [
+        uplinks = [
             worker.answer(replace(part, weights=model), remembered)
-            for (worker, part), model, remembered in zip(busy, models, memories, strict=True)
+            for (worker, part), model, remembered in zip(busy, models, _split(memory, sizes), strict=True)
         ]
-        return join([uplink for uplink, _ in answers]), _concatenate([memory for _, memory in answers])
+        return join(uplinks), memory
+
+    def _busy(self, broadcast: Broadcast) -> list[tuple[Worker, Broadcast]]:
+        """The workers whose clients are present, and what they see of the broadcast."""
+        parts = ((worker, broadcast.of(worker.order.clients)) for worker in self._workers)
+        return [(worker, part) for worker, part in parts if part.context.present]
 
 
 def _split(tensors: Tensors, sizes: list[int]) -> list[Tensors]:
     parts = {name: torch.split(tensor, sizes) for name, tensor in tensors.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
-
-
-def _concatenate(memories: list[Tensors]) -> Tensors:
-    if len(memories) == 1:
-        return memories[0]
-    return {name: torch.cat([memory[name] for memory in memories]) for name in memories[0]}

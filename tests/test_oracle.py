@@ -49,16 +49,15 @@ def bases_of(chosen):
 
 def indices():
     blocks, streams = context().blocks, context().streams
-    return [
-        [random_k._draw(streams, t, i, b.size, max(1, int(FACTOR * b.size))).tolist() for i, b in enumerate(blocks)]
-        for t in range(ROUNDS)
-    ]
+    sizes = tuple((b.size, max(1, int(FACTOR * b.size))) for b in blocks)
+    return [[places.tolist() for places in random_k.draw(streams, t, sizes)] for t in range(ROUNDS)]
 
 
 def hashes():
     blocks, streams = context().blocks, context().streams
     counts = [max(1, int(FACTOR * b.size)) for b in blocks]
-    drawn = [[sketch._draw(streams, t, i, b.size, counts[i]) for i, b in enumerate(blocks)] for t in range(ROUNDS)]
+    sizes = tuple((b.size, count) for b, count in zip(blocks, counts, strict=True))
+    drawn = [sketch.draw(streams, t, sizes) for t in range(ROUNDS)]
     return [[(buckets.tolist(), signs.tolist(), counts[i]) for i, (buckets, signs) in enumerate(row)] for row in drawn]
 
 

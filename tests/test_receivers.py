@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_fl.schemes.a_dsgd import largest
+from laser_fl.schemes.largest import largest
 from laser_fl.schemes.projection import Projection, cosine_transform, inverse_cosine_transform
 from laser_fl.schemes.receivers.amp import amp
 from laser_fl.schemes.receivers.lmmse import lmmse
@@ -96,6 +96,24 @@ def test_a_block_of_ten_million_values_is_projected_and_heard():
     assert relative_error(estimate, sparse) == pytest.approx((1 - measurements / size) ** 0.5, rel=0.01)
 
 
-def test_the_largest_values_are_kept_per_client():
+def test_the_largest_values_are_found_per_client():
     rows = torch.tensor([[1.0, -5.0, 3.0, 0.0], [4.0, 0.5, -0.1, 2.0]])
-    assert torch.equal(largest(rows, 2), torch.tensor([[0.0, -5.0, 3.0, 0.0], [4.0, 0.0, 0.0, 2.0]]))
+    assert largest(rows, 2, in_order=True).tolist() == [[2, 0], [0, 3]]
+
+
+@pytest.mark.parametrize("count", [1, 500, 60_000, 199_999, 200_000])
+@pytest.mark.parametrize("shape", ["normal", "constant", "few large", "sorted"])
+def test_the_largest_values_of_a_long_row_are_the_largest(shape, count):
+    """Whatever a sample of the row says of it: in some of these it misleads."""
+    row = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    row = {
+        "normal": row,
+        "constant": torch.ones_like(row),
+        "few large": torch.zeros_like(row).index_fill_(0, torch.arange(1, 700), 5.0),
+        "sorted": row.sort().values,
+    }[shape]
+    for in_order in (True, False):
+        (places,) = largest(row.unsqueeze(0), count, in_order)
+        assert len(set(places.tolist())) == count
+        values = row[places] if in_order else row[places].sort(descending=True).values
+        assert torch.equal(values, row.topk(count).values)

@@ -35,6 +35,10 @@ def copies(tree):
     return {name: tensor.clone() for name, tensor in tree.items()}
 
 
+def dense(kept, corrected):
+    return {name: part.dense(corrected[name]) for name, part in kept.items()}
+
+
 def code(chosen, corrected, round, dtype=torch.float64):
     """A round of encode and exact decode: (signals per phase, all that was kept, update, next shared state)."""
     shared, sent, everything_kept, update = shared_of(chosen, dtype=dtype, round=round), [], {}, None
@@ -42,7 +46,7 @@ def code(chosen, corrected, round, dtype=torch.float64):
         ctx = context(round=round, phase=phase, clients=len(next(iter(corrected.values()))))
         signals, kept = chosen.encode(corrected, shared, ctx)
         assert not everything_kept.keys() & kept.keys()
-        everything_kept |= kept
+        everything_kept |= dense(kept, corrected)
         update, shared = chosen.decode(exact(signals), shared, ctx)
         sent.append(signals)
     return sent, everything_kept, update, shared
@@ -64,7 +68,7 @@ class TestEveryScheme:
         for phase in range(len(chosen.promises.phase_shares)):
             ctx = context(round=round, phase=phase)
             signals, part = chosen.encode(corrected, shared, ctx)
-            kept |= part
+            kept |= dense(part, corrected)
             drawn = gradients if phase == 0 else None
             _, memory = send(Broadcast({}, shared, chosen, ctx), drawn, silent_losses(), memory)
             _, shared = chosen.decode(exact(signals), shared, ctx)
@@ -107,7 +111,7 @@ class TestEveryScheme:
         for client in range(CLIENTS):
             own = {n: m[client : client + 1] for n, m in corrected.items()}
             alone, kept_alone = chosen.encode(own, shared, ctx.of([client]))
-            for together, single in ((signals, alone), (kept, kept_alone)):
+            for together, single in ((signals, alone), (dense(kept, corrected), dense(kept_alone, own))):
                 assert together.keys() == single.keys()
                 for n in together:
                     torch.testing.assert_close(single[n][0], together[n][client])
@@ -271,13 +275,13 @@ class TestDraws:
     """What the oracle is given cannot be checked by it."""
 
     def test_random_k_draws_without_replacement(self):
-        drawn = random_k._draw(Streams(0), 0, 0, 1000, 400)
+        (drawn,) = random_k.draw(Streams(0), 0, ((1000, 400),))
         assert len(set(drawn.tolist())) == 400
         assert drawn.min() >= 0
         assert drawn.max() < 1000
 
     def test_a_sketchs_buckets_and_signs_are_fair_and_new_each_round(self):
-        (buckets, signs), (later, other) = (sketch._draw(Streams(0), t, 0, 20000, 10) for t in (0, 1))
+        ((buckets, signs),), ((later, other),) = (sketch.draw(Streams(0), t, ((20000, 10),)) for t in (0, 1))
         assert buckets.bincount(minlength=10).float().div(2000).sub(1).abs().max() < 4 / 2000**0.5
         assert abs(signs.mean()) < 4 / 20000**0.5
         assert set(signs.tolist()) == {-1.0, 1.0}

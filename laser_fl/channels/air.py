@@ -13,7 +13,7 @@ Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the links are ours.
 from math import prod
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
@@ -24,6 +24,8 @@ from laser_fl.schemes.base import Context, Heard
 # Signals weaker than this are scaled as if they were this strong: less than the budget is
 # spent, and the amplitude stays within the range of float32.
 WEAKEST_NORM = 1e-30
+
+PIECE = 1 << 19  # values of all clients that walk at once
 
 
 def transmit(
@@ -43,20 +45,25 @@ def transmit(
     amplitude = amplitudes((signal_norms * precoding.unsqueeze(1)).amax(dim=0), power)
     client_power = torch.zeros_like(precoding)
     signal_energy, noise_energy = client_power.new_zeros(2)
-    values, stds = {}, {}
-    noises = draw_noise(signals, ctx)
-    for (name, signal), a, z in zip(signals.items(), amplitude, noises, strict=True):
-        transmitted = signal * _rows(a * precoding, signal)
-        received = transmitted if aligned else transmitted * _rows(gain, signal)
-        summed = received.sum(dim=0)
-        scale = torch.where(a > 0, 1 / (ctx.averaged * a), 0.0)
-        values[name] = (summed + ctx.noise_std * z) * scale
-        stds[name] = ctx.noise_std * scale
-        client_power += norm(transmitted).square()
-        signal_energy += (norm(summed.unsqueeze(0))[0] * scale).square()
-        noise_energy += stds[name].square() * z.numel()
-    uses = sum(z.numel() for z in noises)
-    return Heard(values, stds), Usage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))
+    scales = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0)
+    stds = ctx.noise_std * scales
+    silence = ctx.noise_std == 0
+    heard = [s.new_zeros(s.shape[1:]) for s in signals.values()] if silence else draw_noise(signals, ctx)
+    for signal, a, scale, std, y in zip(signals.values(), amplitude, scales, stds, heard, strict=True):
+        factor = (a * precoding).to(signal.dtype).unsqueeze(1)
+        rows = signal.flatten(start_dim=1)
+        columns = _columns(rows)
+        for piece, here in zip(rows.split(columns, dim=1), y.view(1, -1).split(columns, dim=1), strict=True):
+            transmitted = piece * factor
+            client_power += norm(transmitted).square()
+            received = transmitted if aligned else transmitted.mul_(gain.to(signal.dtype).unsqueeze(1))
+            summed = received.sum(dim=0, keepdim=True)
+            signal_energy += (norm(summed)[0] * scale).square()
+            here.mul_(ctx.noise_std).add_(summed).mul_(scale)
+        noise_energy += std.square() * y.numel()
+    uses = sum(y.numel() for y in heard)
+    spent = Usage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))
+    return Heard(dict(zip(signals, heard, strict=True)), dict(zip(signals, stds, strict=True))), spent
 
 
 def amplitudes(
@@ -77,6 +84,6 @@ def draw_noise(signals: Tensors, ctx: Context) -> list[Tensor]:
     return [z.view(shape) for z, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
 
 
-def _rows(factors: Float64[Tensor, " clients"], signal: Tensor) -> Tensor:
-    """A factor per client, to multiply `signal` (clients, *shape) with in its own precision."""
-    return factors.to(signal.dtype).view(-1, *[1] * (signal.ndim - 1))
+def _columns(rows: Float[Tensor, "clients values"]) -> int:
+    """As many as a processor keeps in its cache on their way through the air; on a GPU all."""
+    return max(1, rows.shape[1] if rows.is_cuda else PIECE // len(rows))

@@ -13,12 +13,10 @@ the power follows the channel's rule for all schemes instead of a scaling sent a
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Everything, Kept, Sparse
+from laser_fl.schemes.largest import largest
 from laser_fl.schemes.projection import Projection
 from laser_fl.schemes.receivers import RECEIVERS
 from laser_fl.schemes.sizes import floor
@@ -42,17 +40,19 @@ class ADsgd(Scheme):
         """Error feedback. Not linear: each client's largest values are its own."""
         return Promises(error_feedback=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send the projection of the largest values; keep the largest values."""
-        signals, kept = {}, {}
+        signals: Tensors = {}
+        kept: dict[str, Kept] = {}
         for index, block in enumerate(ctx.blocks):
-            m = corrected[block.name]
             if not self.compresses(block):
-                signals[block.name] = kept[block.name] = m
+                signals[block.name], kept[block.name] = corrected[block.name].clone(), Everything()
                 continue
-            sparse = largest(m.flatten(start_dim=1), floor(self.sparsity * self.values(block, ctx)))
-            signals[block.name] = self._projection(block, index, ctx).project(sparse)
-            kept[block.name] = sparse.view_as(m)
+            m = corrected[block.name].flatten(start_dim=1)
+            places = largest(m.abs(), floor(self.sparsity * self.values(block, ctx)))
+            sparse = Sparse(places, m.gather(1, places))
+            signals[block.name] = self._projection(block, index, ctx).project(sparse.scattered(block.size))
+            kept[block.name] = sparse
         return signals, kept
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
@@ -81,8 +81,3 @@ class ADsgd(Scheme):
     def _projection(self, block: Block, index: int, ctx: Context) -> Projection:
         return Projection.drawn(ctx.streams, index, block.size, self.values(block, ctx))
 
-
-def largest(rows: Float[Tensor, "clients values"], count: int) -> Float[Tensor, "clients values"]:
-    """Keep the `count` values of largest magnitude in each row, zero elsewhere."""
-    indices = rows.abs().topk(count, dim=1, sorted=False).indices
-    return torch.zeros_like(rows).scatter_(1, indices, rows.gather(1, indices))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
+from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
 
 PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
@@ -102,13 +103,13 @@ class Scheme(ABC):
         return {}
 
     @abstractmethod
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Turn corrected gradients into signals, and say which part of them the signals stand for.
 
         corrected: per block, (speakers, *shape). Returns (signals, kept): signals by name,
-        (speakers, *signal shape); kept per block, (speakers, *shape). Blocks that take no part in
-        this phase have no signal; what is kept of a block is stated once a round, and only where
-        the scheme has error feedback need it be.
+        (speakers, *signal shape); kept per block. Blocks that take no part in this phase have no
+        signal; what is kept of a block is stated once a round, and only where the scheme has error
+        feedback need it be. With error feedback no signal may share its memory with `corrected`.
         """
 
     @abstractmethod

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Kept, Whole
+from laser_fl.schemes.largest import largest
 
 MEAN_BITS = 33  # a float and which sign won
 
@@ -36,7 +38,7 @@ class DDsgd(Scheme):
         """Digital, with error feedback. Not linear: each client's largest values are its own."""
         return Promises(error_feedback=True, digital=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Quantise the whole gradient; send and keep the result."""
         flat = torch.cat([corrected[block.name].flatten(start_dim=1) for block in ctx.blocks], dim=1)
         counts = [coordinates(bits, flat.shape[1]) for bits in ctx.bits]
@@ -44,7 +46,7 @@ class DDsgd(Scheme):
         ends = list(accumulate(block.size for block in ctx.blocks))
         parts = quantised.tensor_split(ends[:-1], dim=1)
         signals = {b.name: part.reshape(-1, *b.shape) for b, part in zip(ctx.blocks, parts, strict=True)}
-        return signals, signals
+        return signals, {name: Whole(signal) for name, signal in signals.items()}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Take the mean message as the update."""
@@ -89,12 +91,13 @@ def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " client
     """Sparse binary compression of each row to at most its count of equal values, zero elsewhere."""
     most = int(counts.max())
     chosen = torch.arange(most, device=rows.device) < counts.unsqueeze(1)
-    high, low = (rows.topk(most, dim=1, largest=largest) for largest in (True, False))
-    above, below = chosen & (high.values > 0), chosen & (low.values < 0)
-    mean_above, mean_below = _mean(high.values, above), _mean(low.values, below)
+    high, low = largest(rows, most, in_order=True), largest(-rows, most, in_order=True)
+    highest, lowest = rows.gather(1, high), rows.gather(1, low)
+    above, below = chosen & (highest > 0), chosen & (lowest < 0)
+    mean_above, mean_below = _mean(highest, above), _mean(lowest, below)
     up = mean_above > -mean_below
     value = torch.where(up, mean_above, mean_below) * torch.where(up, above, below)
-    return torch.zeros_like(rows).scatter_(1, torch.where(up, high.indices, low.indices), value)
+    return torch.zeros_like(rows).scatter_(1, torch.where(up, high, low), value)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
 from laser_fl.schemes.exchanges import EXCHANGES
+from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 
@@ -46,7 +47,7 @@ class Laser(Scheme):
         """Draw the first bases."""
         return self.exchange.init(blocks, streams)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send factors."""
         return self.exchange.encode(corrected, shared, ctx)
 

@@ -3,6 +3,7 @@
 Source: paper, Algorithm 3, with error feedback.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Kept, Picked
 from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
 
@@ -30,22 +32,20 @@ class RandomK(Scheme):
         """Linear, with error feedback."""
         return Promises(linear=True, error_feedback=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send and keep the values at the round's indices."""
-        signals, kept = {}, {}
-        for index, block in enumerate(ctx.blocks):
-            m = corrected[block.name].flatten(start_dim=1)
-            chosen = self._indices(block, index, ctx).to(m.device)
-            signals[block.name] = m[:, chosen]
-            kept[block.name] = torch.zeros_like(m).index_copy_(1, chosen, signals[block.name]).view(-1, *block.shape)
+        signals: Tensors = {}
+        kept: dict[str, Kept] = {}
+        for block, chosen in self._places(ctx, corrected):
+            signals[block.name] = corrected[block.name].flatten(start_dim=1).index_select(1, chosen)
+            kept[block.name] = Picked(chosen)
         return signals, kept
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Put what was heard at its indices, zero elsewhere."""
         update = {}
-        for index, block in enumerate(ctx.blocks):
+        for block, chosen in self._places(ctx, heard.values):
             value = heard.values[block.name]
-            chosen = self._indices(block, index, ctx).to(value.device)
             update[block.name] = value.new_zeros(block.size).index_copy_(0, chosen, value).view(block.shape)
         return update, shared
 
@@ -53,10 +53,14 @@ class RandomK(Scheme):
         """max(1, ⌊factor · d⌋)."""
         return sample_size(self.compression_factor, block)
 
-    def _indices(self, block: Block, index: int, ctx: Context) -> Int64[Tensor, " values"]:
-        return _draw(ctx.streams, ctx.round, index, block.size, self.values(block, ctx))
+    def _places(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
+        sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
+        for block, chosen in zip(ctx.blocks, draw(ctx.streams, ctx.round, sizes), strict=True):
+            yield block, chosen.to(like[block.name].device)
 
 
-@lru_cache(maxsize=64)  # both sides draw the same, and in one process several clients do
-def _draw(streams: Streams, round: int, index: int, size: int, count: int) -> Int64[Tensor, " values"]:
-    return torch.randperm(size, generator=streams.generator("random-k", round, index))[:count].clone()
+@lru_cache(maxsize=1)  # both sides draw the same, and in one process several clients do
+def draw(streams: Streams, round: int, sizes: tuple[tuple[int, int], ...]) -> list[Int64[Tensor, " values"]]:
+    """Of every block, given as (size, values sent), the places."""
+    generators = (streams.generator("random-k", round, index) for index in range(len(sizes)))
+    return [torch.randperm(n, generator=g)[:k].clone() for (n, k), g in zip(sizes, generators, strict=True)]

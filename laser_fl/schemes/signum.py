@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Signum(Scheme):
         """Nothing but one bit per value on a digital link."""
         return Promises(bits_per_value=1)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send signs; a zero sends nothing, and nothing is remembered."""
         signs = {name: m.sign() for name, m in corrected.items()}
         return signs, {}

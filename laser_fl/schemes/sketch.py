@@ -7,6 +7,7 @@ bucket, so that the memory grows.
 Source: paper, Algorithm 2.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Kept
 from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
 
@@ -34,12 +36,11 @@ class Sketch(Scheme):
         """Linear."""
         return Promises(linear=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send the buckets; nothing is remembered, so nothing need be said of what they stand for."""
         signals = {}
-        for index, block in enumerate(ctx.blocks):
+        for block, buckets, signs in self._hashes(ctx, corrected):
             m = corrected[block.name].flatten(start_dim=1)
-            buckets, signs = self._hashes(block, index, ctx, m)
             empty = m.new_zeros(len(m), self.values(block, ctx))
             signals[block.name] = empty.index_add_(1, buckets, m * signs)
         return signals, {}
@@ -47,26 +48,32 @@ class Sketch(Scheme):
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Look every value up in its bucket."""
         update = {}
-        for index, block in enumerate(ctx.blocks):
-            value = heard.values[block.name]
-            buckets, signs = self._hashes(block, index, ctx, value)
-            update[block.name] = (value[buckets] * signs).view(block.shape)
+        for block, buckets, signs in self._hashes(ctx, heard.values):
+            update[block.name] = heard.values[block.name].index_select(0, buckets).mul_(signs).view(block.shape)
         return update, shared
 
     def values(self, block: Block, ctx: Context) -> int:
         """max(1, ⌊factor · d⌋)."""
         return sample_size(self.compression_factor, block)
 
-    def _hashes(self, block: Block, index: int, ctx: Context, like: Tensor) -> tuple[Tensor, Tensor]:
-        buckets, signs = _draw(ctx.streams, ctx.round, index, block.size, self.values(block, ctx))
-        return buckets.to(like.device), signs.to(like)
+    def _hashes(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Tensor, Tensor]]:
+        """Each block with its values' buckets and signs."""
+        sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
+        for block, (buckets, signs) in zip(ctx.blocks, draw(ctx.streams, ctx.round, sizes), strict=True):
+            yield block, buckets.to(like[block.name].device), signs.to(like[block.name])
 
 
-@lru_cache(maxsize=64)  # both sides draw the same, and in one process several clients do
-def _draw(
-    streams: Streams, round: int, index: int, size: int, count: int
+@lru_cache(maxsize=1)  # both sides draw the same, and in one process several clients do
+def draw(
+    streams: Streams, round: int, sizes: tuple[tuple[int, int], ...]
+) -> list[tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]]:
+    """Of every block, given as (size, buckets), the hashes."""
+    return [_hash(n, k, streams.generator("sketch", round, index)) for index, (n, k) in enumerate(sizes)]
+
+
+def _hash(
+    size: int, count: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]:
-    generator = streams.generator("sketch", round, index)
-    buckets = torch.randint(count, (size,), generator=generator)
-    signs = torch.randint(2, (size,), generator=generator).float() * 2 - 1
-    return buckets, signs
+    """A bucket and a sign per value: one draw is both, its last bit the sign."""
+    drawn = torch.randint(2 * count, (size,), generator=generator, dtype=torch.int32)
+    return (drawn >> 1).long(), (drawn & 1).float().mul_(2).sub_(1)

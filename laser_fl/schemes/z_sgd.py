@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class ZSgd(Scheme):
         """Linear."""
         return Promises(linear=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
-        """Send everything, keep everything."""
-        return corrected, corrected
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
+        """Send everything; there is nothing to remember."""
+        return corrected, {}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Take what was heard as the update."""

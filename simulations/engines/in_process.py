@@ -8,8 +8,24 @@ from laser_fl.config import RunConfig
 from laser_fl.host import Held, answer
 from laser_fl.loop import Observer, train
 from laser_fl.run_folder import RunFolder
-from laser_fl.setup import prepare
+from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
+
+
+class InProcess:
+    """A run whose clients are all here."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Raises ConfigError for what only data and length can tell is wrong."""
+        self.training = setup.training()
+        self._clients = range(setup.config.clients)
+        self._crew = Crew(setup.task, setup.network, setup.config, self._clients)
+        self._held = Held()
+
+    def advance(self) -> bool:
+        """Carry one broadcast to the clients and their uplinks back; True where that ended a round."""
+        uplink, self._held = answer(self.training.broadcast(), self._held, self._clients, self._crew.answer)
+        return self.training.absorb(uplink)
 
 
 def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dict[str, Any]:
@@ -19,19 +35,11 @@ def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dic
         LaserError: the run could not start or did not complete; the folder keeps what there is.
     """
     setup = prepare(config)
-    training = setup.training()
-    crew = Crew(setup.task, setup.network, config, range(config.clients))
+    engine = InProcess(setup)
     folder = RunFolder(out, config, "in-process")
-    held = Held()
-
-    def advance() -> bool:
-        nonlocal held
-        uplink, held = answer(training.broadcast(), held, range(config.clients), crew.answer)
-        return training.absorb(uplink)
-
     try:
-        train(training, advance, setup.evaluate, [folder, *observers])
+        train(engine.training, engine.advance, setup.evaluate, [folder, *observers])
     except BaseException as error:
-        folder.fail(training, error)
+        folder.fail(engine.training, error)
         raise
-    return folder.finish(training)
+    return folder.finish(engine.training)

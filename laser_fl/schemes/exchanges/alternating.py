@@ -15,7 +15,8 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix
+from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, times
+from laser_fl.schemes.kept import Product
 from laser_fl.streams import Streams
 
 
@@ -32,10 +33,12 @@ class Alternating(LowRank):
         """Draw a basis of columns (m x r) for every compressed matrix."""
         return self.random_bases(blocks, streams, axis=0)
 
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
         """Send m_iᵀ P̂ (even rounds) or m_i Q̂ (odd); keep its product with the basis."""
-        factor = _turned(matrix, ctx) @ basis
-        return {block.name: factor}, _turned(factor @ basis.mT, ctx)
+        factor = times(_turned(matrix, ctx), basis)
+        bases = basis.expand(len(factor), *basis.shape)
+        left, right = (bases, factor) if ctx.updates % 2 == 0 else (factor, bases)
+        return {block.name: factor}, Product(block, left, right)
 
     def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the mean factor with the basis; the mean factor spans the next basis."""

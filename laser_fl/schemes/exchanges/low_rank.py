@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import linear
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Scheme
+from laser_fl.schemes.kept import Everything, Kept, Product
 from laser_fl.streams import Streams
 
 Matrix = Float[Tensor, "_ _"]
@@ -25,24 +27,24 @@ class LowRank(Scheme):
     rank: int
 
     @abstractmethod
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
         """Factor every client's matrix on the shared basis: (signals by name, what they stand for)."""
 
     @abstractmethod
     def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the factors that were heard: (the update, the factor that spans the next basis)."""
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send the factors of compressed matrices, and the other blocks as they are."""
-        signals, kept = {}, {}
+        signals: Tensors = {}
+        kept: dict[str, Kept] = {}
         for block in ctx.blocks:
             m = corrected[block.name]
             if block.name not in shared:
-                signals[block.name] = kept[block.name] = m
+                signals[block.name], kept[block.name] = m.clone(), Everything()
                 continue
-            sent, stands_for = self.factors(block, block.to_matrix(m), shared[block.name], ctx)
+            sent, kept[block.name] = self.factors(block, block.to_matrix(m), shared[block.name], ctx)
             signals |= sent
-            kept[block.name] = block.from_matrix(stands_for)
         return signals, kept
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
@@ -85,6 +87,13 @@ class LowRank(Scheme):
 def random_basis(shape: tuple[int, int], streams: Streams, name: str, round: int) -> Float[Tensor, "rows rank"]:
     """An orthonormal basis of random directions, for the block `name` before `round`."""
     return orthonormal(torch.randn(shape, generator=streams.generator(f"laser basis of {name}", round)))
+
+
+def times(matrix: Float[Tensor, "*clients rows columns"], basis: Matrix) -> Float[Tensor, "*clients rows rank"]:
+    """matrix · basis, for a basis of few columns: many times faster than ``@`` in the right order of the memory."""
+    if matrix.stride(-1) == 1:
+        return linear(matrix, basis.mT.contiguous())
+    return (basis.mT @ matrix.mT).mT.contiguous()
 
 
 def orthonormal(columns: Float[Tensor, "*batch rows rank"]) -> Float[Tensor, "*batch rows rank"]:

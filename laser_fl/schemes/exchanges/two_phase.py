@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises
-from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix
+from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, times
+from laser_fl.schemes.kept import Kept, Product
 from laser_fl.streams import Streams
 
 
@@ -34,12 +35,12 @@ class TwoPhase(LowRank):
         """Draw a basis of rows (n x r) for every compressed matrix."""
         return self.random_bases(blocks, streams, axis=1)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send P_i and keep nothing yet; then send Q_i and the rest, and keep P̂ Q_iᵀ."""
         if ctx.phase == 1:
             return super().encode(corrected, shared, ctx)
         compressed = (block for block in ctx.blocks if block.name in shared)
-        return {b.name: b.to_matrix(corrected[b.name]) @ shared[b.name] for b in compressed}, {}
+        return {b.name: times(b.to_matrix(corrected[b.name]), shared[b.name]) for b in compressed}, {}
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
         """Send the bases of P̄ down; then multiply."""
@@ -48,10 +49,10 @@ class TwoPhase(LowRank):
         compressed = (block for block in ctx.blocks if block.name in shared)
         return None, {b.name: self.next_basis(b, heard.values[b.name], ctx) for b in compressed}
 
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Matrices]:
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
         """Send Q_i = m_iᵀ P̂; keep P̂ Q_iᵀ."""
-        q = matrix.mT @ basis
-        return {block.name: q}, basis @ q.mT
+        q = times(matrix.mT, basis)
+        return {block.name: q}, Product(block, basis.expand(len(q), *basis.shape), q)
 
     def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """P̂ Q̄ᵀ; Q̄ spans the next basis."""

@@ -1,0 +1,90 @@
+"""Which part of the clients' corrected gradients their signals stand for.
+
+It leaves the gradients, and the memory keeps the rest. It is as large as the signals, not as the model, and
+leaves in place, since for large models it is the writing of new memory that costs.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from laser_fl.blocks import Block
+
+
+class Kept(ABC):
+    """The part of one block that some clients keep, (clients, *shape)."""
+
+    @abstractmethod
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """Subtract the part from `corrected`, contiguous, in place."""
+
+    def dense(self, corrected: Float[Tensor, "clients ..."]) -> Float[Tensor, "clients ..."]:
+        """The part as a tensor like `corrected`, which stays as it is."""
+        rest = corrected.clone()
+        self.leave_(rest)
+        return corrected - rest
+
+
+@dataclass(frozen=True)
+class Everything(Kept):
+    """All of it."""
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """Nothing is left."""
+        corrected.zero_()
+
+
+@dataclass(frozen=True)
+class Whole(Kept):
+    """A tensor of the block's shape."""
+
+    values: Float[Tensor, "clients ..."]
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """The difference is left."""
+        corrected.sub_(self.values)
+
+
+@dataclass(frozen=True)
+class Product(Kept):
+    """left · rightᵀ, in the block's matrix view."""
+
+    block: Block
+    left: Float[Tensor, "clients rows rank"]
+    right: Float[Tensor, "clients columns rank"]
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """One fused product per client, in the order in which the values are stored."""
+        left, right = (self.right, self.left) if self.block.transposed else (self.left, self.right)
+        stored = corrected.view(len(corrected), left.shape[1], right.shape[1])
+        stored.baddbmm_(left, right.mT, alpha=-1)
+
+
+@dataclass(frozen=True)
+class Picked(Kept):
+    """The values at some places, the same for all clients."""
+
+    places: Int64[Tensor, " values"]
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """Zero is left there."""
+        corrected.view(len(corrected), -1).index_fill_(1, self.places, 0.0)
+
+
+@dataclass(frozen=True)
+class Sparse(Kept):
+    """Given values at each client's own places, no place twice."""
+
+    places: Int64[Tensor, "clients values"]
+    values: Float[Tensor, "clients values"]
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """Zero is left where the value is the gradient's own."""
+        corrected.view(len(corrected), -1).scatter_add_(1, self.places, -self.values)
+
+    def scattered(self, size: int) -> Float[Tensor, "clients size"]:
+        """The values at their places in rows of `size` values, zero elsewhere."""
+        return self.values.new_zeros(len(self.values), size).scatter_(1, self.places, self.values)

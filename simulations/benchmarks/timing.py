@@ -1,0 +1,60 @@
+"""How benchmarks measure: sides timed in turn in one process, and the process's memory."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+
+Side = Callable[[], object]
+
+MEGABYTE = 1e6
+CLEAR_PEAK = "5"  # written to clear_refs, it makes Linux forget the peak
+
+
+def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int, device: torch.device) -> dict[str, float]:
+    """Call the sides one after the other, `rounds` times after `warm_up`; each one's median in seconds.
+
+    What disturbs the machine for a while disturbs all sides alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + rounds):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            _synchronise(device)
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _synchronise(device: torch.device) -> None:
+    """Wait for the device's work to be done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class PeakMemory:
+    """The largest resident memory of this process since now, above what it has now."""
+
+    def __init__(self) -> None:
+        """Collect what is free; forget earlier peaks, where the system can (Linux)."""
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+        self._before = psutil.Process().memory_info().rss
+
+    def megabytes(self) -> float | None:
+        """The peak so far; None where the system does not tell."""
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return (int(line.split()[1]) * 1024 - self._before) / MEGABYTE
+        return None
