@@ -14,21 +14,15 @@ from laser_fl.tasks.base import Examples, Task
 MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
 
 
-def task(train: Examples, test: Examples, mean: float, std: float) -> Task:
-    """A classification task on grey images of 8 bits and their labels.
-
-    Pixels are scaled to [0, 1] and normalised with `mean` and `std`.
-    """
-    return Task(
-        train=_normalised(train, mean, std),
-        test=_normalised(test, mean, std),
-        models=MODELS,
-    )
+def task(train: Examples, test: Examples) -> Task:
+    """A classification task on normalised grey images and their labels."""
+    return Task(train=train, test=test, models=MODELS)
 
 
-def _normalised(images: Examples, mean: float, std: float) -> Examples:
-    """(examples, 28, 28) of 8 bits -> (examples, 1, 28, 28) of zero mean and unit deviation."""
-    return Examples(((images.inputs.float() / 255 - mean) / std).unsqueeze(1), images.targets)
+def normalised(images: Examples, mean: float, std: float) -> Examples:
+    """(examples, 28, 28) of 8 bits, scaled to [0, 1] -> (examples, 1, 28, 28) of zero mean and unit deviation."""
+    values = images.inputs.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)  # in place: they are many
+    return Examples(values.unsqueeze(1), images.targets)
 
 
 def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
@@ -37,7 +31,8 @@ def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
     Raises:
         DataError: the files are not there and could not be downloaded.
     """
-    return task(_split(dataset, root, True), _split(dataset, root, False), mean, std)
+    train = normalised(_split(dataset, root, True), mean, std)  # one after the other: raw and normalised, both are large
+    return task(train, normalised(_split(dataset, root, False), mean, std))
 
 
 def _split(dataset: Any, root: Path, train: bool) -> Examples:

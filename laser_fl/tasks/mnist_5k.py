@@ -9,7 +9,7 @@ import torch
 from laser_fl.config import RunConfig
 from laser_fl.tasks import mnist
 from laser_fl.tasks.base import Examples, Task
-from laser_fl.tasks.images28 import task
+from laser_fl.tasks.images28 import normalised, task
 
 TRAIN_PER_DIGIT = 400
 
@@ -22,4 +22,4 @@ def load(data_dir: Path, config: RunConfig) -> Task:
     rows = [torch.where(digits.targets == digit)[0] for digit in range(10)]
     train = Examples(*digits.at(torch.cat([row[:TRAIN_PER_DIGIT] for row in rows])))
     test = Examples(*digits.at(torch.cat([row[TRAIN_PER_DIGIT:] for row in rows])))
-    return task(train, test, mnist.MEAN, mnist.STD)
+    return task(*(normalised(images, mnist.MEAN, mnist.STD) for images in (train, test)))

@@ -1,48 +1,126 @@
-"""Whole rounds in one process, beside what they cannot do without: the gradients and the optimizer's step."""
+"""Whole rounds in one process, beside their floor: what no round can do without."""
 
-import gc
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import torch
-
+from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.schemes import SCHEMES
 from laser_fl.server import optimizer_of
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
-from simulations import presets
+from simulations.benchmarks.base import Line, Request, apart, milliseconds
 from simulations.benchmarks.timing import PeakMemory, in_turn
 from simulations.engines.in_process import InProcess
 
 WARM_UP = 3
+GROWTH = (4, 16, 64, 256, 1000)
+GROWTH_BATCH = 60  # examples that each of 1,000 clients has of MNIST's 60,000
+FLOAT_BYTES = 4
 
 
-class Floor:
-    """A round's least work: every client's gradient, their mean, the optimizer's step."""
+def mnist(request: Request) -> Iterator[Line]:
+    """The paper's setting, 16 clients x 128 images."""
+    return _every_strategy("mnist", request, request.config("mnist"), 200)
 
-    def __init__(self, setup: Setup) -> None:
-        training = setup.training()
-        network = setup.network
-        self._broadcast = training.broadcast()
-        self._crew = Crew(setup.task, network, setup.config, range(setup.config.clients))
-        self._optimizer = optimizer_of(self._broadcast.weights, network.undecayed, setup.config)
-        self._round = 0
 
-    def __call__(self) -> None:
-        broadcast = replace(self._broadcast, context=replace(self._broadcast.context, round=self._round))
-        total = {}
-        for computed in self._crew.compute(broadcast):
-            for name, gradient in computed.gradients.items():
-                summed = gradient.sum(dim=0) if len(gradient) > 1 else gradient[0]
-                total[name] = total[name].add_(summed) if name in total else summed
-        for name, weight in broadcast.weights.items():
-            weight.grad = total[name].div_(broadcast.context.clients)
-        self._optimizer.step()
-        self._round += 1
+def resnet18(request: Request) -> Iterator[Line]:
+    """At full width, 4 clients x 32 images, on all of PyTorch's threads."""
+    return _every_strategy("resnet18", request, request.config("cifar10", clients=4, batch_size=32), 10)
+
+
+def gpt2_small(request: Request) -> Iterator[Line]:
+    """Two layers, 119,104 values, 4 clients x 16 windows of 64 bytes."""
+    return _every_strategy("gpt2-small", request, request.config("gpt2-small"), 50)
+
+
+def gpt2(request: Request) -> Iterator[Line]:
+    """Two layers at full width and vocabulary, 2 clients x 2 windows of 512 tokens."""
+    config = request.config(
+        "gpt2-wikitext103", task="wikitext-2", layers=2, clients=2, batch_size=2, accumulation_steps=1
+    )
+    return _every_strategy("gpt2", request, config, 5)
+
+
+def growth(request: Request) -> Iterator[Line]:
+    """The paper's setting with 60 images per client; memory beside that of data, model and memories, and a quarter."""
+    for clients in GROWTH:
+        config = request.config("mnist", clients=clients, batch_size=GROWTH_BATCH)
+        rounds = request.rounds or max(20, 2000 // clients)
+        yield {"benchmark": "growth"} | apart(_measure, config, rounds)
+
+
+def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int) -> Iterator[Line]:
+    for strategy in request.strategies:
+        case = parse(config.to_flat() | {"strategy": strategy})
+        yield {"benchmark": name} | apart(_measure, case, request.rounds or rounds)
+
+
+def _measure(config: RunConfig, rounds: int) -> Line:
+    """Memory first, of a few rounds alone; then the times of rounds and of their floor, in turn."""
+    whole_round(InProcess(prepare(_tiny(config))))  # imports what a run imports
+    memory = PeakMemory()
+    setup = prepare(config)
+    engine = InProcess(setup)
+    for _ in range(WARM_UP):
+        whole_round(engine)
+    setup.evaluate(engine.training.server.model)
+    peak = memory.megabytes()
+    sides = {"floor": Floor(setup), "round": lambda: whole_round(engine)}
+    seconds = in_turn(sides, rounds, WARM_UP, setup.device)
+    return {
+        "strategy": config.strategy,
+        "clients": config.clients,
+        "batch_size": config.batch_size,
+        "device": str(setup.device),
+        "threads": config.threads,
+        "rounds": rounds,
+        "floor_ms": milliseconds(seconds["floor"]),
+        "round_ms": milliseconds(seconds["round"]),
+        "ratio": round(seconds["round"] / seconds["floor"], 3),
+        "peak_mb": None if peak is None else round(peak, 1),
+        "bound_mb": round(1.25 * _needed_bytes(setup, engine) / 1e6, 1),
+    }
+
+
+def _tiny(config: RunConfig) -> RunConfig:
+    """The same on the embedded task with two clients."""
+    keys = {"task": "mnist-5k", "model": "linear", "tokens": "bytes", "dropout": 0.0, "accumulation-steps": 1}
+    return parse(config.to_flat() | keys | {"clients": 2, "batch-size": 2, "evaluate-examples": 2})
+
+
+def _needed_bytes(setup: Setup, engine: InProcess) -> int:
+    """Data, model, and each client's memory of it."""
+    data = [setup.task.train, setup.task.test]
+    tensors = [tensor for part in data for tensor in vars(part).values() if hasattr(tensor, "nbytes")]
+    model = FLOAT_BYTES * engine.training.parameters
+    return sum(tensor.nbytes for tensor in tensors) + model * (1 + setup.config.clients)
 
 
 def whole_round(engine: InProcess) -> None:
+    """All exchanges of a round."""
     while not engine.advance():
         pass
+
+
+class Floor:
+    """A round's least work: fetch the examples, differentiate as the round does, average, let the optimizer step."""
+
+    def __init__(self, setup: Setup) -> None:
+        """The weights are those of a run of its own."""
+        self._broadcast = setup.training().broadcast()
+        self._crew = Crew(setup.task, setup.network, setup.config, range(setup.config.clients))
+        self._optimizer = optimizer_of(self._broadcast.weights, setup.network.undecayed, setup.config)
+        self._round = 0
+
+    def __call__(self) -> None:
+        """One round."""
+        context = replace(self._broadcast.context, round=self._round)
+        total: Tensors = {}
+        for computed in self._crew.compute(replace(self._broadcast, context=context)):
+            for name, gradient in computed.gradients.items():
+                summed = gradient.sum(dim=0) if len(gradient) > 1 else gradient[0]
+                total[name] = total[name].add_(summed) if name in total else summed
+        for name, weight in self._broadcast.weights.items():
+            weight.grad = total[name].div_(context.clients)
+        self._optimizer.step()
+        self._round += 1

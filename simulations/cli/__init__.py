@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import grids, parts, reports, runs
+from simulations.cli import benchmarks, grids, parts, reports, runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -18,6 +18,7 @@ for command in (
     grids.sweep,
     grids.reproduce,
     reports.report,
+    benchmarks.bench,
     parts.holdings,
     parts.volume,
     parts.theory,

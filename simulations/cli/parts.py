@@ -119,6 +119,9 @@ def list_parts() -> None:
     from simulations.figures import FIGURES
 
     console.print(two_columns("figure", [(name, entry.summary) for name, entry in FIGURES.items()]))
+    from simulations.benchmarks import BENCHMARKS
+
+    console.print(two_columns("benchmark", [(name, entry.summary) for name, entry in BENCHMARKS.items()]))
     console.print(two_columns("preset", [(name, "laser-fl run --preset " + name) for name in presets.names()]))
     keys = [
         (field.alias or name, f"{field.description} (default {field.default!r})")

@@ -1,0 +1,24 @@
+"""Benchmarks: one file each, run by ``laser-fl bench NAME``. A new one is a new file and a line here.
+
+Each prints lines of figures that were measured side by side in one process or run, so that what counts, their
+ratio, says little of the machine.
+"""
+
+from laser_fl.tables import Entry, Table
+
+BENCHMARKS = Table(
+    {
+        "mnist": Entry("simulations.benchmarks.rounds:mnist", "rounds of the MNIST preset, 16 clients x 128"),
+        "resnet18": Entry("simulations.benchmarks.rounds:resnet18", "rounds of ResNet18 at full width, 4 clients x 32"),
+        "gpt2-small": Entry("simulations.benchmarks.rounds:gpt2_small", "rounds of the preset gpt2-small"),
+        "gpt2": Entry(
+            "simulations.benchmarks.rounds:gpt2", "rounds of GPT-2, full width, 2 layers, 2 clients x 1,024 tokens"
+        ),
+        "growth": Entry("simulations.benchmarks.rounds:growth", "rounds of the MNIST preset with 4 to 1,000 clients"),
+        "peer": Entry("simulations.benchmarks.peer:peer", "rounds of the MNIST preset beside a straightforward program"),
+        "compression": Entry(
+            "simulations.benchmarks.compression:compression", "LASER's products beside those of torch's PowerSGD hook"
+        ),
+        "flower": Entry("simulations.benchmarks.flower:flower", "rounds on Flower beside those of an empty app"),
+    }
+)

@@ -1,0 +1,105 @@
+"""Compression alone, per block size: LASER's two-phase exchange beside the mathematics of torch's PowerSGD hook.
+
+The hook's steps are those of torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook, with its own
+orthogonalisation: add the error, bmm, mean, orthogonalise, bmm, mean, multiply, store the error.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import _orthogonalize
+
+from laser_fl.config import RunConfig
+from laser_fl.loop import Training
+from laser_fl.plan import Plan
+from laser_fl.schemes.base import Heard
+from laser_fl.setup import device_of
+from simulations.benchmarks.base import Line, Request, apart, milliseconds
+from simulations.benchmarks.timing import in_turn
+
+SHAPES = ((10, 784), (64, 576), (512, 4608), (3072, 768), (50304, 768))
+CLIENTS = 4
+ROUNDS = 20
+WARM_UP = 2
+BLOCK = "matrix"
+
+
+def compression(request: Request) -> Iterator[Line]:
+    """Matrices of the paper's networks."""
+    config = request.config(
+        "cifar10", clients=CLIENTS, strategy="laser", factor_exchange="two-phase", power="inf", threads=0
+    )
+    for shape in SHAPES:
+        yield {"benchmark": "compression"} | apart(_measure, config, shape, request.rounds or ROUNDS)
+
+
+def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = device_of(config)
+    gradient = torch.randn(CLIENTS, *shape, device=device)
+    sides = {"peer": Hook(gradient, config.rank), "round": Ours(gradient, config)}
+    seconds = in_turn(sides, rounds, WARM_UP, device)
+    return {
+        "rows": shape[0],
+        "columns": shape[1],
+        "rank": config.rank,
+        "clients": CLIENTS,
+        "device": str(device),
+        "threads": config.threads,
+        "rounds": rounds,
+        "peer_ms": milliseconds(seconds["peer"]),
+        "round_ms": milliseconds(seconds["round"]),
+        "ratio": round(seconds["round"] / seconds["peer"], 3),
+    }
+
+
+class Ours:
+    """Correct, encode, remember, decode what a perfect channel would hear; both phases."""
+
+    def __init__(self, gradient: Tensor, config: RunConfig) -> None:
+        """gradient: (clients, rows, columns)."""
+        self.gradient = gradient
+        self.memory = torch.zeros_like(gradient)
+        training = Training(config, {BLOCK: gradient[0]}, Plan(1))
+        self.broadcast = training.broadcast()
+
+    def __call__(self) -> Tensor:
+        """One round; returns the update."""
+        scheme, shared = self.broadcast.scheme, self.broadcast.shared
+        corrected = self.memory.add_(self.gradient)
+        update = None
+        for phase in range(len(scheme.promises.phase_shares)):
+            ctx = replace(self.broadcast.context, phase=phase)
+            signals, kept = scheme.encode({BLOCK: corrected}, shared, ctx)
+            for part in kept.values():
+                part.leave_(corrected)
+            heard = {name: signal.mean(dim=0) for name, signal in signals.items()}
+            update, shared = scheme.decode(Heard(heard, {}), shared, ctx)
+        assert update is not None
+        return update[BLOCK]
+
+
+class Hook:
+    """What the hook does on each of as many workers, their all-reduces being means."""
+
+    def __init__(self, gradient: Tensor, rank: int) -> None:
+        """gradient: (workers, rows, columns)."""
+        self.gradient = gradient
+        self.error = torch.zeros_like(gradient)
+        self.q = torch.randn(gradient.shape[2], rank, device=gradient.device)
+
+    def __call__(self) -> Tensor:
+        """One round; returns the update."""
+        workers = len(self.gradient)
+        corrected = self.gradient + self.error
+        copy = corrected.clone()
+        _orthogonalize(self.q.unsqueeze(0))
+        p = torch.bmm(corrected, self.q.expand(workers, *self.q.shape)).mean(dim=0)
+        _orthogonalize(p.unsqueeze(0))
+        self.q = torch.bmm(corrected.transpose(1, 2), p.expand(workers, *p.shape)).mean(dim=0)
+        update = torch.matmul(p, self.q.t(), out=corrected[0])
+        self.error = copy - update
+        return update

@@ -1,0 +1,28 @@
+"""The command that measures."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from laser_fl.errors import ConfigError
+from laser_fl.schemes import SCHEMES
+from simulations.cli.common import Overrides, key_values, one_line_errors
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure; see `laser-fl list`.")],
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds to time; 0: the benchmark's own choice.")] = 0,
+    strategies: Annotated[str | None, typer.Option(help="Comma-separated, where there are several; default: all.")] = None,
+    config: Overrides = None,
+) -> None:
+    """Time rounds beside what they cannot do without; one JSON line per case."""
+    with one_line_errors():
+        from simulations.benchmarks import BENCHMARKS
+        from simulations.benchmarks.base import Request
+
+        if name not in BENCHMARKS:
+            raise ConfigError(f"NAME: must be one of {', '.join(BENCHMARKS)}, got {name!r}")
+        chosen = tuple(SCHEMES) if strategies is None else tuple(one.strip() for one in strategies.split(","))
+        for line in BENCHMARKS.load(name)(Request(rounds, chosen, key_values(config))):
+            typer.echo(json.dumps(line))
