@@ -91,7 +91,7 @@ class RunConfig(BaseModel):
     tokens: Literal["bytes", "gpt2"] = Field(
         "bytes", description="what a text is cut into: its bytes, or GPT-2's 50,257"
     )
-    dropout: Fraction = Field(0.0, description="gpt2's dropout; needs client-batching=loop")
+    dropout: Fraction = Field(0.0, description="gpt2's dropout; not with client-batching=vmap")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32", description="of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere"
     )
@@ -141,8 +141,8 @@ class RunConfig(BaseModel):
     clients: Count = Field(16, description="number of clients")
     fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that is asked in a round")
     dropout_rate: Fraction = Field(0.0, description="chance of a client that was asked to drop out of a round")
-    client_batching: Literal["vmap", "loop"] = Field(
-        "vmap", description="compute clients in one batched call, or one by one"
+    client_batching: Literal["auto", "vmap", "loop"] = Field(
+        "auto", description="compute clients in one batched call, or one by one; auto: what is faster for the model"
     )
     batch_size: Count = Field(32, description="examples per client and micro-step")
     accumulation_steps: Count = Field(1, description="micro-steps per round")
@@ -185,8 +185,8 @@ class RunConfig(BaseModel):
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")
-        if self.precision != "float32" and self.client_batching != "loop":
-            rule = f"must be loop for precision {self.precision}"
+        if self.precision != "float32" and self.client_batching == "vmap":
+            rule = f"must be loop or auto for precision {self.precision}"
             raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")

@@ -1,5 +1,7 @@
 """Who takes part in a round."""
 
+from collections.abc import Sequence
+
 import torch
 
 from laser_fl.streams import Streams
@@ -11,9 +13,13 @@ def participants(clients: int, fraction: float, dropout_rate: float, round: int,
     The server asks ``fraction`` of all, at least one, drawn anew each round; of these each drops out
     with the probability ``dropout_rate``. A client that is not there computes nothing and keeps its memory.
     """
-    order = torch.randperm(clients, generator=streams.generator("participants", round))[: asked(clients, fraction)]
-    stays = torch.rand(clients, generator=streams.generator("dropouts", round)) >= dropout_rate
-    return tuple(sorted(client for client in order.tolist() if stays[client]))
+    present: Sequence[int] = range(clients)
+    if (count := asked(clients, fraction)) < clients:
+        present = torch.randperm(clients, generator=streams.generator("participants", round))[:count].tolist()
+    if dropout_rate > 0:
+        stays = torch.rand(clients, generator=streams.generator("dropouts", round)) >= dropout_rate
+        present = [client for client in present if stays[client]]
+    return tuple(sorted(present))
 
 
 def asked(clients: int, fraction: float) -> int:

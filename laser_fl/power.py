@@ -31,16 +31,19 @@ def signal_powers(
     parts = owners(names)
     known = {block.name: block for block in ctx.blocks}
     blocks = [known[name] for name in parts]
-    norms = torch.split(signal_norms, list(parts.values()), dim=1)
-    block_norms = torch.stack([n[:, 0] if n.shape[1] == 1 else scheme.block_norm(n) for n in norms], dim=1)
     sizes = torch.tensor([scheme.values(block, ctx) for block in blocks]).to(signal_norms)
-    share = shares(block_norms, gradient_norms, sizes, allocation)
-    part = torch.cat(
-        [
-            one.unsqueeze(0) if n.shape[1] == 1 else one * scheme.split(block, n, ctx.power * one, ctx)
-            for block, n, one in zip(blocks, norms, share, strict=True)
-        ]
-    )
+    if len(parts) == len(names):
+        part = shares(signal_norms, gradient_norms, sizes, allocation)
+    else:
+        norms = torch.split(signal_norms, list(parts.values()), dim=1)
+        block_norms = torch.stack([n[:, 0] if n.shape[1] == 1 else scheme.block_norm(n) for n in norms], dim=1)
+        share = shares(block_norms, gradient_norms, sizes, allocation)
+        part = torch.cat(
+            [
+                one.unsqueeze(0) if n.shape[1] == 1 else one * scheme.split(block, n, ctx.power * one, ctx)
+                for block, n, one in zip(blocks, norms, share, strict=True)
+            ]
+        )
     return torch.where(part > 0, ctx.power * part, 0.0)  # inf * 0 is NaN
 
 

@@ -61,8 +61,8 @@ def prepare(config: RunConfig) -> Setup:
         rule = f"must be at most the {len(task.test)} test examples"
         raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
     network = task.network(config)
-    if network.draws and config.client_batching != "loop":
-        raise ConfigError(f"client-batching: must be loop for a model with dropout, got {config.client_batching!r}")
+    if network.draws and config.client_batching == "vmap":
+        raise ConfigError("client-batching: must be loop or auto for a model with dropout, got 'vmap'")
     network.module.to(device)
     return Setup(config, task, network, device)
 

@@ -40,7 +40,8 @@ class Worker:
         self._task = task
         self._network = network
         self._config = config
-        self.order = task.train.order(config, clients)
+        self._order = task.train.order(config, clients)
+        self._fetched: Tensor | None = None  # the last inputs, whose memory the next ones take
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> Uplink:
         """Compute the round's gradients and send them; the memory becomes the next one in place."""
@@ -57,7 +58,7 @@ class Worker:
         """
         ctx = broadcast.context
         clients = len(ctx.present)
-        batch = self.order.batch(ctx.round, ctx.present)
+        batch = self._order.batch(ctx.round, ctx.present)
         parts = torch.split(batch, self._config.batch_size, dim=1)
         buffers = {name: b.expand(clients, *b.shape).clone() for name, b in broadcast.buffers.items()}
         total: Tensors = {}
@@ -79,7 +80,8 @@ class Worker:
     def _examples(self, rows: Tensor, ctx: Context, step: int) -> tuple[Tensor, Tensor]:
         """The examples at `rows`, augmented where the task says so, on the device of the model."""
         data = self._task.train
-        inputs, targets = (values.to(self._device) for values in data.at(rows.to(data.device)))
+        self._fetched, targets = data.at(rows.to(data.device), self._fetched)
+        inputs, targets = self._fetched.to(self._device), targets.to(self._device)
         if self._task.augment is not None:
             generators = [ctx.streams.generator("augment", ctx.round, client, step) for client in ctx.present]
             inputs = self._task.augment(inputs, generators)
@@ -127,45 +129,52 @@ def _as_row(tensors: Tensors) -> Tensors:
 
 
 class Crew:
-    """The workers of a range of clients. What the clients hold between rounds is kept by the caller.
+    """A range of clients that one worker computes, group by group. What they hold between rounds is kept by the caller.
 
-    With ``client-batching = vmap`` a worker computes many clients in one call; with ``loop``
-    each client has a worker of its own, so that its bits do not depend on its company.
+    With ``client-batching = vmap`` a group is many clients in one call; with ``loop`` it is one
+    client, so that its bits do not depend on its company; ``auto`` takes what is faster for the network.
     """
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
-        size = max(1, EXAMPLES_AT_ONCE // config.batch_size) if config.client_batching == "vmap" else 1
-        groups = [clients[start : start + size] for start in range(0, len(clients), size)]
-        self._workers = [Worker(task, network, config, group) for group in groups]
+        size = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, network) else 1
+        self._groups = [clients[start : start + size] for start in range(0, len(clients), size)]
+        self._worker = Worker(task, network, config, clients)
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
-        """The gradients alone, of one worker's clients after the other's."""
-        for worker, part in self._busy(broadcast):
-            yield worker.compute(part)
+        """The gradients alone, one group after the other."""
+        for part in self._parts(broadcast):
+            yield self._worker.compute(part)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[Uplink, Tensors]:
         """The uplink and next memory of the clients present, each tensor with the clients axis in order.
 
-        The memory is changed in place, worker by worker, so that no more than one worker's gradients
+        The memory is changed in place, group by group, so that no more than one group's gradients
         are there at once.
         """
-        busy = self._busy(broadcast)
+        parts = self._parts(broadcast)
         if not memory and broadcast.scheme.promises.error_feedback:
             clients = len(broadcast.context.present)
             like = {name: w[0] for name, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
             memory = {name: w.new_zeros(clients, *w.shape) for name, w in like.items()}
-        sizes = [len(part.context.present) for _, part in busy]
-        models = _split(broadcast.weights, sizes) if broadcast.own_weights else [broadcast.weights] * len(busy)
+        sizes = [len(part.context.present) for part in parts]
+        models = _split(broadcast.weights, sizes) if broadcast.own_weights else [broadcast.weights] * len(parts)
         uplinks = [
-            worker.answer(replace(part, weights=model), remembered)
-            for (worker, part), model, remembered in zip(busy, models, _split(memory, sizes), strict=True)
+            self._worker.answer(replace(part, weights=model), remembered)
+            for part, model, remembered in zip(parts, models, _split(memory, sizes), strict=True)
         ]
         return join(uplinks), memory
 
-    def _busy(self, broadcast: Broadcast) -> list[tuple[Worker, Broadcast]]:
-        """The workers whose clients are present, and what they see of the broadcast."""
-        parts = ((worker, broadcast.of(worker.order.clients)) for worker in self._workers)
-        return [(worker, part) for worker, part in parts if part.context.present]
+    def _parts(self, broadcast: Broadcast) -> list[Broadcast]:
+        """What each group sees of the broadcast, where any of its clients is present."""
+        parts = (broadcast.of(group) for group in self._groups)
+        return [part for part in parts if part.context.present]
+
+
+def _batches(config: RunConfig, network: Network) -> bool:
+    """Whether clients are computed in one call."""
+    if config.client_batching == "auto":
+        return network.batches and not network.draws and config.precision == "float32"
+    return config.client_batching == "vmap"
 
 
 def _split(tensors: Tensors, sizes: list[int]) -> list[Tensors]:

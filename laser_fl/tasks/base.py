@@ -44,11 +44,17 @@ class Examples:
         """The same examples on `device`."""
         return Examples(self.inputs.to(device), self.targets.to(device))
 
-    def at(self, rows: Int64[Tensor, "*rows"]) -> Batch:
-        """(inputs, targets) of the examples at `rows`, in their arrangement."""
+    def at(self, rows: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
+        """(inputs, targets) of the examples at `rows`, in their arrangement.
+
+        into: inputs of an earlier batch, to be overwritten where they have the same shape.
+        """
         flat = rows.flatten()  # indexing by more than one axis is several times slower
-        inputs = self.inputs.index_select(0, flat).view(*rows.shape, *self.inputs.shape[1:])
-        return inputs, self.targets.index_select(0, flat).view(rows.shape)
+        shape = (*rows.shape, *self.inputs.shape[1:])
+        if into is None or into.shape != shape:
+            into = self.inputs.new_empty(shape)
+        torch.index_select(self.inputs, 0, flat, out=into.view(len(flat), *self.inputs.shape[1:]))
+        return into, self.targets.index_select(0, flat).view(rows.shape)
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
         """The first `count` examples (0: all), `size` at a time."""
@@ -90,8 +96,8 @@ class Text:
         """The same text on `device`."""
         return Text(self.tokens.to(device), self.context)
 
-    def at(self, starts: Int64[Tensor, "*rows"]) -> Batch:
-        """(tokens, the tokens after them) of the windows that begin at `starts`."""
+    def at(self, starts: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
+        """(tokens, the tokens after them) of the windows that begin at `starts`; `into` is left alone."""
         places = starts.unsqueeze(-1) + torch.arange(self.context + 1, device=starts.device)
         windows = self.tokens[places].long()
         return windows[..., :-1], windows[..., 1:]
