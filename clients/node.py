@@ -1,13 +1,16 @@
 """A Flower node: which clients it hosts, what they remember, how it answers a broadcast."""
 
-from flwr.app import Context, Message
+from functools import partial
+from pathlib import Path
 
+from flwr.app import Context, Message, RecordDict
+
+from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
 from laser_fl.host import Held, Respond, answer
+from laser_fl.mapped import Slot, write
 from laser_fl.streams import Device
-from laser_fl.wire import read_broadcast, read_tensors, write_tensors, write_uplink
-
-MEMORY, COPIES = "memory", "copies"
+from laser_fl.wire import COPIES, MEMORY, ask_for_everything, board_of, put_tensors, read_broadcast, take_tensors, write_uplink
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
@@ -17,33 +20,55 @@ def hosted(node: int, nodes: int, clients: int) -> range:
 
 def hosted_here(context: Context, clients: int) -> range:
     """The clients of this node, by its ``partition-id`` and ``num-partitions``. Raises ConfigError without them."""
+    node, nodes = _place(context)
+    return hosted(node, nodes, clients)
+
+
+def _place(context: Context) -> tuple[int, int]:
+    """(partition-id, num-partitions)."""
     try:
         node, nodes = (int(context.node_config[key]) for key in ("partition-id", "num-partitions"))
     except KeyError as missing:
         raise ConfigError(f"node-config: must have partition-id and num-partitions, lacks {missing}") from None
-    return hosted(node, nodes, clients)
+    return node, nodes
 
 
 def reply(message: Message, context: Context, respond: Respond, device: Device = "cpu") -> Message:
-    """Answer a broadcast; what the clients hold between rounds is kept in the node's context.
+    """Answer a broadcast; what the clients hold between rounds is kept for the node.
+
+    On the server's host it lies in mapped files, and the node's context says where; elsewhere
+    in the context itself. A node that cannot see a file it was told of asks for everything.
 
     respond: (broadcast, memory) -> (uplink, next memory), with a leading axis on the tensors of
         the memory, over the clients of this node that take part in the round. It is not called
-        where none does. `laser_fl.pipeline.send` makes both from gradients.
+        where none does, and may change the memory in place. `laser_fl.pipeline.send` makes both from gradients.
     """
-    broadcast = read_broadcast(message.content, device)
+    state = context.state
+    try:
+        broadcast = read_broadcast(message.content, device)
+        held = Held(*(_held(key, message.content, state, device) for key in (MEMORY, COPIES)))
+    except FileNotFoundError:
+        return Message(ask_for_everything(state), reply_to=message)
     clients = hosted_here(context, broadcast.context.clients)
-    uplink, held = answer(broadcast, _load(context, device), clients, respond)
-    _store(context, held)
-    return Message(write_uplink(uplink, broadcast.of(clients).context.present), reply_to=message)
-
-
-def _load(context: Context, device: Device) -> Held:
-    stored = context.state.array_records
-    return Held(*(read_tensors(stored[key], device) if key in stored else {} for key in (MEMORY, COPIES)))
-
-
-def _store(context: Context, held: Held) -> None:
+    uplink, held = answer(broadcast, held, clients, respond)
+    board = board_of(message.content)
+    show = None if board is None else partial(_show, board, _place(context)[0])
     for key, tensors in ((MEMORY, held.memory), (COPIES, held.copies)):
         if tensors:
-            context.state[key] = write_tensors(tensors)
+            put_tensors(state, key, tensors, show)
+    return Message(write_uplink(uplink, broadcast.of(clients).context.present, show), reply_to=message)
+
+
+def _held(key: str, told: RecordDict, state: RecordDict, device: Device) -> Tensors:
+    """What is held under `key`: as the server sent it back, or as it was put away."""
+    for records in (told, state):
+        if key in records:
+            return take_tensors(records, key, device)
+    return {}
+
+
+def _show(board: Path, node: int, name: str, tensors: Tensors) -> Slot:
+    """Write tensors into this node's file of that name."""
+    slot = Slot.fitting(board / f"{name}-{node}", tensors)
+    write(slot, tensors)
+    return slot

@@ -1,19 +1,23 @@
 """Broadcasts and uplinks as Flower records, and back. The only core file that imports Flower.
 
 A broadcast names its scheme and carries everything a client needs to encode, so that a client
-node follows whatever strategy the server runs.
+node follows whatever strategy the server runs. Between processes of one host tensors do not ride
+along: they lie in mapped files (`laser_fl.mapped`), and the records say where.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, blocks_of
+from laser_fl.blocks import Block, Tensors
 from laser_fl.downlink import Downlink
+from laser_fl.mapped import Slot
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
@@ -21,6 +25,10 @@ from laser_fl.streams import Device, Streams
 
 WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
 SIGNALS, REPORTS, CLIENTS = "signals", "reports", "clients"
+MEMORY, COPIES = "memory", "copies"  # what a node's clients hold between rounds
+EVERYTHING = "everything"
+
+Show = Callable[[str, Tensors], Slot]  # write tensors where the reader maps them, under a name, and say where
 
 
 def write_tensors(tensors: Tensors) -> ArrayRecord:
@@ -33,8 +41,42 @@ def read_tensors(record: ArrayRecord, device: Device = "cpu") -> Tensors:
     return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
 
 
-def write_broadcast(broadcast: Broadcast, model: ArrayRecord) -> RecordDict:
-    """A broadcast as records. model: the current weights, already written, for where the model is broadcast."""
+def put_tensors(records: RecordDict, name: str, tensors: Tensors, show: Show | None = None) -> None:
+    """Add tensors to records: themselves, or, with `show`, where they are."""
+    records[name] = write_tensors(tensors) if show is None else ConfigRecord({"slot": show(name, tensors).text})
+
+
+def take_tensors(records: RecordDict, name: str, device: Device = "cpu") -> Tensors:
+    """Undo `put_tensors`, onto `device`. Raises FileNotFoundError where they are in a file of another host."""
+    if name in records.array_records:
+        return read_tensors(records.array_records[name], device)
+    tensors = Slot.parse(str(records.config_records[name]["slot"])).map()
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def board_of(records: RecordDict) -> Path | None:
+    """The folder in which the broadcast's tensors lie; None where they ride along."""
+    if SHARED in records.array_records:
+        return None
+    return Path(Slot.parse(str(records.config_records[SHARED]["slot"])).path).parent
+
+
+def ask_for_everything(state: RecordDict) -> RecordDict:
+    """The answer of a node that cannot see a file: to be told again in full, with what it held by its state."""
+    slots = {key: state.config_records[key]["slot"] for key in (MEMORY, COPIES) if key in state.config_records}
+    return RecordDict({EVERYTHING: ConfigRecord(slots)})
+
+
+def add_held(records: RecordDict, asked: RecordDict, board: Path) -> None:
+    """Give a node that asked for everything what its clients held, from the files on `board`."""
+    for key, slot in asked.config_records[EVERYTHING].items():
+        where = Slot.parse(str(slot))
+        if Path(where.path).parent == board:
+            put_tensors(records, key, where.map())
+
+
+def write_broadcast(broadcast: Broadcast, show: Show | None = None) -> RecordDict:
+    """A broadcast as records; the weights only in a round's first exchange."""
     ctx = broadcast.context
     exchange = ConfigRecord(
         {
@@ -51,25 +93,25 @@ def write_broadcast(broadcast: Broadcast, model: ArrayRecord) -> RecordDict:
             "downlink": broadcast.downlink.content,
             "downlink-noise-std": broadcast.downlink.noise_std,
             "seed": ctx.streams.seed,
-            "transposed": [block.name for block in ctx.blocks if block.transposed],
+            "blocks": json.dumps([(block.name, block.shape, block.transposed) for block in ctx.blocks]),
         }
     )
     scheme = ConfigRecord({"name": _name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
-    shared = write_tensors(broadcast.shared)
-    weights = write_tensors(broadcast.weights) if broadcast.downlink.content == "update" else model
-    buffers = write_tensors(broadcast.buffers)
-    return RecordDict({WEIGHTS: weights, SHARED: shared, EXCHANGE: exchange, SCHEME: scheme, BUFFERS: buffers})
+    records = RecordDict({EXCHANGE: exchange, SCHEME: scheme})
+    put_tensors(records, SHARED, broadcast.shared, show)
+    if ctx.phase == 0:
+        put_tensors(records, WEIGHTS, broadcast.weights, show)
+        put_tensors(records, BUFFERS, broadcast.buffers, show)
+    return records
 
 
 def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
-    """Undo `write_broadcast`, with all tensors on `device`."""
-    weights = read_tensors(records.array_records[WEIGHTS], device)
-    shared = read_tensors(records.array_records[SHARED], device)
+    """Undo `write_broadcast`, with all tensors on `device`. Raises FileNotFoundError as `take_tensors`."""
     exchange: dict[str, Any] = dict(records.config_records[EXCHANGE])
     options: dict[str, Any] = dict(records.config_records[SCHEME])
     scheme = SCHEMES.load(options.pop("name"))(**options)
     context = Context(
-        blocks=blocks_of(weights, exchange["transposed"]),
+        blocks=tuple(Block(name, tuple(shape), turned) for name, shape, turned in json.loads(exchange["blocks"])),
         round=exchange["round"],
         phase=exchange["phase"],
         power=exchange["power"],
@@ -83,11 +125,18 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         streams=Streams(exchange["seed"]),
     )
     downlink = Downlink(exchange["downlink"], exchange["downlink-noise-std"])
-    buffers = read_tensors(records.array_records[BUFFERS], device)
-    return Broadcast(weights, shared, scheme, context, downlink, buffers=buffers)
+    first = context.phase == 0
+    return Broadcast(
+        weights=take_tensors(records, WEIGHTS, device) if first else {},
+        shared=take_tensors(records, SHARED, device),
+        scheme=scheme,
+        context=context,
+        downlink=downlink,
+        buffers=take_tensors(records, BUFFERS, device) if first else {},
+    )
 
 
-def write_uplink(uplink: Uplink, clients: Sequence[int]) -> RecordDict:
+def write_uplink(uplink: Uplink, clients: Sequence[int], show: Show | None = None) -> RecordDict:
     """What the clients of one node say, as records. clients: the numbers of those present, rising."""
     reports = {
         "signal-norms": uplink.signal_norms,
@@ -95,16 +144,17 @@ def write_uplink(uplink: Uplink, clients: Sequence[int]) -> RecordDict:
         "losses": uplink.losses,
     }
     numbers = ConfigRecord({"present": list(clients)})
-    signals, buffers = write_tensors(uplink.signals), write_tensors(uplink.buffers)
-    return RecordDict({SIGNALS: signals, REPORTS: write_tensors(reports), CLIENTS: numbers, BUFFERS: buffers})
+    records = RecordDict({REPORTS: write_tensors(reports), CLIENTS: numbers})
+    put_tensors(records, SIGNALS, uplink.signals, show)
+    put_tensors(records, BUFFERS, uplink.buffers, show)
+    return records
 
 
 def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[tuple[int, ...], Uplink]:
     """Undo `write_uplink`: (the clients' numbers, what they say)."""
     numbers: dict[str, Any] = dict(records.config_records[CLIENTS])
     reports: dict[str, Tensor] = read_tensors(records.array_records[REPORTS], device)
-    signals = read_tensors(records.array_records[SIGNALS], device)
-    buffers = read_tensors(records.array_records[BUFFERS], device)
+    signals, buffers = (take_tensors(records, name, device) for name in (SIGNALS, BUFFERS))
     uplink = Uplink(signals, reports["signal-norms"], reports["gradient-norms"], reports["losses"], buffers)
     return tuple(numbers["present"]), uplink
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -18,7 +18,10 @@ from laser_fl.loop import Evaluate, Observer, Training, train
 from laser_fl.pipeline import Uplink, join
 from laser_fl.plan import Plan
 from laser_fl.streams import Device
-from laser_fl.wire import read_tensors, read_uplink, write_broadcast, write_tensors
+from laser_fl.mapped import Board
+from laser_fl.wire import EVERYTHING, add_held, read_tensors, read_uplink, write_broadcast, write_tensors
+
+PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -58,6 +61,9 @@ class OverTheAir(Strategy):
         self._undecayed = undecayed
         self._buffers = {name: buffer.to(device) for name, buffer in (buffers or {}).items()}
         self._device = device
+        self._board: Board | None = None
+        self._elsewhere: set[int] = set()
+        self._wants_arrays = True
 
     def start(
         self,
@@ -85,39 +91,58 @@ class OverTheAir(Strategy):
         self.training = training
         result = Result(arrays=initial_arrays)
         self.summary()
+        if hasattr(grid, "pull_interval"):
+            grid.pull_interval = min(grid.pull_interval, PULL_SECONDS)
+        self._wants_arrays = evaluate_fn is not None
         if evaluate_fn is not None and (metrics := evaluate_fn(0, initial_arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = metrics
 
         def advance() -> bool:
             server_round = training.round + 1
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
+            replies = self._send_and_receive(grid, messages, timeout)
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is None or metrics is None:
                 return False
-            result.arrays = arrays
             result.train_metrics_clientapp[server_round] = metrics
             if evaluate_fn is not None and (scores := evaluate_fn(server_round, arrays)) is not None:
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        train(training, advance, self._evaluate, self._observers)
+        size = sum(w.nbytes for w in weights.values())
+        self._board = Board((config.clients + 2) * size)  # model, buffers and shared state, and the clients' memories
+        try:
+            train(training, advance, self._evaluate, self._observers)
+        finally:
+            self._board.close()
+            self._board, self._wants_arrays = None, True
+        result.arrays = write_tensors(self.weights())
         return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The first half of an exchange: one broadcast for every node."""
-        content = write_broadcast(self._running().broadcast(), arrays)
-        content["config"] = config
-        return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in grid.get_node_ids()]
+        """The first half of an exchange: one broadcast for every node.
+
+        Nodes on this host are told where the model lies, the others are sent it; `arrays` is not used.
+        """
+        nodes = set(grid.get_node_ids())
+        plain = nodes if self._board is None else nodes & self._elsewhere
+        messages = []
+        for some, board in ((nodes - plain, self._board), (plain, None)):
+            if some:
+                content = write_broadcast(self._running().broadcast(), board and board.show)
+                content["config"] = config
+                messages += [_message(content, node) for node in sorted(some)]
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The second half: the air adds the signals up, the server hears, decodes and steps.
 
-        Returns (None, None) between the phases of a round.
+        Returns (None, None) between the phases of a round. The weights among the results are an empty record
+        where `start` needs them at its end only.
         """
         training = self._running()
         if not training.absorb(self._hear(server_round, replies)):
@@ -132,7 +157,7 @@ class OverTheAir(Strategy):
                 "snr-db": entry.snr_db,
             }
         )
-        return write_tensors(training.server.weights), metrics
+        return write_tensors(training.server.weights if self._wants_arrays else {}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -158,6 +183,22 @@ class OverTheAir(Strategy):
             raise TrainingError("the strategy has not been started: call start(grid, initial_arrays, ...)")
         return self.training
 
+    def _send_and_receive(self, grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
+        """Carry messages out and replies back; nodes that turn out to be on another host are told again, in full."""
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        asked = {r.metadata.src_node_id: r for r in replies if not r.has_error() and EVERYTHING in r.content}
+        if not asked:
+            return replies
+        assert self._board is not None
+        self._elsewhere |= asked.keys()
+        again = []
+        for node, request in asked.items():
+            content = write_broadcast(self._running().broadcast())
+            add_held(content, request.content, self._board.path)
+            again.append(_message(content, node))
+        heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
+        return heard + list(grid.send_and_receive(again, timeout=timeout))
+
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
             return self.config.model_copy(update={"clients": nodes})
@@ -178,6 +219,10 @@ class OverTheAir(Strategy):
         if heard != sorted(set(heard)):
             raise TrainingError(f"round {server_round}: clients answered twice, heard {heard}")
         return join([uplink for _, uplink in answers])
+
+
+def _message(content: RecordDict, node: int) -> Message:
+    return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
 
 def _nodes_of(grid: Grid, timeout: float) -> int:
