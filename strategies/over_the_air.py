@@ -100,7 +100,7 @@ class OverTheAir(Strategy):
         def advance() -> bool:
             server_round = training.round + 1
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
-            replies = self._send_and_receive(grid, messages, timeout)
+            replies = self._send_and_receive(grid, list(messages), timeout)
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is None or metrics is None:
                 return False
@@ -183,7 +183,7 @@ class OverTheAir(Strategy):
             raise TrainingError("the strategy has not been started: call start(grid, initial_arrays, ...)")
         return self.training
 
-    def _send_and_receive(self, grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
+    def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Carry messages out and replies back; nodes that turn out to be on another host are told again, in full."""
         replies = list(grid.send_and_receive(messages, timeout=timeout))
         asked = {r.metadata.src_node_id: r for r in replies if not r.has_error() and EVERYTHING in r.content}
@@ -192,10 +192,12 @@ class OverTheAir(Strategy):
         assert self._board is not None
         self._elsewhere |= asked.keys()
         again = []
-        for node, request in asked.items():
-            content = write_broadcast(self._running().broadcast())
-            add_held(content, request.content, self._board.path)
-            again.append(_message(content, node))
+        for message in messages:
+            if (request := asked.get(message.metadata.dst_node_id)) is not None:
+                content = write_broadcast(self._running().broadcast())
+                content["config"] = message.content["config"]
+                add_held(content, request.content, self._board.path)
+                again.append(_message(content, message.metadata.dst_node_id))
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
         return heard + list(grid.send_and_receive(again, timeout=timeout))
 
@@ -213,6 +215,9 @@ class OverTheAir(Strategy):
             if reply.has_error():
                 node, reason = reply.metadata.src_node_id, reply.error.reason
                 raise TrainingError(f"round {server_round}: node {node} failed: {reason}")
+            if EVERYTHING in reply.content:
+                node = reply.metadata.src_node_id
+                raise TrainingError(f"round {server_round}: node {node} could not make use of what it was told")
             uplinks.append(read_uplink(reply.content, self._device))
         answers = sorted((pair for pair in uplinks if pair[0]), key=lambda pair: pair[0])
         heard = [client for clients, _ in answers for client in clients]

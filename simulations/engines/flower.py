@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,17 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
     prepare(config).training()  # refuses what depends on the data, the device and the run's length
     # The apps run in another directory: whatever is relative to this one must not stay so.
     values = config.to_flat() | {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
+    launch(APP, values, nodes, show)
+    summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
+    return summary
+
+
+def launch(app: Path, values: Mapping[str, Any], nodes: int, show: Callable[[str], None]) -> None:
+    """Run the Flower app in the folder `app` with `values` as its run config, on a SuperLink of its own.
+
+    Raises:
+        TrainingError: it did not complete, with its reason.
+    """
     with (
         ending_on_signals(),
         tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home,
@@ -60,17 +71,18 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
         overrides = Path(home) / "run.toml"
         overrides.write_text(tomli_w.dumps(values))
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
-        run_id, lines = _flwr_run(env, ["--run-config", str(overrides), "--federation-config", federation], show)
+        options = ["--run-config", str(overrides), "--federation-config", federation]
+        run_id, lines = _flwr_run(env, app, options, show)
         status, details = _outcome(env, run_id)
     if status != "finished:completed":
         raise TrainingError(_reason(details, lines))
-    summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
-    return summary
 
 
-def _flwr_run(env: dict[str, str], options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
+def _flwr_run(
+    env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]
+) -> tuple[str, list[str]]:
     """Start the run and show its log to the end; returns (its id, the log's lines)."""
-    command = [_tool("flwr"), "run", str(APP), CONNECTION, "--stream", *options]
+    command = [_tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

@@ -1,0 +1,111 @@
+"""The Flower app that the benchmark runs: rounds of a strategy whose gradients are stored, and empty ones, in turn."""
+
+import json
+import time
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+import torch
+from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from clients.node import hosted_here, reply
+from laser_fl.blocks import Block, Tensors
+from laser_fl.config import RunConfig, parse
+from laser_fl.loop import Observer, Training
+from laser_fl.models import MODELS
+from laser_fl.models.base import build
+from laser_fl.pipeline import Broadcast
+from laser_fl.plan import Plan
+from laser_fl.wire import write_tensors
+from laser_fl.worker import Computed, Crew, Worker
+from strategies.over_the_air import OverTheAir
+
+WARM_UP = 3  # rounds; actors map their files in them
+
+server = ServerApp()
+client = ClientApp()
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Time rounds, each followed by an empty one; write the medians to the file ``result``."""
+    config, rounds, result = _settings(context)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    network = build(MODELS.load(config.model), config)
+    timer = _Timer(grid)
+    strategy = OverTheAir(
+        config,
+        plan=Plan(rounds + WARM_UP),
+        observers=[timer],
+        transposed=network.transposed,
+        undecayed=network.undecayed,
+        buffers=network.buffers,
+    )
+    strategy.start(grid, write_tensors(network.weights), rounds + WARM_UP)
+    result.write_text(json.dumps({name: median(s[WARM_UP:]) for name, s in timer.seconds.items()}))
+
+
+class _Timer(Observer):
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self.seconds: dict[str, list[float]] = {"round": [], "empty": []}
+
+    def on_round(self, training: Training, seconds: float) -> None:
+        """Note the round, and do an empty one."""
+        self.seconds["round"].append(seconds)
+        started = time.perf_counter()
+        nodes = self._grid.get_node_ids()
+        messages = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
+        replies = list(self._grid.send_and_receive(messages))
+        assert not any(message.has_error() for message in replies)
+        self.seconds["empty"].append(time.perf_counter() - started)
+
+
+@client.query()
+def nothing(message: Message, context: Context) -> Message:
+    """Answer an empty message."""
+    return Message(RecordDict(), reply_to=message)
+
+
+@client.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer a broadcast with stored gradients."""
+    config, *_ = _settings(context)
+    return reply(message, context, _StoredCrew(hosted_here(context, config.clients)).answer)
+
+
+class _StoredCrew(Crew):
+    """Clients one by one."""
+
+    def __init__(self, clients: range) -> None:
+        self._groups = [range(c, c + 1) for c in clients]
+        self._worker = _Stored()
+
+
+class _Stored(Worker):
+    """One gradient for all clients and rounds."""
+
+    def __init__(self) -> None:
+        """Needs neither data nor network."""
+
+    def compute(self, broadcast: Broadcast) -> Computed:
+        """It costs nothing."""
+        ctx = broadcast.context
+        buffers = {name: b.unsqueeze(0) for name, b in broadcast.buffers.items()}
+        return Computed(_gradients(ctx.blocks), buffers, torch.zeros(len(ctx.present), dtype=torch.float64))
+
+
+@cache
+def _gradients(blocks: tuple[Block, ...]) -> Tensors:
+    generator = torch.Generator().manual_seed(0)
+    return {block.name: torch.randn(1, *block.shape, generator=generator) / 1000 for block in blocks}
+
+
+def _settings(context: Context) -> tuple[RunConfig, int, Path]:
+    values = dict(context.run_config)
+    rounds, result = int(values.pop("timed-rounds")), Path(str(values.pop("result")))
+    return parse(values), rounds, result
