@@ -10,7 +10,20 @@ from laser_fl.errors import ConfigError
 from laser_fl.host import Held, Respond, answer
 from laser_fl.mapped import Slot, write
 from laser_fl.streams import Device
-from laser_fl.wire import COPIES, MEMORY, ask_for_everything, board_of, put_tensors, read_broadcast, take_tensors, write_uplink
+from laser_fl.replica import Follower, OutOfStepError
+from laser_fl.wire import (
+    COPIES,
+    MEMORY,
+    NUMBERS,
+    ask_for_everything,
+    board_of,
+    put_tensors,
+    read_broadcast,
+    read_state,
+    take_tensors,
+    write_state,
+    write_uplink,
+)
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
@@ -37,7 +50,8 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
     """Answer a broadcast; what the clients hold between rounds is kept for the node.
 
     On the server's host it lies in mapped files, and the node's context says where; elsewhere
-    in the context itself. A node that cannot see a file it was told of asks for everything.
+    in the context itself. A node that cannot see a file it was told of, or has missed what it needs to follow
+    the server, asks for everything.
 
     respond: (broadcast, memory) -> (uplink, next memory), with a leading axis on the tensors of
         the memory, over the clients of this node that take part in the round. It is not called
@@ -46,16 +60,23 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
     state = context.state
     try:
         broadcast = read_broadcast(message.content, device)
-        held = Held(*(_held(key, message.content, state, device) for key in (MEMORY, COPIES)))
-    except FileNotFoundError:
-        return Message(ask_for_everything(state), reply_to=message)
-    clients = hosted_here(context, broadcast.context.clients)
-    uplink, held = answer(broadcast, held, clients, respond)
+        held = Held(
+            memory=_held(MEMORY, message.content, state, device),
+            copies=_held(COPIES, message.content, state, device),
+            follower=Follower(read_state(state, device)) if NUMBERS in state and broadcast.is_news else None,
+        )
+        clients = hosted_here(context, broadcast.context.clients)
+        uplink, held = answer(broadcast, held, clients, respond)
+    except (FileNotFoundError, OutOfStepError) as reason:
+        elsewhere = isinstance(reason, FileNotFoundError)
+        return Message(ask_for_everything(state, elsewhere), reply_to=message)
     board = board_of(message.content)
     show = None if board is None else partial(_show, board, _place(context)[0])
     for key, tensors in ((MEMORY, held.memory), (COPIES, held.copies)):
         if tensors:
             put_tensors(state, key, tensors, show)
+    if held.follower is not None:
+        write_state(state, held.follower.state, show)
     return Message(write_uplink(uplink, broadcast.of(clients).context.present, show), reply_to=message)
 
 

@@ -126,7 +126,9 @@ class RunConfig(BaseModel):
     path_loss_exponent: float = Field(0.0, ge=0, le=10, description="fading's loss over distance; 0: none")
     cell_radius: float = Field(10.0, ge=1, le=1e6, description="where clients lie, over the distance of no path loss")
     antennas: int = Field(64, ge=1, le=65536, description="antennas of blind's server")
-    downlink: Literal["model", "update"] = Field("model", description="what the server broadcasts")
+    downlink: Literal["model", "update", "compressed"] = Field(
+        "model", description="what the server broadcasts; compressed: what it heard, of which each node makes the model"
+    )
     downlink_power: Annotated[float, AfterValidator(_power)] = Field(
         math.inf, description="power of a broadcast, linear; inf: no noise"
     )
@@ -188,6 +190,9 @@ class RunConfig(BaseModel):
         if self.precision != "float32" and self.client_batching == "vmap":
             rule = f"must be loop or auto for precision {self.precision}"
             raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")
+        if self.downlink == "compressed" and not math.isinf(self.downlink_power):
+            rule = "must be inf (no noise) for downlink compressed"
+            raise ValueError(f"downlink-power: {rule}, got {self.downlink_power}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self

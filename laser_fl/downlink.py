@@ -3,7 +3,8 @@
 The server scales what it broadcasts to its power P_dl, and every client hears it under unit noise of
 its own: θ_i = θ + (‖θ‖ / √P_dl) n_i, n_i ~ N(0, I). Broadcasting the update Δ = θ_t - θ_{t-1} instead costs
 less noise, but each client then keeps a copy of its own, θ_i += Δ + (‖Δ‖ / √P_dl) n_i, and the
-copies drift apart. Everything else that goes down (bases, who speaks) is noiseless.
+copies drift apart. Everything else that goes down (bases, who speaks) is noiseless. On an ideal downlink the
+server can also broadcast what it heard, of which every node makes the same model (`laser_fl.replica`).
 
 Source: paper, §5 (left open there); Amiri, Gündüz, Kulkarni, Poor, "Convergence of federated learning over a
 noisy downlink", IEEE Trans. Wireless Communications, 2022.
@@ -22,14 +23,15 @@ from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
 from laser_fl.schemes.base import Context
 
-Content = Literal["model", "start", "update"]
+Content = Literal["model", "start", "update", "heard"]
 
 
 @dataclass(frozen=True)
 class Downlink:
     """What a broadcast's weights are.
 
-    content: the ``model`` itself; the ``start`` of copies, a model that all know; or the ``update`` of those copies.
+    content: the ``model`` itself; the ``start`` of copies, a model that all know; the ``update`` of those copies;
+        or no weights, but what was ``heard``.
     noise_std: standard deviation of the noise under which each client hears a value of them.
     """
 

@@ -8,6 +8,7 @@ import torch
 from laser_fl.blocks import Tensors
 from laser_fl.downlink import listen
 from laser_fl.pipeline import Broadcast, Uplink
+from laser_fl.replica import Follower, following
 
 Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
 
@@ -18,21 +19,30 @@ class Held:
 
     memory: of error feedback, per block; empty at first, and for schemes without.
     copies: each client's own model, where the server broadcasts updates; else empty.
+    follower: of all the host's clients, where the server broadcasts what it heard.
     """
 
     memory: Tensors = field(default_factory=dict)
     copies: Tensors = field(default_factory=dict)
+    follower: Follower | None = None
 
 
 def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -> tuple[Uplink, Held]:
     """Let those of `clients` that take part in the round respond; the others only listen.
 
     respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
+
+    Raises:
+        OutOfStepError: the server told what it heard, but an exchange before that was missed.
     """
+    if broadcast.told is not None:
+        follower = following(held.follower, broadcast.told, broadcast.scheme)
+        held = replace(held, follower=follower)
+        broadcast = replace(broadcast, weights=follower.weights, shared=follower.shared)
     here, own = broadcast.of(clients), None
     rows = [client - clients.start for client in here.context.present]
     if broadcast.context.phase == 0:
-        keeping = broadcast.downlink.content != "model"  # a copy goes on while its client is absent
+        keeping = broadcast.downlink.content in ("start", "update")  # a copy goes on while its client is absent
         listeners = clients if keeping else here.context.present
         own, copies = listen(broadcast.weights, broadcast.downlink, held.copies, listeners, broadcast.context)
         held = replace(held, copies=copies)

@@ -22,6 +22,7 @@ from laser_fl.ledger import Broadcasts, Entry, entry
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
+from laser_fl.replica import News, State
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
@@ -74,6 +75,8 @@ class Training:
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
         self._updates = 0
         self._sent: Tensors | None = None
+        self._exchange = 0
+        self._news: News | None = None
         self._buffers: Tensors = {}
         refuse_silence(config, self._channel, plan.rounds, self._streams)
         self._begin_round()
@@ -88,15 +91,19 @@ class Training:
         """Number of values of the model."""
         return sum(block.size for block in self._blocks)
 
-    def broadcast(self) -> Broadcast:
-        """What goes down before the next exchange."""
+    def broadcast(self, again: bool = False) -> Broadcast:
+        """What goes down before the next exchange; again: to a node that could not make use of it."""
+        told = self._state() if again and self._compressed else self._told()
+        if again and told is not None:
+            self._down_floats += told.floats
         return Broadcast(
             weights=self._down,
-            shared=self._shared,
+            shared={} if self._compressed else self._shared,
             scheme=self._scheme,
             context=self._context(),
             downlink=self._downlink,
             buffers=self.server.buffers,
+            told=told,
         )
 
     def absorb(self, uplink: Uplink) -> bool:
@@ -114,11 +121,14 @@ class Training:
         if self._phase == 0 and ctx.present:
             self.train_loss = float(uplink.losses.mean())
             self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
-            self._side_channel_floats += sum(b.numel() for b in self._buffers.values())
-        self._shared_floats += sum(tensor.numel() for tensor in self._shared.values())
+            self._side_channel_floats += _floats(self._buffers)
+        told = self._told()
+        self._down_floats += _floats(self._shared) if told is None else told.floats
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
         self._shared = reception.shared
+        self._news = News(self._exchange, ctx, reception.heard)
+        self._exchange += 1
         self._usages.append(reception.usage)
         self._side_channel_floats += reception.side_channel_floats
         self._phase += 1
@@ -137,7 +147,8 @@ class Training:
         self._phase = 0
         self._usages: list[Usage] = []
         self._buffers = {}
-        self._shared_floats = self._side_channel_floats = 0
+        self._down_floats = _floats(self._down) + _floats(self.server.buffers)
+        self._side_channel_floats = 0
 
     def _finish_round(self, update: Tensors | None) -> None:
         """Step on the update; a round in which nobody spoke leaves the server as it was."""
@@ -156,12 +167,26 @@ class Training:
     def _make_downlink(self) -> tuple[Tensors, Downlink]:
         """What goes down of the model, and under which noise the clients hear it."""
         weights, power = self.server.weights, self._downlink_power
+        if self._compressed:
+            return {}, Downlink("heard")
         if self.config.downlink == "model":
             return weights, Downlink("model", noise_std(weights, power))
         if self._sent is None:
             return weights, Downlink("start")
         update = {name: w - self._sent[name] for name, w in weights.items()}
         return update, Downlink("update", noise_std(update, power))
+
+    @property
+    def _compressed(self) -> bool:
+        """Whether nodes make the model by themselves of what was heard."""
+        return self.config.downlink == "compressed"
+
+    def _told(self) -> News | State | None:
+        """What they make it of."""
+        return (self._news or self._state()) if self._compressed else None
+
+    def _state(self) -> State:
+        return self.server.replica.state(self._exchange, self._shared)
 
     def _entry(self) -> Entry:
         """The round's line of the ledger; refused where a client exceeded the budget."""
@@ -173,7 +198,7 @@ class Training:
             power=self._power,
             usages=self._usages,
             broadcasts=Broadcasts(
-                floats=self.parameters + self._shared_floats + sum(b.numel() for b in self.server.buffers.values()),
+                floats=self._down_floats,
                 energy=0.0 if ideal else self._downlink_power,
                 channel_uses=0 if ideal else self.parameters,
             ),
@@ -211,6 +236,10 @@ class Training:
             bits=turnout.bits,
             streams=self._streams,
         )
+
+
+def _floats(tensors: Tensors) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 @dataclass(frozen=True)

@@ -46,19 +46,18 @@ class Slot:
         """To be sent to another process."""
         return json.dumps((self.path, self.layout))
 
-    def there(self) -> bool:
-        """Whether this process can see the file."""
-        return Path(self.path).is_file()
-
     def map(self) -> Tensors:
-        """The tensors, whose values are those of the file; changes go to the file. Raises OSError without it."""
+        """The tensors, whose values are those of the file; changes go to the file. Raises FileNotFoundError without it."""
         return dict(_map(self, Path(self.path).stat().st_ino))
 
-    def create(self) -> Tensors:
-        """Make the file, of zeros, and map it."""
-        with Path(self.path).open("wb") as file:
-            file.truncate(self._end)
-        return self.map()
+    def reserve(self) -> None:
+        """Make the file long enough, or make it, of zeros; what is in it stays.
+
+        PyTorch would lengthen it, too, but zeroes its first byte when it does.
+        """
+        with Path(self.path).open("ab") as file:
+            if file.tell() < self._end:
+                file.truncate(self._end)
 
     @property
     def _end(self) -> int:
@@ -109,10 +108,8 @@ class Board:
 
 def write(slot: Slot, tensors: Tensors) -> None:
     """Write tensors into the slot's file, which is made where there is none; nothing where they are the file's."""
-    try:
-        mapped = slot.map()
-    except FileNotFoundError:
-        mapped = slot.create()
+    slot.reserve()
+    mapped = slot.map()
     for name, tensor in tensors.items():
         if mapped[name].data_ptr() != tensor.data_ptr():
             mapped[name].copy_(tensor)

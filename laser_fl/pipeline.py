@@ -29,6 +29,7 @@ from laser_fl.channels.base import Links, Usage
 from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
+from laser_fl.replica import News, State
 from laser_fl.power import Allocation, signal_powers
 from laser_fl.schemes.base import Context, Heard, Scheme, owners
 from laser_fl.schemes.kept import Kept
@@ -42,6 +43,8 @@ class Broadcast:
         the server under noise of their own.
     downlink: what the weights are, before anybody has heard them.
     buffers: of the model (a batch-norm's running mean and variance); noiseless.
+    told: where nodes make weights and shared state by themselves: what the server heard last, or
+        all that they need to begin.
     """
 
     weights: Tensors
@@ -51,6 +54,12 @@ class Broadcast:
     downlink: Downlink = field(default_factory=Downlink)
     own_weights: bool = False
     buffers: Tensors = field(default_factory=dict)
+    told: News | State | None = None
+
+    @property
+    def is_news(self) -> bool:
+        """True where it takes a replica to make use of it."""
+        return isinstance(self.told, News)
 
     def of(self, clients: Container[int]) -> "Broadcast":
         """The same broadcast as some of the clients see it."""
@@ -91,10 +100,12 @@ class Uplink:
 class Reception:
     """What the server made of an exchange.
 
+    heard: None in a round in which nobody spoke.
     update: None until the scheme's last phase, and in a round in which nobody spoke.
     side_channel_floats: norms up and amplitudes down, per client.
     """
 
+    heard: Heard | None
     update: Tensors | None
     shared: Tensors
     usage: Usage
@@ -160,7 +171,7 @@ def receive(
         PowerError: a digital message does not fit into its link.
     """
     if not ctx.speakers:
-        return Reception(None, shared, Usage.none(0), 0)
+        return Reception(None, None, shared, Usage.none(0), 0)
     refuse_non_finite(uplink, ctx)
     side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
     if not uplink.signals:  # a phase in which this model has nothing to say
@@ -174,7 +185,7 @@ def receive(
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
         heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
     update, shared = scheme.decode(heard, shared, ctx)
-    return Reception(update, shared, usage, side_channel_floats)
+    return Reception(heard, update, shared, usage, side_channel_floats)
 
 
 def refuse_non_finite(uplink: Uplink, ctx: Context) -> None:

@@ -1,17 +1,13 @@
-"""The server's model: weights, buffers, optimizer, learning-rate schedule, moving average."""
+"""The server's model: a replica that steps on what was heard, its buffers, and their moving average."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-
-WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
+from laser_fl.replica import Replica, Stepping
 
 
 class Server:
@@ -30,10 +26,8 @@ class Server:
         undecayed: names of the weights to which weight decay does not apply. buffers: what is not trained
         but follows the data; copied.
         """
-        self._parameters = {name: w.detach().clone() for name, w in weights.items()}
+        self.replica = Replica.new(weights, Stepping.of(config, rounds, undecayed))
         self._buffers = {name: b.detach().clone() for name, b in (buffers or {}).items()}
-        self._optimizer = optimizer_of(self._parameters, undecayed, config)
-        self._schedule = _schedule(self._optimizer, config, rounds)
         self._decay = config.ema_decay
         self._sums = {name: torch.zeros_like(w) for name, w in self.model.items()}
         self._steps = 0
@@ -41,7 +35,7 @@ class Server:
     @property
     def weights(self) -> Tensors:
         """The current weights; they change in place with the next step."""
-        return dict(self._parameters)
+        return dict(self.replica.weights)
 
     @property
     def buffers(self) -> Tensors:
@@ -51,7 +45,7 @@ class Server:
     @property
     def model(self) -> Tensors:
         """Weights and buffers."""
-        return self._parameters | self._buffers
+        return self.replica.weights | self._buffers
 
     @property
     def averaged_model(self) -> Tensors:
@@ -63,43 +57,7 @@ class Server:
 
     def step(self, update: Tensors, buffers: Tensors | None = None) -> None:
         """One optimizer iteration on `update`, a gradient per block; the buffers become `buffers`."""
-        for name, parameter in self._parameters.items():
-            parameter.grad = update[name]
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        self.replica.step(update)
         self._buffers |= buffers or {}
         self._steps += 1
         torch._foreach_lerp_(list(self._sums.values()), list(self.model.values()), 1 - self._decay)
-
-
-def optimizer_of(parameters: Tensors, undecayed: Collection[str], config: RunConfig) -> Optimizer:
-    """The config's optimizer; weight decay does not apply to those `undecayed`."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in parameters.items() if name not in undecayed], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in parameters.items() if name in undecayed], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "adamw":
-        return AdamW(groups, config.learning_rate, betas=(0.9, 0.95))
-    return SGD(groups, config.learning_rate, config.momentum)
-
-
-def _schedule(optimizer: Optimizer, config: RunConfig, rounds: int) -> LRScheduler:
-    """The learning rate over the run; a round in which nobody spoke does not count."""
-    if config.lr_schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=rounds)
-    if config.lr_schedule == "step":
-        return MultiStepLR(optimizer, [round(config.lr_decay_at * rounds)], gamma=0.1)
-    if config.lr_schedule == "one-cycle":  # as in epfml/llm-baselines: from 1/100 to 1/5 of the peak
-        return OneCycleLR(
-            optimizer,
-            max_lr=config.learning_rate,
-            total_steps=rounds + 1,
-            pct_start=WARM_UP + 1e-9,  # torch divides by zero where this makes exactly one step
-            anneal_strategy="cos",
-            cycle_momentum=False,
-            div_factor=100,
-            final_div_factor=0.05,
-        )
-    return ConstantLR(optimizer, factor=1.0)

@@ -19,13 +19,16 @@ from laser_fl.blocks import Block, Tensors
 from laser_fl.downlink import Downlink
 from laser_fl.mapped import Slot
 from laser_fl.pipeline import Broadcast, Uplink
+from laser_fl.replica import News, State
 from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.base import Context, Scheme
+from laser_fl.schemes.base import Context, Heard, Scheme
 from laser_fl.streams import Device, Streams
 
 WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
 SIGNALS, REPORTS, CLIENTS = "signals", "reports", "clients"
 MEMORY, COPIES = "memory", "copies"  # what a node's clients hold between rounds
+NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared"
+NEWS, HEARD, HEARD_STD = "news", "heard", "heard-std"
 EVERYTHING = "everything"
 
 Show = Callable[[str, Tensors], Slot]  # write tensors where the reader maps them, under a name, and say where
@@ -61,48 +64,108 @@ def board_of(records: RecordDict) -> Path | None:
     return Path(Slot.parse(str(records.config_records[SHARED]["slot"])).path).parent
 
 
-def ask_for_everything(state: RecordDict) -> RecordDict:
-    """The answer of a node that cannot see a file: to be told again in full, with what it held by its state."""
+def ask_for_everything(state: RecordDict, elsewhere: bool) -> RecordDict:
+    """The answer of a node that could make nothing of a broadcast: to be told again, in full.
+
+    elsewhere: it cannot see the files, not even those in which its own clients' memory lies by its `state`.
+    """
     slots = {key: state.config_records[key]["slot"] for key in (MEMORY, COPIES) if key in state.config_records}
-    return RecordDict({EVERYTHING: ConfigRecord(slots)})
+    return RecordDict({EVERYTHING: ConfigRecord({"elsewhere": elsewhere} | slots)})
+
+
+def is_elsewhere(asked: RecordDict) -> bool:
+    """Whether the node that asked for everything needs to be sent it, too."""
+    return bool(asked.config_records[EVERYTHING]["elsewhere"])
 
 
 def add_held(records: RecordDict, asked: RecordDict, board: Path) -> None:
-    """Give a node that asked for everything what its clients held, from the files on `board`."""
-    for key, slot in asked.config_records[EVERYTHING].items():
-        where = Slot.parse(str(slot))
-        if Path(where.path).parent == board:
-            put_tensors(records, key, where.map())
+    """Give a node what its clients held, by what it asked, from the files on `board`."""
+    for key in (MEMORY, COPIES):
+        if (slot := asked.config_records[EVERYTHING].get(key)) is not None:
+            where = Slot.parse(str(slot))
+            if Path(where.path).parent == board:
+                put_tensors(records, key, where.map())
 
 
 def write_broadcast(broadcast: Broadcast, show: Show | None = None) -> RecordDict:
     """A broadcast as records; the weights only in a round's first exchange."""
-    ctx = broadcast.context
-    exchange = ConfigRecord(
-        {
-            "round": ctx.round,
-            "phase": ctx.phase,
-            "power": ctx.power,
-            "noise-std": ctx.noise_std,
-            "updates": ctx.updates,
-            "clients": ctx.clients,
-            "present": list(ctx.present),
-            "speakers": list(ctx.speakers),
-            "averaged": ctx.averaged,
-            "bits": list(ctx.bits),
-            "downlink": broadcast.downlink.content,
-            "downlink-noise-std": broadcast.downlink.noise_std,
-            "seed": ctx.streams.seed,
-            "blocks": json.dumps([(block.name, block.shape, block.transposed) for block in ctx.blocks]),
-        }
-    )
+    ctx, down = broadcast.context, broadcast.downlink
+    exchange = ConfigRecord(_write_context(ctx) | {"downlink": down.content, "downlink-noise-std": down.noise_std})
     scheme = ConfigRecord({"name": _name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
     records = RecordDict({EXCHANGE: exchange, SCHEME: scheme})
     put_tensors(records, SHARED, broadcast.shared, show)
     if ctx.phase == 0:
         put_tensors(records, WEIGHTS, broadcast.weights, show)
         put_tensors(records, BUFFERS, broadcast.buffers, show)
+    if isinstance(broadcast.told, State):
+        write_state(records, broadcast.told, show)
+    elif broadcast.told is not None:
+        _write_news(records, broadcast.told, show)
     return records
+
+
+def write_state(records: RecordDict, state: State, show: Show | None = None) -> None:
+    """Add a replica's state to records."""
+    records[NUMBERS] = ConfigRecord({"text": state.numbers})
+    put_tensors(records, REPLICA, state.model, show)
+    put_tensors(records, REPLICA_SHARED, state.shared, show)
+
+
+def read_state(records: RecordDict, device: Device = "cpu") -> State:
+    """Undo `write_state`, onto `device`; on the CPU the tensors of a mapped file are the state's."""
+    numbers = str(records.config_records[NUMBERS]["text"])
+    model, shared = (take_tensors(records, name, device) for name in (REPLICA, REPLICA_SHARED))
+    return State.parse(numbers, model, shared)
+
+
+def _write_news(records: RecordDict, news: News, show: Show | None) -> None:
+    told = {"exchange": news.exchange, "silent": news.heard is None}
+    records[NEWS] = ConfigRecord(_write_context(news.context) | told)
+    if news.heard is not None:
+        put_tensors(records, HEARD, news.heard.values, show)
+        put_tensors(records, HEARD_STD, news.heard.noise_std)
+
+
+def _read_news(records: RecordDict, device: Device) -> News:
+    told: dict[str, Any] = dict(records.config_records[NEWS])
+    heard = None
+    if not told["silent"]:
+        heard = Heard(take_tensors(records, HEARD, device), take_tensors(records, HEARD_STD, device))
+    return News(told["exchange"], _read_context(told), heard)
+
+
+def _write_context(ctx: Context) -> dict[str, Any]:
+    return {
+        "round": ctx.round,
+        "phase": ctx.phase,
+        "power": ctx.power,
+        "noise-std": ctx.noise_std,
+        "updates": ctx.updates,
+        "clients": ctx.clients,
+        "present": list(ctx.present),
+        "speakers": list(ctx.speakers),
+        "averaged": ctx.averaged,
+        "bits": list(ctx.bits),
+        "seed": ctx.streams.seed,
+        "blocks": json.dumps([(block.name, block.shape, block.transposed) for block in ctx.blocks]),
+    }
+
+
+def _read_context(told: dict[str, Any]) -> Context:
+    return Context(
+        blocks=tuple(Block(name, tuple(shape), turned) for name, shape, turned in json.loads(told["blocks"])),
+        round=told["round"],
+        phase=told["phase"],
+        power=told["power"],
+        noise_std=told["noise-std"],
+        updates=told["updates"],
+        clients=told["clients"],
+        present=tuple(told["present"]),
+        speakers=tuple(told["speakers"]),
+        averaged=told["averaged"],
+        bits=tuple(told["bits"]),
+        streams=Streams(told["seed"]),
+    )
 
 
 def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
@@ -110,20 +173,12 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
     exchange: dict[str, Any] = dict(records.config_records[EXCHANGE])
     options: dict[str, Any] = dict(records.config_records[SCHEME])
     scheme = SCHEMES.load(options.pop("name"))(**options)
-    context = Context(
-        blocks=tuple(Block(name, tuple(shape), turned) for name, shape, turned in json.loads(exchange["blocks"])),
-        round=exchange["round"],
-        phase=exchange["phase"],
-        power=exchange["power"],
-        noise_std=exchange["noise-std"],
-        updates=exchange["updates"],
-        clients=exchange["clients"],
-        present=tuple(exchange["present"]),
-        speakers=tuple(exchange["speakers"]),
-        averaged=exchange["averaged"],
-        bits=tuple(exchange["bits"]),
-        streams=Streams(exchange["seed"]),
-    )
+    context = _read_context(exchange)
+    told: News | State | None = None
+    if NUMBERS in records.config_records:
+        told = read_state(records, device)
+    elif NEWS in records.config_records:
+        told = _read_news(records, device)
     downlink = Downlink(exchange["downlink"], exchange["downlink-noise-std"])
     first = context.phase == 0
     return Broadcast(
@@ -133,6 +188,7 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         context=context,
         downlink=downlink,
         buffers=take_tensors(records, BUFFERS, device) if first else {},
+        told=told,
     )
 
 

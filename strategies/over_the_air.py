@@ -19,7 +19,7 @@ from laser_fl.pipeline import Uplink, join
 from laser_fl.plan import Plan
 from laser_fl.streams import Device
 from laser_fl.mapped import Board
-from laser_fl.wire import EVERYTHING, add_held, read_tensors, read_uplink, write_broadcast, write_tensors
+from laser_fl.wire import EVERYTHING, add_held, is_elsewhere, read_tensors, read_uplink, write_broadcast, write_tensors
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -184,20 +184,24 @@ class OverTheAir(Strategy):
         return self.training
 
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Carry messages out and replies back; nodes that turn out to be on another host are told again, in full."""
+        """Carry messages out and replies back; nodes that can make nothing of theirs are told again, in full."""
         replies = list(grid.send_and_receive(messages, timeout=timeout))
         asked = {r.metadata.src_node_id: r for r in replies if not r.has_error() and EVERYTHING in r.content}
         if not asked:
             return replies
-        assert self._board is not None
-        self._elsewhere |= asked.keys()
-        again = []
+        board, again, told = self._board, [], self._running().broadcast(again=True)
+        assert board is not None
         for message in messages:
-            if (request := asked.get(message.metadata.dst_node_id)) is not None:
-                content = write_broadcast(self._running().broadcast())
-                content["config"] = message.content["config"]
-                add_held(content, request.content, self._board.path)
-                again.append(_message(content, message.metadata.dst_node_id))
+            node = message.metadata.dst_node_id
+            if node not in asked:
+                continue
+            if is_elsewhere(asked[node].content):
+                self._elsewhere.add(node)
+            content = write_broadcast(told, None if node in self._elsewhere else board.show)
+            content["config"] = message.content["config"]
+            if node in self._elsewhere:
+                add_held(content, asked[node].content, board.path)
+            again.append(_message(content, node))
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
         return heard + list(grid.send_and_receive(again, timeout=timeout))
 

@@ -18,7 +18,15 @@ from laser_fl.loop import Observer, Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.schemes import SCHEMES
-from laser_fl.wire import read_broadcast, read_tensors, read_uplink, write_broadcast, write_tensors, write_uplink
+from laser_fl.wire import (
+    board_of,
+    read_broadcast,
+    read_tensors,
+    read_uplink,
+    write_broadcast,
+    write_tensors,
+    write_uplink,
+)
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
@@ -96,6 +104,121 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
     a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("grid", "direct"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
+
+
+SHARED = {
+    "plain": {"strategy": "laser"},
+    "two-phase": {"strategy": "laser", "factor-exchange": "two-phase"},
+    "drifting copies": {"strategy": "laser", "downlink": "update", "downlink-power": 1e4},
+    "compressed": {"strategy": "laser", "downlink": "compressed", "momentum": 0.9},
+    "compressed two-phase": {"factor-exchange": "two-phase", "downlink": "compressed", "optimizer": "adamw"},
+    "absences": {"strategy": "random-k", "fraction": 0.6, "downlink": "compressed"},
+}
+
+
+class TestWhatIsLarge:
+    """It lies in mapped files; only nodes of other hosts are sent it."""
+
+    def same_as_in_process(self, tmp_path, options, grid):
+        options = options | {"client_batching": "loop"}
+        config = run_config(tmp_path / "grid", **options)
+        server_app(grid(config.to_flat()), Context(1, 0, {}, RecordDict(), config.to_flat()))
+        in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
+        for file in ("metrics.csv", "weights.safetensors"):
+            assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
+
+    @pytest.mark.parametrize("case", names(SHARED))
+    @pytest.mark.parametrize(
+        "far", [lambda round: [101], lambda round: [100 + round % 3], lambda round: range(100, 103)]
+    )
+    def test_nodes_on_other_hosts_give_the_same_run(self, tmp_path, monkeypatch, case, far):
+        """From the start, or in turn, as in a pool of actors on several hosts."""
+        self.same_as_in_process(tmp_path, SHARED[case], lambda flat: ScatteredGrid(3, flat, monkeypatch, far))
+
+    @pytest.mark.parametrize("case", ["compressed", "compressed two-phase", "absences"])
+    def test_a_node_that_lost_its_replica_is_told_everything(self, tmp_path, case):
+        grids = []
+
+        def forgetful(flat):
+            grids.append(ForgetfulGrid(3, flat))
+            return grids[0]
+
+        self.same_as_in_process(tmp_path, SHARED[case], forgetful)
+        ledgers = [pd.read_csv(tmp_path / run / "ledger.csv").downlink_floats for run in ("grid", "direct")]
+        more = ledgers[0] - ledgers[1]
+        assert more[grids[0].forgets] >= 7850
+        assert (more.drop(grids[0].forgets) == 0).all()
+
+    @pytest.mark.parametrize("case", names(SHARED))
+    def test_messages_and_contexts_carry_no_tensors_but_reports(self, tmp_path, case):
+        config = run_config(tmp_path / "run", **SHARED[case])
+        grid = WeighingGrid(2, config.to_flat())
+        server_app(grid, Context(1, 0, {}, RecordDict(), config.to_flat()))
+        assert grid.heaviest < 700
+        assert all(not context.state.array_records for context in grid.contexts.values())
+
+    def test_the_files_are_gone_when_the_run_is_over_or_has_failed(self, tmp_path):
+        boards = []
+
+        def note(message, context):
+            boards.append(board_of(message.content))
+            if len(boards) > 6:
+                raise RuntimeError("enough")
+            return client_app(message, context)
+
+        for rounds in (2, 6):
+            config = run_config(tmp_path / str(rounds), rounds=rounds).to_flat()
+            grid = FakeGrid(2, config, note)
+            if rounds == 2:
+                server_app(grid, Context(1, 0, {}, RecordDict(), config))
+            else:
+                with pytest.raises(RuntimeError, match="enough"):
+                    server_app(grid, Context(1, 0, {}, RecordDict(), config))
+        assert len(set(boards)) == 2
+        assert not any(board.exists() for board in boards)
+
+
+class ScatteredGrid(FakeGrid):
+    """Some nodes run on another host, where the server's files are not seen; far: round -> which."""
+
+    def __init__(self, nodes, run_config, monkeypatch, far):
+        super().__init__(nodes, run_config, self.somewhere)
+        self.monkeypatch, self.far = monkeypatch, far
+
+    def somewhere(self, message, context):
+        round = message.content.config_records["exchange"]["round"]
+        if context.node_id not in self.far(round):
+            return client_app(message, context)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("laser_fl.mapped.Slot.map", lambda self: (_ for _ in ()).throw(FileNotFoundError))
+            return client_app(message, context)
+
+
+class ForgetfulGrid(FakeGrid):
+    """The second node's replica is lost before a round."""
+
+    forgets = 3
+
+    def send_and_receive(self, messages, *, timeout=None):
+        exchange = messages[0].content.config_records["exchange"]
+        if len(messages) > 1 and (exchange["round"], exchange["phase"]) == (self.forgets, 0):
+            state = self.contexts[101].state
+            for name in ("replica-numbers", "replica", "replica-shared"):
+                del state[name]
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+class WeighingGrid(FakeGrid):
+    """Notes the most bytes of arrays in any message."""
+
+    heaviest = 0
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = super().send_and_receive(messages, timeout=timeout)
+        for message in (*messages, *replies):
+            sizes = [len(a.data) for record in message.content.array_records.values() for a in record.values()]
+            self.heaviest = max(self.heaviest, sum(sizes))
+        return replies
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ class TestSchedules:
         server = Server({"w": torch.zeros(1)}, parse({"learning-rate": 1.0} | keys), rounds)
         rates = []
         for _ in range(rounds):
-            rates.append(server._optimizer.param_groups[0]["lr"])
+            rates.append(server.replica.rates[0])
             server.step({"w": torch.zeros(1)})
         return rates
 

@@ -80,4 +80,3 @@ class ADsgd(Scheme):
 
     def _projection(self, block: Block, index: int, ctx: Context) -> Projection:
         return Projection.drawn(ctx.streams, index, block.size, self.values(block, ctx))
-

@@ -11,9 +11,7 @@ STRIDE = 64  # one value in so many makes the sample
 MARGIN = 8  # standard deviations, more or less, by which the sample's guess is on the safe side
 
 
-def largest(
-    rows: Float[Tensor, "rows values"], count: int, in_order: bool = False
-) -> Int64[Tensor, "rows count"]:
+def largest(rows: Float[Tensor, "rows values"], count: int, in_order: bool = False) -> Int64[Tensor, "rows count"]:
     """The places of each row's `count` largest values; in_order: the largest first."""
     if rows.shape[1] < LONG:
         return rows.topk(count, dim=1, sorted=in_order).indices

@@ -15,7 +15,9 @@ BENCHMARKS = Table(
             "simulations.benchmarks.rounds:gpt2", "rounds of GPT-2, full width, 2 layers, 2 clients x 1,024 tokens"
         ),
         "growth": Entry("simulations.benchmarks.rounds:growth", "rounds of the MNIST preset with 4 to 1,000 clients"),
-        "peer": Entry("simulations.benchmarks.peer:peer", "rounds of the MNIST preset beside a straightforward program"),
+        "peer": Entry(
+            "simulations.benchmarks.peer:peer", "rounds of the MNIST preset beside a straightforward program"
+        ),
         "compression": Entry(
             "simulations.benchmarks.compression:compression", "LASER's products beside those of torch's PowerSGD hook"
         ),

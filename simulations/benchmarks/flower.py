@@ -53,5 +53,10 @@ def _project(values: dict[str, str | int | float]) -> dict[str, object]:
         "components": {"serverapp": "app:server", "clientapp": "app:client"},
         "config": values,
     }
-    project = {"name": "laser-fl-bench", "version": "1.0.0", "license": {"file": "LICENSE"}, "dependencies": ["flwr>=1.41.0"]}
+    project = {
+        "name": "laser-fl-bench",
+        "version": "1.0.0",
+        "license": {"file": "LICENSE"},
+        "dependencies": ["flwr>=1.41.0"],
+    }
     return {"project": project, "tool": {"flwr": {"app": app}}}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.server import optimizer_of
+from laser_fl.replica import Stepping, optimizer_of
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
 from simulations.benchmarks.base import Line, Request, apart, milliseconds
@@ -109,7 +109,7 @@ class Floor:
         """The weights are those of a run of its own."""
         self._broadcast = setup.training().broadcast()
         self._crew = Crew(setup.task, setup.network, setup.config, range(setup.config.clients))
-        self._optimizer = optimizer_of(self._broadcast.weights, setup.network.undecayed, setup.config)
+        self._optimizer = optimizer_of(self._broadcast.weights, Stepping.of(setup.config, 1, setup.network.undecayed))
         self._round = 0
 
     def __call__(self) -> None:

@@ -13,7 +13,9 @@ from simulations.cli.common import Overrides, key_values, one_line_errors
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure; see `laser-fl list`.")],
     rounds: Annotated[int, typer.Option(min=0, help="Rounds to time; 0: the benchmark's own choice.")] = 0,
-    strategies: Annotated[str | None, typer.Option(help="Comma-separated, where there are several; default: all.")] = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="Comma-separated, where there are several; default: all.")
+    ] = None,
     config: Overrides = None,
 ) -> None:
     """Time rounds beside what they cannot do without; one JSON line per case."""

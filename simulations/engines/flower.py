@@ -78,9 +78,7 @@ def launch(app: Path, values: Mapping[str, Any], nodes: int, show: Callable[[str
         raise TrainingError(_reason(details, lines))
 
 
-def _flwr_run(
-    env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]
-) -> tuple[str, list[str]]:
+def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
     """Start the run and show its log to the end; returns (its id, the log's lines)."""
     command = [_tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []

@@ -1,0 +1,256 @@
+"""A model and its optimizer, which step alike wherever they hear the same: on the server, and at nodes that follow it.
+
+Where the server broadcasts what it heard instead of the model (``downlink = compressed``), every node decodes and
+steps by itself. What it must know of the server's to begin with, or to begin again, is a `State`.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.errors import TrainingError
+from laser_fl.schemes.base import Context, Heard, Scheme
+
+WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
+
+
+class OutOfStepError(TrainingError):
+    """A node has missed what it would need to follow the server."""
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """How a model steps: the optimizer and its learning rate over a run of `rounds`.
+
+    undecayed: names of the weights to which weight decay does not apply. The rest is as in the config.
+    """
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    lr_schedule: str
+    lr_decay_at: float
+    rounds: int
+    undecayed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: RunConfig, rounds: int, undecayed: Collection[str] = ()) -> "Stepping":
+        """The config's."""
+        return cls(
+            optimizer=config.optimizer,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            lr_schedule=config.lr_schedule,
+            lr_decay_at=config.lr_decay_at,
+            rounds=rounds,
+            undecayed=tuple(undecayed),
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """All that decides how a replica goes on.
+
+    exchange: how many exchanges it has followed. optimizer: tensors by ``<key>/<weight's name>``.
+    shared: the scheme's shared state. steps: of the learning-rate schedule; rates: the current ones.
+    """
+
+    exchange: int
+    stepping: Stepping
+    weights: Tensors
+    optimizer: Tensors
+    shared: Tensors
+    steps: int
+    rates: tuple[float, ...]
+
+    @property
+    def numbers(self) -> str:
+        """All that is no tensor, as text."""
+        return json.dumps([self.exchange, asdict(self.stepping), self.steps, self.rates])
+
+    @property
+    def model(self) -> Tensors:
+        """Weights and the optimizer's tensors, in an order to which a first step only adds."""
+        return {f"weight/{n}": w for n, w in self.weights.items()} | {
+            f"state/{n}": s for n, s in self.optimizer.items()
+        }
+
+    @classmethod
+    def parse(cls, numbers: str, model: Tensors, shared: Tensors) -> "State":
+        """Undo `numbers` and `model`."""
+        exchange, stepping, steps, rates = json.loads(numbers)
+        stepping["undecayed"] = tuple(stepping["undecayed"])
+        weights, optimizer = (
+            {name.removeprefix(kind): tensor for name, tensor in model.items() if name.startswith(kind)}
+            for kind in ("weight/", "state/")
+        )
+        return cls(exchange, Stepping(**stepping), weights, optimizer, shared, steps, tuple(rates))
+
+    def copied(self) -> "State":
+        """The same in memory of its own."""
+        trees = {name: _copied(getattr(self, name)) for name in ("weights", "optimizer", "shared")}
+        return replace(self, **trees)
+
+    @property
+    def floats(self) -> int:
+        """How many values it is to be told."""
+        trees = (self.weights, self.optimizer, self.shared)
+        return sum(tensor.numel() for tree in trees for tensor in tree.values())
+
+
+@dataclass(frozen=True)
+class News:
+    """What the server heard in the exchange number `exchange`, counted from 0, and that exchange's context.
+
+    heard: None where nobody spoke.
+    """
+
+    exchange: int
+    context: Context
+    heard: Heard | None
+
+    @property
+    def floats(self) -> int:
+        """How many values it is to be told: those of the signals, and a noise level for each."""
+        return sum(value.numel() + 1 for value in self.heard.values.values()) if self.heard else 0
+
+
+class Replica:
+    """A model and its optimizer; both change in place."""
+
+    def __init__(self, state: State) -> None:
+        """Go on from `state`, in its tensors."""
+        self.weights = state.weights
+        self._stepping = state.stepping
+        self._optimizer = optimizer_of(state.weights, state.stepping)
+        self._schedule = _schedule(self._optimizer, state.stepping)
+        for name, tensor in state.optimizer.items():
+            key, _, weight = name.partition("/")
+            self._optimizer.state[state.weights[weight]][key] = tensor
+        if state.steps:
+            known = {"last_epoch": state.steps, "_step_count": state.steps + 1, "_last_lr": list(state.rates)}
+            self._schedule.load_state_dict(self._schedule.state_dict() | known)
+            for group, rate in zip(self._optimizer.param_groups, state.rates, strict=True):
+                group["lr"] = rate
+
+    @classmethod
+    def new(cls, weights: Mapping[str, Tensor], stepping: Stepping) -> "Replica":
+        """One that has not stepped yet, in weights of its own."""
+        return cls(State(0, stepping, _copied(weights), {}, {}, 0, ()))
+
+    def step(self, update: Tensors) -> None:
+        """One optimizer iteration on `update`, a gradient per block."""
+        for name, weight in self.weights.items():
+            weight.grad = update[name]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The current learning rate of each group of weights."""
+        return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
+
+    def state(self, exchange: int, shared: Tensors) -> State:
+        """All of it, in the very tensors; `exchange` and `shared` are what its holder knows beside it."""
+        names = {weight: name for name, weight in self.weights.items()}
+        optimizer = {
+            f"{key}/{names[weight]}": value
+            for weight, values in self._optimizer.state.items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        steps: int = self._schedule.last_epoch
+        return State(exchange, self._stepping, self.weights, optimizer, shared, steps, self.rates)
+
+
+class Follower:
+    """A node's replica of the server, and the scheme's shared state there."""
+
+    def __init__(self, state: State) -> None:
+        """Go on from `state`, in its tensors."""
+        self._replica = Replica(state)
+        self.shared = state.shared
+        self._exchange = state.exchange
+
+    @property
+    def weights(self) -> Tensors:
+        """The server's, too."""
+        return self._replica.weights
+
+    @property
+    def state(self) -> State:
+        """All of it, in the very tensors."""
+        return self._replica.state(self._exchange, self.shared)
+
+    def follow(self, news: News, scheme: Scheme) -> None:
+        """Make of what was heard what the server made of it; news that is known changes nothing.
+
+        Raises:
+            OutOfStepError: an exchange in between was missed.
+        """
+        if news.exchange == self._exchange - 1:
+            return
+        if news.exchange != self._exchange:
+            raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
+        if news.heard is not None:
+            update, self.shared = scheme.decode(news.heard, self.shared, news.context)
+            if update is not None:
+                self._replica.step(update)
+        self._exchange += 1
+
+
+def following(follower: Follower | None, told: News | State, scheme: Scheme) -> Follower:
+    """The follower after a broadcast. Raises OutOfStepError where there is news, but nobody to make use of it."""
+    if isinstance(told, State):
+        return Follower(told.copied())
+    if follower is None:
+        raise OutOfStepError(f"exchange {told.exchange} was told to a node that follows nobody")
+    follower.follow(told, scheme)
+    return follower
+
+
+def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:
+    """The optimizer that steps `weights`."""
+    parts = [
+        ([w for name, w in weights.items() if name not in stepping.undecayed], stepping.weight_decay),
+        ([w for name, w in weights.items() if name in stepping.undecayed], 0.0),
+    ]
+    groups: list[dict[str, Any]] = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
+    if stepping.optimizer == "adamw":
+        return AdamW(groups, stepping.learning_rate, betas=(0.9, 0.95))
+    return SGD(groups, stepping.learning_rate, stepping.momentum)
+
+
+def _schedule(optimizer: Optimizer, stepping: Stepping) -> LRScheduler:
+    """The learning rate over the run; a round in which nobody spoke does not count."""
+    rounds = stepping.rounds
+    if stepping.lr_schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=rounds)
+    if stepping.lr_schedule == "step":
+        return MultiStepLR(optimizer, [round(stepping.lr_decay_at * rounds)], gamma=0.1)
+    if stepping.lr_schedule == "one-cycle":  # as in epfml/llm-baselines: from 1/100 to 1/5 of the peak
+        return OneCycleLR(
+            optimizer,
+            max_lr=stepping.learning_rate,
+            total_steps=rounds + 1,
+            pct_start=WARM_UP + 1e-9,  # torch divides by zero where this makes exactly one step
+            anneal_strategy="cos",
+            cycle_momentum=False,
+            div_factor=100,
+            final_div_factor=0.05,
+        )
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

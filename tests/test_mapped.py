@@ -1,0 +1,70 @@
+"""What lies in a mapped file is the same for all processes of a host."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from laser_fl.mapped import Board, Slot, write
+
+TENSORS = {
+    "matrix": torch.arange(6.0).view(2, 3),
+    "counts": torch.tensor([1, 2, 3]),
+    "scalar": torch.tensor(7.0, dtype=torch.float64),
+    "nothing": torch.zeros(0, 4),
+}
+
+
+@pytest.fixture
+def board():
+    one = Board(1000)
+    yield one
+    one.close()
+
+
+def test_tensors_come_back_as_they_were(board):
+    slot = Slot.parse(board.show("some", TENSORS).text)
+    for name, tensor in slot.map().items():
+        assert tensor.dtype == TENSORS[name].dtype
+        assert torch.equal(tensor, TENSORS[name])
+
+
+def test_no_tensors_are_a_file_too(board):
+    assert Slot.parse(board.show("none", {}).text).map() == {}
+
+
+def test_another_process_sees_what_is_written_here_and_is_seen(board):
+    slot = board.show("some", TENSORS)
+    program = "import sys; from laser_fl.mapped import Slot; t = Slot.parse(sys.argv[1]).map()['matrix']; t += 1; print(t.sum().item())"
+    other = subprocess.run([sys.executable, "-c", program, slot.text], capture_output=True, text=True, check=True)
+    assert float(other.stdout) == 15 + 6
+    assert torch.equal(slot.map()["matrix"], TENSORS["matrix"] + 1)
+
+
+def test_what_is_shown_again_takes_the_place_of_what_was_there(board):
+    first = board.show("some", TENSORS).map()
+    board.show("some", TENSORS | {"matrix": torch.full((2, 3), 9.0)})
+    assert (first["matrix"] == 9).all()
+
+
+def test_tensors_that_come_to_others_leave_them_where_they_are(board):
+    """To the last bit, which PyTorch's own lengthening of a file would not."""
+    some = {name: torch.full_like(tensor, 1 / 3) for name, tensor in TENSORS.items() if tensor.is_floating_point()}
+    mapped = board.show("some", some).map()
+    longer = Slot.fitting(board.path / "some", mapped | {"more": torch.ones(5)})
+    write(longer, mapped | {"more": torch.ones(5)})
+    for name, tensor in longer.map().items():
+        assert torch.equal(tensor, some.get(name, torch.ones(5)))
+
+
+def test_a_folder_that_is_closed_or_of_another_host_is_not_found(board):
+    slot = board.show("some", TENSORS)
+    board.close()
+    assert not board.path.exists()
+    with pytest.raises(FileNotFoundError):
+        slot.map()
+
+
+def test_only_its_owner_can_look_into_a_folder(board):
+    assert board.path.stat().st_mode & 0o077 == 0
