@@ -9,8 +9,8 @@ from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
 from laser_fl.host import Held, Respond, answer
 from laser_fl.mapped import Slot, write
-from laser_fl.streams import Device
 from laser_fl.replica import Follower, OutOfStepError
+from laser_fl.streams import Device
 from laser_fl.wire import (
     COPIES,
     MEMORY,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from laser_fl.blocks import Tensors
 
@@ -47,7 +46,7 @@ class Slot:
         return json.dumps((self.path, self.layout))
 
     def map(self) -> Tensors:
-        """The tensors, whose values are those of the file; changes go to the file. Raises FileNotFoundError without it."""
+        """The tensors: what is in the file, both ways. Raises FileNotFoundError without it."""
         return dict(_map(self, Path(self.path).stat().st_ino))
 
     def reserve(self) -> None:
@@ -90,7 +89,7 @@ class Board:
     """A folder of mapped files that its owner opens and closes."""
 
     def __init__(self, size: int) -> None:
-        """size: bytes that will be written, about; they go to memory where there is room, else to a temporary folder."""
+        """size: bytes that will be written, about; where there is no room for them in memory, they go to disk."""
         roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * size
         self._folder = tempfile.TemporaryDirectory(prefix="laser-fl-", dir=IN_MEMORY if roomy else None)
         self.path = Path(self._folder.name)

@@ -29,8 +29,8 @@ from laser_fl.channels.base import Links, Usage
 from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
 from laser_fl.norms import norms
-from laser_fl.replica import News, State
 from laser_fl.power import Allocation, signal_powers
+from laser_fl.replica import News, State
 from laser_fl.schemes.base import Context, Heard, Scheme, owners
 from laser_fl.schemes.kept import Kept
 

@@ -97,8 +97,8 @@ class State:
 
     def copied(self) -> "State":
         """The same in memory of its own."""
-        trees = {name: _copied(getattr(self, name)) for name in ("weights", "optimizer", "shared")}
-        return replace(self, **trees)
+        weights, optimizer, shared = (_copied(tree) for tree in (self.weights, self.optimizer, self.shared))
+        return replace(self, weights=weights, optimizer=optimizer, shared=shared)
 
     @property
     def floats(self) -> int:

@@ -15,10 +15,10 @@ from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.loop import Evaluate, Observer, Training, train
+from laser_fl.mapped import Board
 from laser_fl.pipeline import Uplink, join
 from laser_fl.plan import Plan
 from laser_fl.streams import Device
-from laser_fl.mapped import Board
 from laser_fl.wire import EVERYTHING, add_held, is_elsewhere, read_tensors, read_uplink, write_broadcast, write_tensors
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
@@ -129,9 +129,10 @@ class OverTheAir(Strategy):
         nodes = set(grid.get_node_ids())
         plain = nodes if self._board is None else nodes & self._elsewhere
         messages = []
-        for some, board in ((nodes - plain, self._board), (plain, None)):
+        show = None if self._board is None else self._board.show
+        for some, how in ((nodes - plain, show), (plain, None)):
             if some:
-                content = write_broadcast(self._running().broadcast(), board and board.show)
+                content = write_broadcast(self._running().broadcast(), how)
                 content["config"] = config
                 messages += [_message(content, node) for node in sorted(some)]
         return messages

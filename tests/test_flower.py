@@ -128,9 +128,7 @@ class TestWhatIsLarge:
             assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
 
     @pytest.mark.parametrize("case", names(SHARED))
-    @pytest.mark.parametrize(
-        "far", [lambda round: [101], lambda round: [100 + round % 3], lambda round: range(100, 103)]
-    )
+    @pytest.mark.parametrize("far", [lambda t: [101], lambda t: [100 + t % 3], lambda t: range(100, 103)])
     def test_nodes_on_other_hosts_give_the_same_run(self, tmp_path, monkeypatch, case, far):
         """From the start, or in turn, as in a pool of actors on several hosts."""
         self.same_as_in_process(tmp_path, SHARED[case], lambda flat: ScatteredGrid(3, flat, monkeypatch, far))

@@ -36,7 +36,10 @@ def test_no_tensors_are_a_file_too(board):
 
 def test_another_process_sees_what_is_written_here_and_is_seen(board):
     slot = board.show("some", TENSORS)
-    program = "import sys; from laser_fl.mapped import Slot; t = Slot.parse(sys.argv[1]).map()['matrix']; t += 1; print(t.sum().item())"
+    program = (
+        "import sys; from laser_fl.mapped import Slot; t = Slot.parse(sys.argv[1]).map()['matrix']; "
+        "t += 1; print(t.sum().item())"
+    )
     other = subprocess.run([sys.executable, "-c", program, slot.text], capture_output=True, text=True, check=True)
     assert float(other.stdout) == 15 + 6
     assert torch.equal(slot.map()["matrix"], TENSORS["matrix"] + 1)

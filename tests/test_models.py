@@ -169,8 +169,10 @@ class TestText:
         assert files[0] == files[1] != files[2]
 
     def test_dropout_needs_clients_one_by_one(self):
-        with pytest.raises(ConfigError, match="client-batching: must be loop for a model with dropout, got 'vmap'"):
-            prepare(parse(TINY_TEXT | {"dropout": 0.3}))
+        with pytest.raises(
+            ConfigError, match="client-batching: must be loop or auto for a model with dropout, got 'vmap'"
+        ):
+            prepare(parse(TINY_TEXT | {"dropout": 0.3, "client-batching": "vmap"}))
 
     def test_bfloat16_is_close_to_float32_and_not_the_same(self, tmp_path):
         losses = []

@@ -247,8 +247,7 @@ class TestARoundInWhichNobodySpoke:
 
 
 def snapshot(training):
-    state = training.server._optimizer.state_dict()["state"].values()
-    moments = [value for entry in state for value in entry.values()]
+    moments = training.server.replica.state(0, {}).optimizer.values()
     averaged = training.server._sums.values()
     everything = (*training.server.weights.values(), *averaged, *training._shared.values(), *moments)
     return [torch.cat([tensor.flatten().double().clone() for tensor in everything])]

@@ -152,7 +152,10 @@ def test_every_config_of_a_sweep_is_checked(tmp_path):
     for wrong, line in (
         ({"context": [12, 10**6]}, "context: must be below"),
         ({"evaluate-examples": [5, 10**7]}, "evaluate-examples: must be at most"),
-        ({"dropout": [0.0, 0.2]}, "client-batching: must be loop for a model with dropout"),
+        (
+            {"dropout": [0.0, 0.2], "client-batching": ["vmap"]},
+            "client-batching: must be loop or auto for a model with dropout",
+        ),
     ):
         with pytest.raises(ConfigError, match=line):
             execute(runs_of([Grid(text, wrong)], tmp_path), lambda run, reason: None)

@@ -53,7 +53,8 @@ def transmit(
         factor = (a * precoding).to(signal.dtype).unsqueeze(1)
         rows = signal.flatten(start_dim=1)
         columns = _columns(rows)
-        for piece, here in zip(rows.split(columns, dim=1), y.view(1, -1).split(columns, dim=1), strict=True):
+        pieces = zip(torch.split(rows, columns, dim=1), torch.split(y.view(1, -1), columns, dim=1), strict=True)
+        for piece, here in pieces:
             transmitted = piece * factor
             client_power += norm(transmitted).square()
             received = transmitted if aligned else transmitted.mul_(gain.to(signal.dtype).unsqueeze(1))

@@ -7,7 +7,6 @@ leaves in place, since for large models it is the writing of new memory that cos
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 

@@ -43,6 +43,11 @@ def apart(measure: Callable[P, Line], *args: P.args, **kwargs: P.kwargs) -> Line
         return pool.submit(measure, *args, **kwargs).result()
 
 
+def line(benchmark: str, **figures: str | int | float | None) -> Line:
+    """One case's figures, the benchmark's name first."""
+    return {"benchmark": benchmark, **figures}
+
+
 def milliseconds(seconds: float) -> float:
     """To the microsecond."""
     return round(seconds * 1e3, 3)

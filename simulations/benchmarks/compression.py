@@ -16,8 +16,8 @@ from laser_fl.loop import Training
 from laser_fl.plan import Plan
 from laser_fl.schemes.base import Heard
 from laser_fl.setup import device_of
-from simulations.benchmarks.base import Line, Request, apart, milliseconds
-from simulations.benchmarks.timing import in_turn
+from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
+from simulations.benchmarks.timing import Side, in_turn
 
 SHAPES = ((10, 784), (64, 576), (512, 4608), (3072, 768), (50304, 768))
 CLIENTS = 4
@@ -32,7 +32,7 @@ def compression(request: Request) -> Iterator[Line]:
         "cifar10", clients=CLIENTS, strategy="laser", factor_exchange="two-phase", power="inf", threads=0
     )
     for shape in SHAPES:
-        yield {"benchmark": "compression"} | apart(_measure, config, shape, request.rounds or ROUNDS)
+        yield line("compression", **apart(_measure, config, shape, request.rounds or ROUNDS))
 
 
 def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
@@ -40,7 +40,7 @@ def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
         torch.set_num_threads(config.threads)
     device = device_of(config)
     gradient = torch.randn(CLIENTS, *shape, device=device)
-    sides = {"peer": Hook(gradient, config.rank), "round": Ours(gradient, config)}
+    sides: dict[str, Side] = {"peer": Hook(gradient, config.rank), "round": Ours(gradient, config)}
     seconds = in_turn(sides, rounds, WARM_UP, device)
     return {
         "rows": shape[0],
@@ -96,9 +96,9 @@ class Hook:
         workers = len(self.gradient)
         corrected = self.gradient + self.error
         copy = corrected.clone()
-        _orthogonalize(self.q.unsqueeze(0))
+        _orthogonalize(self.q.unsqueeze(0))  # type: ignore[no-untyped-call]
         p = torch.bmm(corrected, self.q.expand(workers, *self.q.shape)).mean(dim=0)
-        _orthogonalize(p.unsqueeze(0))
+        _orthogonalize(p.unsqueeze(0))  # type: ignore[no-untyped-call]
         self.q = torch.bmm(corrected.transpose(1, 2), p.expand(workers, *p.shape)).mean(dim=0)
         update = torch.matmul(p, self.q.t(), out=corrected[0])
         self.error = copy - update

@@ -1,4 +1,4 @@
-"""The cost of Flower's engine: a round without the gradients, beside an empty round of as many nodes in the same run."""
+"""Flower's engine: a round without its gradients, beside an empty round of as many nodes in the same run."""
 
 import json
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 import tomli_w
 
 from laser_fl.config import RunConfig
-from simulations.benchmarks.base import Line, Request, milliseconds
+from simulations.benchmarks.base import Line, Request, line, milliseconds
 from simulations.engines.flower import launch
 
 APP = "from simulations.benchmarks.flower_app import client, server\n\n__all__ = ['client', 'server']\n"
@@ -29,18 +29,19 @@ def _measure(config: RunConfig, nodes: int, rounds: int) -> Line:
         (app / "LICENSE").write_text("Apache-2.0\n")
         values = config.to_flat() | {"timed-rounds": rounds, "result": str(result)}
         (app / "pyproject.toml").write_text(tomli_w.dumps(_project(values)))
-        launch(app, values, nodes, lambda line: None)
+        launch(app, values, nodes, lambda text: None)
         seconds = json.loads(result.read_text())
-    return {
-        "benchmark": "flower",
-        "model": config.model,
-        "strategy": config.strategy,
-        "nodes": nodes,
-        "rounds": rounds,
-        "empty_ms": milliseconds(seconds["empty"]),
-        "round_ms": milliseconds(seconds["round"]),
-        "above_ms": milliseconds(seconds["round"] - seconds["empty"]),
-    }
+    return line(
+        "flower",
+        model=config.model,
+        strategy=config.strategy,
+        downlink=config.downlink,
+        nodes=nodes,
+        rounds=rounds,
+        empty_ms=milliseconds(seconds["empty"]),
+        round_ms=milliseconds(seconds["round"]),
+        above_ms=milliseconds(seconds["round"] - seconds["empty"]),
+    )
 
 
 def _project(values: dict[str, str | int | float]) -> dict[str, object]:

@@ -14,21 +14,23 @@ from torch.utils.data import DataLoader, Subset
 
 from laser_fl.config import RunConfig
 from laser_fl.setup import data_dir, prepare
-from simulations.benchmarks.base import Line, Request, apart, milliseconds
+from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.rounds import WARM_UP, whole_round
-from simulations.benchmarks.timing import in_turn
+from simulations.benchmarks.timing import Side, in_turn
 from simulations.engines.in_process import InProcess
+
+ROUNDS = 50
 
 
 def peer(request: Request) -> Iterator[Line]:
     """The paper's setting, 16 clients x 128 images, LASER."""
-    yield {"benchmark": "peer"} | apart(_measure, request.config("mnist", strategy="laser"), request.rounds or 50)
+    yield line("peer", **apart(_measure, request.config("mnist", strategy="laser"), request.rounds or ROUNDS))
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:
     setup = prepare(config)
     engine = InProcess(setup)
-    sides = {"peer": Straightforward(config), "round": lambda: whole_round(engine)}
+    sides: dict[str, Side] = {"peer": Straightforward(config), "round": lambda: whole_round(engine)}
     seconds = in_turn(sides, rounds, WARM_UP, setup.device)
     return {
         "strategy": config.strategy,
@@ -85,7 +87,7 @@ class Straightforward:
         model.load_state_dict(self.server.state_dict())
         model.zero_grad()
         inputs, targets = self._batch(number)
-        cross_entropy(model(inputs), targets).backward()
+        cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         signals = []
         for block, parameter in enumerate(model.parameters()):
             assert parameter.grad is not None
@@ -100,7 +102,7 @@ class Straightforward:
         return signals
 
     def _decoded(self, factor: Tensor) -> Tensor:
-        update = self.basis @ factor.T if self.round % 2 == 0 else factor @ self.basis.T
+        update: Tensor = self.basis @ factor.T if self.round % 2 == 0 else factor @ self.basis.T
         self.basis = torch.linalg.qr(factor).Q
         return update
 

@@ -8,14 +8,14 @@ from laser_fl.config import RunConfig, parse
 from laser_fl.replica import Stepping, optimizer_of
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
-from simulations.benchmarks.base import Line, Request, apart, milliseconds
-from simulations.benchmarks.timing import PeakMemory, in_turn
+from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
+from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn
 from simulations.engines.in_process import InProcess
 
 WARM_UP = 3
 GROWTH = (4, 16, 64, 256, 1000)
 GROWTH_BATCH = 60  # examples that each of 1,000 clients has of MNIST's 60,000
-FLOAT_BYTES = 4
+SLACK = 0.25
 
 
 def mnist(request: Request) -> Iterator[Line]:
@@ -46,13 +46,14 @@ def growth(request: Request) -> Iterator[Line]:
     for clients in GROWTH:
         config = request.config("mnist", clients=clients, batch_size=GROWTH_BATCH)
         rounds = request.rounds or max(20, 2000 // clients)
-        yield {"benchmark": "growth"} | apart(_measure, config, rounds)
+        figures = apart(_measure, config, rounds)
+        yield line("growth", **figures, bound_mb=_bound_mb(config))
 
 
 def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int) -> Iterator[Line]:
     for strategy in request.strategies:
         case = parse(config.to_flat() | {"strategy": strategy})
-        yield {"benchmark": name} | apart(_measure, case, request.rounds or rounds)
+        yield line(name, **apart(_measure, case, request.rounds or rounds))
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:
@@ -61,12 +62,13 @@ def _measure(config: RunConfig, rounds: int) -> Line:
     memory = PeakMemory()
     setup = prepare(config)
     engine = InProcess(setup)
-    for _ in range(WARM_UP):
+    warm_up = min(WARM_UP, rounds)
+    for _ in range(warm_up):
         whole_round(engine)
     setup.evaluate(engine.training.server.model)
     peak = memory.megabytes()
-    sides = {"floor": Floor(setup), "round": lambda: whole_round(engine)}
-    seconds = in_turn(sides, rounds, WARM_UP, setup.device)
+    sides: dict[str, Side] = {"floor": Floor(setup), "round": lambda: whole_round(engine)}
+    seconds = in_turn(sides, rounds, warm_up, setup.device)
     return {
         "strategy": config.strategy,
         "clients": config.clients,
@@ -78,7 +80,6 @@ def _measure(config: RunConfig, rounds: int) -> Line:
         "round_ms": milliseconds(seconds["round"]),
         "ratio": round(seconds["round"] / seconds["floor"], 3),
         "peak_mb": None if peak is None else round(peak, 1),
-        "bound_mb": round(1.25 * _needed_bytes(setup, engine) / 1e6, 1),
     }
 
 
@@ -88,12 +89,14 @@ def _tiny(config: RunConfig) -> RunConfig:
     return parse(config.to_flat() | keys | {"clients": 2, "batch-size": 2, "evaluate-examples": 2})
 
 
-def _needed_bytes(setup: Setup, engine: InProcess) -> int:
-    """Data, model, and each client's memory of it."""
-    data = [setup.task.train, setup.task.test]
-    tensors = [tensor for part in data for tensor in vars(part).values() if hasattr(tensor, "nbytes")]
-    model = FLOAT_BYTES * engine.training.parameters
-    return sum(tensor.nbytes for tensor in tensors) + model * (1 + setup.config.clients)
+def _bound_mb(config: RunConfig) -> float:
+    """What growth allows itself: data, model, each client's memory of the compressed blocks, and a quarter more."""
+    setup = prepare(config)
+    data: int = sum(values.nbytes for part in (setup.task.train, setup.task.test) for values in vars(part).values())
+    remembered = setup.training().broadcast().shared  # whose blocks are those that are compressed
+    model = sum(weight.nbytes for weight in setup.network.weights.values())
+    memory = config.clients * sum(setup.network.weights[name].nbytes for name in remembered)
+    return round((1 + SLACK) * (data + model + memory) / MEGABYTE, 1)
 
 
 def whole_round(engine: InProcess) -> None:

@@ -90,7 +90,7 @@ def random_basis(shape: tuple[int, int], streams: Streams, name: str, round: int
 
 
 def times(matrix: Float[Tensor, "*clients rows columns"], basis: Matrix) -> Float[Tensor, "*clients rows rank"]:
-    """matrix · basis, for a basis of few columns: many times faster than ``@`` in the right order of the memory."""
+    """Multiply with a basis of few columns: in the order of the memory, which is many times faster than ``@``."""
     if matrix.stride(-1) == 1:
         return linear(matrix, basis.mT.contiguous())
     return (basis.mT @ matrix.mT).mT.contiguous()
