@@ -16,6 +16,7 @@ from laser_fl.models.base import Network
 from laser_fl.pipeline import Broadcast, Uplink, join, send
 from laser_fl.schemes.base import Context
 from laser_fl.tasks.base import Task, autocast
+from laser_fl.traced import Traced
 
 EXAMPLES_AT_ONCE = 4096  # of all clients that vmap computes in one call: enough to be fast, and few enough to be small
 
@@ -42,6 +43,14 @@ class Worker:
         self._config = config
         self._order = task.train.order(config, clients)
         self._fetched: Tensor | None = None  # the last inputs, whose memory the next ones take
+        self._of_shared_weights, self._of_own_weights = (
+            vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0)) for weights in (None, 0)
+        )
+        if network.batches:  # a small network, whose arithmetic takes no longer than vmap's own Python
+            self._of_shared_weights, self._of_own_weights = (
+                Traced(self._of_shared_weights),
+                Traced(self._of_own_weights),
+            )
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> Uplink:
         """Compute the round's gradients and send them; the memory becomes the next one in place."""
@@ -96,8 +105,7 @@ class Worker:
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             one = dict(zip(leaves, gradients, strict=True))
             return Computed(_as_row(one), _as_row(after), loss.detach().double().unsqueeze(0))
-        shared = None if not broadcast.own_weights else 0
-        batched = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(shared, 0, 0, 0))
+        batched = self._of_own_weights if broadcast.own_weights else self._of_shared_weights
         with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
             gradients, (losses, after) = batched(broadcast.weights, buffers, inputs, targets)
         return Computed(gradients, after, losses.double())

@@ -19,7 +19,8 @@ from simulations.benchmarks.rounds import WARM_UP, whole_round
 from simulations.benchmarks.timing import Side, in_turn
 from simulations.engines.in_process import InProcess
 
-ROUNDS = 50
+ROUNDS = 100
+BLOCK = 10  # rounds of one side before it is the other's turn
 
 
 def peer(request: Request) -> Iterator[Line]:
@@ -31,7 +32,7 @@ def _measure(config: RunConfig, rounds: int) -> Line:
     setup = prepare(config)
     engine = InProcess(setup)
     sides: dict[str, Side] = {"peer": Straightforward(config), "round": lambda: whole_round(engine)}
-    seconds = in_turn(sides, rounds, WARM_UP, setup.device)
+    seconds = in_turn(sides, rounds, WARM_UP, setup.device, BLOCK)
     return {
         "strategy": config.strategy,
         "clients": config.clients,

@@ -17,18 +17,24 @@ MEGABYTE = 1e6
 CLEAR_PEAK = "5"  # written to clear_refs, it makes Linux forget the peak
 
 
-def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int, device: torch.device) -> dict[str, float]:
-    """Call the sides one after the other, `rounds` times after `warm_up`; each one's median in seconds.
+def in_turn(
+    sides: Mapping[str, Side], rounds: int, warm_up: int, device: torch.device, block: int = 1
+) -> dict[str, float]:
+    """Call the sides in turn, `rounds` times after `warm_up`; each one's median of single calls, in seconds.
 
-    What disturbs the machine for a while disturbs all sides alike.
+    What disturbs the machine for a while disturbs all sides alike. block: calls of a side before it is the
+    other's turn, as a run's rounds follow each other, too.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(warm_up + rounds):
-        for name, side in sides.items():
-            started = time.perf_counter()
+    for side in sides.values():
+        for _ in range(warm_up):
             side()
-            _synchronise(device)
-            if turn >= warm_up:
+    for start in range(0, rounds, block):
+        for name, side in sides.items():
+            for _ in range(min(block, rounds - start)):
+                started = time.perf_counter()
+                side()
+                _synchronise(device)
                 seconds[name].append(time.perf_counter() - started)
     return {name: median(values) for name, values in seconds.items()}
 
