@@ -7,8 +7,8 @@ from flwr.app import Context, Message, RecordDict
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
-from laser_fl.host import Held, Respond, answer
-from laser_fl.mapped import Slot, write
+from laser_fl.host import Held, Respond, answer, follow
+from laser_fl.mapped import NotHereError, Slot, write
 from laser_fl.replica import Follower, OutOfStepError
 from laser_fl.streams import Device
 from laser_fl.wire import (
@@ -16,7 +16,10 @@ from laser_fl.wire import (
     MEMORY,
     NUMBERS,
     ask_for_everything,
+    begins,
     board_of,
+    clients_of,
+    forget,
     put_tensors,
     read_broadcast,
     read_state,
@@ -51,13 +54,16 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
 
     On the server's host it lies in mapped files, and the node's context says where; elsewhere
     in the context itself. A node that cannot see a file it was told of, or has missed what it needs to follow
-    the server, asks for everything.
+    the server, asks for everything. The broadcast's tensors may be the files', and are only to be read.
 
     respond: (broadcast, memory) -> (uplink, next memory), with a leading axis on the tensors of
         the memory, over the clients of this node that take part in the round. It is not called
         where none does, and may change the memory in place. `laser_fl.pipeline.send` makes both from gradients.
     """
     state = context.state
+    clients = hosted_here(context, clients_of(message.content))
+    if begins(message.content):
+        forget(state)
     try:
         broadcast = read_broadcast(message.content, device)
         held = Held(
@@ -65,11 +71,11 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
             copies=_held(COPIES, message.content, state, device),
             follower=Follower(read_state(state, device)) if NUMBERS in state and broadcast.is_news else None,
         )
-        clients = hosted_here(context, broadcast.context.clients)
-        uplink, held = answer(broadcast, held, clients, respond)
-    except (FileNotFoundError, OutOfStepError) as reason:
-        elsewhere = isinstance(reason, FileNotFoundError)
+        broadcast, held = follow(broadcast, held)
+    except (NotHereError, OutOfStepError) as reason:
+        elsewhere = isinstance(reason, NotHereError)
         return Message(ask_for_everything(state, elsewhere), reply_to=message)
+    uplink, held = answer(broadcast, held, clients, respond)
     board = board_of(message.content)
     show = None if board is None else partial(_show, board, _place(context)[0])
     for key, tensors in ((MEMORY, held.memory), (COPIES, held.copies)):

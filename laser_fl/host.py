@@ -35,10 +35,7 @@ def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -
     Raises:
         OutOfStepError: the server told what it heard, but an exchange before that was missed.
     """
-    if broadcast.told is not None:
-        follower = following(held.follower, broadcast.told, broadcast.scheme)
-        held = replace(held, follower=follower)
-        broadcast = replace(broadcast, weights=follower.weights, shared=follower.shared)
+    broadcast, held = follow(broadcast, held)
     here, own = broadcast.of(clients), None
     rows = [client - clients.start for client in here.context.present]
     if broadcast.context.phase == 0:
@@ -52,6 +49,19 @@ def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -
         here = replace(here, weights=pick(own, rows), own_weights=True)
     uplink, memory = respond(here, pick(held.memory, rows))
     return uplink, replace(held, memory=place(held.memory, rows, memory, len(clients)))
+
+
+def follow(broadcast: Broadcast, held: Held) -> tuple[Broadcast, Held]:
+    """Make weights and shared state of what was told, where it is for the host to make them.
+
+    Raises:
+        OutOfStepError: an exchange before that was missed.
+    """
+    if broadcast.told is None:
+        return broadcast, held
+    follower = following(held.follower, broadcast.told, broadcast.scheme)
+    followed = replace(broadcast, weights=follower.weights, shared=follower.shared, told=None)
+    return followed, replace(held, follower=follower)
 
 
 def pick(tensors: Tensors, rows: list[int]) -> Tensors:

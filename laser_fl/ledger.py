@@ -21,7 +21,8 @@ class Entry:
     power_budget: P_t, linear. max_power_used: the largest energy any client transmitted.
     channel_uses: how often the channel was used, by all clients at once. uplink_floats: floats of
         32 bits that each client sent.
-    downlink_floats: values of the model, its buffers and the scheme's shared state.
+    downlink_floats: values of the model, its buffers and the scheme's shared state; or of what was
+        heard in the exchange before, and all of a replica to nodes that could not follow.
     side_channel_floats: norms and buffers up, amplitudes down.
     noise_std: root mean square, over values, of the noise in the estimated mean signals.
     snr_db: energy of the mean signals over that of the noise, in dB; inf without noise.

@@ -7,7 +7,7 @@ everything else (channel, decoding, optimizer, ledger, evaluation) is here, once
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from laser_fl.ledger import Broadcasts, Entry, entry
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
-from laser_fl.replica import News, State
+from laser_fl.replica import News, State, checksum
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
@@ -91,11 +91,17 @@ class Training:
         """Number of values of the model."""
         return sum(block.size for block in self._blocks)
 
-    def broadcast(self, again: bool = False) -> Broadcast:
-        """What goes down before the next exchange; again: to a node that could not make use of it."""
-        told = self._state() if again and self._compressed else self._told()
-        if again and told is not None:
-            self._down_floats += told.floats
+    def start_over(self, missed: bool) -> Broadcast:
+        """The same to nodes without a replica: with all they need to begin.
+
+        missed: they missed what was told, which costs another broadcast; or they only lost what they had.
+        """
+        state = self._state()
+        self._down_floats += state.floats if missed else 0
+        return replace(self.broadcast(), told=state)
+
+    def broadcast(self) -> Broadcast:
+        """What goes down before the next exchange."""
         return Broadcast(
             weights=self._down,
             shared={} if self._compressed else self._shared,
@@ -103,7 +109,7 @@ class Training:
             context=self._context(),
             downlink=self._downlink,
             buffers=self.server.buffers,
-            told=told,
+            told=self._told(),
         )
 
     def absorb(self, uplink: Uplink) -> bool:
@@ -127,7 +133,8 @@ class Training:
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
         self._shared = reception.shared
-        self._news = News(self._exchange, ctx, reception.heard)
+        if self._compressed:
+            self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights))
         self._exchange += 1
         self._usages.append(reception.usage)
         self._side_channel_floats += reception.side_channel_floats

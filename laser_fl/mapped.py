@@ -1,98 +1,147 @@
 """Tensors in files that all processes of a host map into their memory: what is large is shared, not shipped.
 
-A `Board` is a folder of such files with a name that nobody can guess; who can open it is on the same host as its
-owner. Files are mapped, not read: what one process writes, the others see.
+A `Board` is a folder of such files with a name that nobody can guess. Files are mapped, not read: what one
+process writes, the others see. They are found on their own host only, even where hosts share a file system.
 """
 
 import json
+import os
+import platform
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
 
+import psutil
 import torch
 
 from laser_fl.blocks import Tensors
+from laser_fl.errors import LaserError
 
 ALIGNMENT = 64  # bytes; a processor's cache line
 IN_MEMORY = Path("/dev/shm")  # a file system of memory, where there is one
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+PREFIX = "laser-fl-"
+TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
+
+Layout = tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+class NotHereError(LaserError):
+    """A file of another host, of another user, or of a run that is over."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where tensors lie: a file, and their names, shapes and types in it, in order."""
+    """Where tensors lie: a file on a host, and their names, shapes and types in it, in order."""
 
+    host: str
     path: str
-    layout: tuple[tuple[str, tuple[int, ...], str], ...]
+    layout: Layout
 
     @classmethod
     def fitting(cls, path: Path, tensors: Tensors) -> "Slot":
-        """A place in the file `path` for tensors like these."""
+        """A place in the file `path` of this host for tensors like these."""
         parts = ((name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items())
-        return cls(str(path), tuple(parts))
+        return cls(_this_host(), str(path), tuple(parts))
 
     @classmethod
     def parse(cls, text: str) -> "Slot":
         """Undo `text`."""
-        path, layout = json.loads(text)
-        return cls(path, tuple((name, tuple(shape), dtype) for name, shape, dtype in layout))
+        host, path, layout = json.loads(text)
+        return cls(host, path, tuple((name, tuple(shape), dtype) for name, shape, dtype in layout))
 
     @property
     def text(self) -> str:
         """To be sent to another process."""
-        return json.dumps((self.path, self.layout))
+        return json.dumps((self.host, self.path, self.layout))
+
+    @property
+    def folder(self) -> Path:
+        """The board's."""
+        return Path(self.path).parent
 
     def map(self) -> Tensors:
-        """The tensors: what is in the file, both ways. Raises FileNotFoundError without it."""
-        return dict(_map(self, Path(self.path).stat().st_ino))
+        """The tensors: what is in the file, both ways.
+
+        Raises:
+            NotHereError: this process cannot see the file, or there is less in it.
+        """
+        if self.host != _this_host():
+            raise NotHereError(f"{self.path} is on another host")
+        try:
+            status = Path(self.path).stat()
+            if status.st_size < self._end:
+                raise NotHereError(f"{self.path} has {status.st_size} bytes, not {self._end}")
+            data = _mapped(self.path, status.st_ino, status.st_size)
+        except (OSError, RuntimeError) as error:
+            raise NotHereError(f"{self.path} cannot be mapped: {error}") from None
+        tensors, start = {}, 0
+        for name, shape, dtype in self.layout:
+            kind = TYPES[dtype]
+            tensors[name] = data[start : start + prod(shape) * kind.itemsize].view(kind).view(shape)
+            start += _room(shape, dtype)
+        return tensors
 
     def reserve(self) -> None:
         """Make the file long enough, or make it, of zeros; what is in it stays.
 
-        PyTorch would lengthen it, too, but zeroes its first byte when it does.
+        PyTorch would lengthen it, too, but zeroes its first byte when it does. Raises OSError where there is no room.
         """
         with Path(self.path).open("ab") as file:
-            if file.tell() < self._end:
+            if (size := file.tell()) < self._end:
+                if hasattr(os, "posix_fallocate"):  # or a full disk would be noticed only by who writes
+                    os.posix_fallocate(file.fileno(), size, self._end - size)
                 file.truncate(self._end)
 
     @property
     def _end(self) -> int:
+        if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
+            raise NotHereError(f"{self.path} has values of an unknown type, {unknown.pop()}")
         return sum(_room(shape, dtype) for _, shape, dtype in self.layout)
 
 
-@lru_cache(maxsize=64)  # a process that maps a file again has its pages already
-def _map(slot: Slot, inode: int) -> Tensors:
-    size = slot._end
-    data = torch.from_file(slot.path, shared=True, size=size, dtype=torch.uint8) if size else torch.empty(0)
-    tensors, start = {}, 0
-    for name, shape, dtype in slot.layout:
-        kind = _dtype(dtype)
-        tensors[name] = data[start : start + prod(shape) * kind.itemsize].view(kind).view(shape)
-        start += _room(shape, dtype)
-    return tensors
+@lru_cache(maxsize=1024)  # a process that maps a file again has its pages already
+def _mapped(path: str, inode: int, size: int) -> torch.Tensor:
+    return (
+        torch.from_file(path, shared=True, size=size, dtype=torch.uint8) if size else torch.zeros(0, dtype=torch.uint8)
+    )
 
 
 def _room(shape: tuple[int, ...], dtype: str) -> int:
-    return -(-prod(shape) * _dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+    return -(-prod(shape) * TYPES[dtype].itemsize // ALIGNMENT) * ALIGNMENT
 
 
-def _dtype(name: str) -> torch.dtype:
-    dtype: Any = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+@cache
+def _this_host() -> str:
+    """What tells this host, as it runs now, from others."""
+    return BOOT.read_text().strip() if BOOT.is_file() else platform.node()
 
 
 class Board:
     """A folder of mapped files that its owner opens and closes."""
 
-    def __init__(self, size: int) -> None:
-        """size: bytes that will be written, about; where there is no room for them in memory, they go to disk."""
-        roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * size
-        self._folder = tempfile.TemporaryDirectory(prefix="laser-fl-", dir=IN_MEMORY if roomy else None)
+    def __init__(self, folder: Path | None) -> None:
+        """folder: where to put it; None: among temporary files."""
+        prefix = f"{PREFIX}{os.getpid()}-"
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
+
+    @classmethod
+    def with_room(cls, size: int) -> "Board | None":
+        """One for `size` bytes, in memory or else on disk; None where there is no room.
+
+        What killed processes left behind is removed first.
+        """
+        for folder in (IN_MEMORY, Path(tempfile.gettempdir())):
+            if folder.is_dir():
+                _sweep(folder)
+                if shutil.disk_usage(folder).free > size:
+                    return cls(folder)
+        return None
 
     def show(self, name: str, tensors: Tensors) -> Slot:
         """Write tensors into the file `name`, over what was there."""
@@ -102,6 +151,7 @@ class Board:
 
     def close(self) -> None:
         """Remove the folder; who has mapped a file keeps what he sees."""
+        _mapped.cache_clear()
         self._folder.cleanup()
 
 
@@ -112,3 +162,12 @@ def write(slot: Slot, tensors: Tensors) -> None:
     for name, tensor in tensors.items():
         if mapped[name].data_ptr() != tensor.data_ptr():
             mapped[name].copy_(tensor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the boards of processes that are no more."""
+    for left in folder.glob(f"{PREFIX}*-*"):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        with suppress(OSError):
+            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(left)

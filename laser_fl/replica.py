@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
@@ -111,12 +112,13 @@ class State:
 class News:
     """What the server heard in the exchange number `exchange`, counted from 0, and that exchange's context.
 
-    heard: None where nobody spoke.
+    heard: None where nobody spoke. checksum: of the weights before that, by which a node knows that it is in step.
     """
 
     exchange: int
     context: Context
     heard: Heard | None
+    checksum: int
 
     @property
     def floats(self) -> int:
@@ -202,6 +204,8 @@ class Follower:
             return
         if news.exchange != self._exchange:
             raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
+        if news.checksum != checksum(self.weights):  # as on another kind of device
+            raise OutOfStepError(f"exchange {news.exchange} was told to a node whose weights are not the server's")
         if news.heard is not None:
             update, self.shared = scheme.decode(news.heard, self.shared, news.context)
             if update is not None:
@@ -217,6 +221,11 @@ def following(follower: Follower | None, told: News | State, scheme: Scheme) -> 
         raise OutOfStepError(f"exchange {told.exchange} was told to a node that follows nobody")
     follower.follow(told, scheme)
     return follower
+
+
+def checksum(tensors: Tensors) -> int:
+    """The sum of all bits as numbers of 32, which no order of adding changes."""
+    return sum(int(tensor.contiguous().view(torch.int32).sum()) for tensor in tensors.values())
 
 
 def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.downlink import Downlink
-from laser_fl.mapped import Slot
+from laser_fl.mapped import NotHereError, Slot
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.replica import News, State
 from laser_fl.schemes import SCHEMES
@@ -49,19 +49,25 @@ def put_tensors(records: RecordDict, name: str, tensors: Tensors, show: Show | N
     records[name] = write_tensors(tensors) if show is None else ConfigRecord({"slot": show(name, tensors).text})
 
 
-def take_tensors(records: RecordDict, name: str, device: Device = "cpu") -> Tensors:
-    """Undo `put_tensors`, onto `device`. Raises FileNotFoundError where they are in a file of another host."""
+def take_tensors(records: RecordDict, name: str, device: Device = "cpu", board: Path | None = None) -> Tensors:
+    """Undo `put_tensors`, onto `device`; board: the only folder to look into, if any.
+
+    Raises:
+        NotHereError: they are in a file that this process cannot see, or must not look into.
+    """
     if name in records.array_records:
         return read_tensors(records.array_records[name], device)
-    tensors = Slot.parse(str(records.config_records[name]["slot"])).map()
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    slot = Slot.parse(str(records.config_records[name]["slot"]))
+    if board not in (None, slot.folder):
+        raise NotHereError(f"{slot.path} is not in {board}")
+    return {name: tensor.to(device) for name, tensor in slot.map().items()}
 
 
 def board_of(records: RecordDict) -> Path | None:
     """The folder in which the broadcast's tensors lie; None where they ride along."""
     if SHARED in records.array_records:
         return None
-    return Path(Slot.parse(str(records.config_records[SHARED]["slot"])).path).parent
+    return Slot.parse(str(records.config_records[SHARED]["slot"])).folder
 
 
 def ask_for_everything(state: RecordDict, elsewhere: bool) -> RecordDict:
@@ -83,8 +89,26 @@ def add_held(records: RecordDict, asked: RecordDict, board: Path) -> None:
     for key in (MEMORY, COPIES):
         if (slot := asked.config_records[EVERYTHING].get(key)) is not None:
             where = Slot.parse(str(slot))
-            if Path(where.path).parent == board:
+            if where.folder == board:
                 put_tensors(records, key, where.map())
+
+
+def clients_of(records: RecordDict) -> int:
+    """How many clients the run of a broadcast has."""
+    told: dict[str, Any] = dict(records.config_records[EXCHANGE])
+    return int(told["clients"])
+
+
+def begins(records: RecordDict) -> bool:
+    """Whether a broadcast is the first of a run, at which nobody holds anything."""
+    told: dict[str, Any] = dict(records.config_records[EXCHANGE])
+    return bool(told["round"] == 0 and told["phase"] == 0)
+
+
+def forget(state: RecordDict) -> None:
+    """Drop what a node's clients held in an earlier run."""
+    for key in {MEMORY, COPIES, NUMBERS, REPLICA, REPLICA_SHARED} & state.keys():
+        del state[key]
 
 
 def write_broadcast(broadcast: Broadcast, show: Show | None = None) -> RecordDict:
@@ -120,6 +144,7 @@ def read_state(records: RecordDict, device: Device = "cpu") -> State:
 
 def _write_news(records: RecordDict, news: News, show: Show | None) -> None:
     told = {"exchange": news.exchange, "silent": news.heard is None}
+    told["checksum"] = news.checksum
     records[NEWS] = ConfigRecord(_write_context(news.context) | told)
     if news.heard is not None:
         put_tensors(records, HEARD, news.heard.values, show)
@@ -131,7 +156,7 @@ def _read_news(records: RecordDict, device: Device) -> News:
     heard = None
     if not told["silent"]:
         heard = Heard(take_tensors(records, HEARD, device), take_tensors(records, HEARD_STD, device))
-    return News(told["exchange"], _read_context(told), heard)
+    return News(told["exchange"], _read_context(told), heard, told["checksum"])
 
 
 def _write_context(ctx: Context) -> dict[str, Any]:
@@ -169,7 +194,12 @@ def _read_context(told: dict[str, Any]) -> Context:
 
 
 def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
-    """Undo `write_broadcast`, with all tensors on `device`. Raises FileNotFoundError as `take_tensors`."""
+    """Undo `write_broadcast`, with all tensors on `device`; those in mapped files are for all, and only to be read.
+
+    Raises:
+        NotHereError: as `take_tensors`.
+    """
+    board = board_of(records)
     exchange: dict[str, Any] = dict(records.config_records[EXCHANGE])
     options: dict[str, Any] = dict(records.config_records[SCHEME])
     scheme = SCHEMES.load(options.pop("name"))(**options)
@@ -182,12 +212,12 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
     downlink = Downlink(exchange["downlink"], exchange["downlink-noise-std"])
     first = context.phase == 0
     return Broadcast(
-        weights=take_tensors(records, WEIGHTS, device) if first else {},
-        shared=take_tensors(records, SHARED, device),
+        weights=take_tensors(records, WEIGHTS, device, board) if first else {},
+        shared=take_tensors(records, SHARED, device, board),
         scheme=scheme,
         context=context,
         downlink=downlink,
-        buffers=take_tensors(records, BUFFERS, device) if first else {},
+        buffers=take_tensors(records, BUFFERS, device, board) if first else {},
         told=told,
     )
 
@@ -206,11 +236,13 @@ def write_uplink(uplink: Uplink, clients: Sequence[int], show: Show | None = Non
     return records
 
 
-def read_uplink(records: RecordDict, device: Device = "cpu") -> tuple[tuple[int, ...], Uplink]:
-    """Undo `write_uplink`: (the clients' numbers, what they say)."""
+def read_uplink(
+    records: RecordDict, device: Device = "cpu", board: Path | None = None
+) -> tuple[tuple[int, ...], Uplink]:
+    """Undo `write_uplink`: (the clients' numbers, what they say); board: as for `take_tensors`."""
     numbers: dict[str, Any] = dict(records.config_records[CLIENTS])
     reports: dict[str, Tensor] = read_tensors(records.array_records[REPORTS], device)
-    signals, buffers = (take_tensors(records, name, device) for name in (SIGNALS, BUFFERS))
+    signals, buffers = (take_tensors(records, name, device, board) for name in (SIGNALS, BUFFERS))
     uplink = Uplink(signals, reports["signal-norms"], reports["gradient-norms"], reports["losses"], buffers)
     return tuple(numbers["present"]), uplink
 

@@ -1,8 +1,9 @@
 """Local gradients: what a client, or many clients in one batched call, computes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from laser_fl.schemes.base import Context
 from laser_fl.tasks.base import Task, autocast
 from laser_fl.traced import Traced
 
-EXAMPLES_AT_ONCE = 4096  # of all clients that vmap computes in one call: enough to be fast, and few enough to be small
+EXAMPLES_AT_ONCE = 2048  # of all clients that vmap computes in one call: enough to be fast, and few enough to be small
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Computed:
 
 
 class Worker:
-    """A range of clients that compute together, each on its own shard of the data."""
+    """Computes the gradients of clients, each on its own shard of the data."""
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
         """task: data, on the device where gradients are computed. clients: numbers in the run."""
@@ -43,14 +44,7 @@ class Worker:
         self._config = config
         self._order = task.train.order(config, clients)
         self._fetched: Tensor | None = None  # the last inputs, whose memory the next ones take
-        self._of_shared_weights, self._of_own_weights = (
-            vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0)) for weights in (None, 0)
-        )
-        if network.batches:  # a small network, whose arithmetic takes no longer than vmap's own Python
-            self._of_shared_weights, self._of_own_weights = (
-                Traced(self._of_shared_weights),
-                Traced(self._of_own_weights),
-            )
+        self._of_shared_weights, self._of_own_weights = self._batched(None), self._batched(0)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> Uplink:
         """Compute the round's gradients and send them; the memory becomes the next one in place."""
@@ -89,8 +83,9 @@ class Worker:
     def _examples(self, rows: Tensor, ctx: Context, step: int) -> tuple[Tensor, Tensor]:
         """The examples at `rows`, augmented where the task says so, on the device of the model."""
         data = self._task.train
-        self._fetched, targets = data.at(rows.to(data.device), self._fetched)
-        inputs, targets = self._fetched.to(self._device), targets.to(self._device)
+        inputs, targets = data.at(rows.to(data.device), self._fetched)
+        self._fetched = inputs if len(rows) > 1 else None  # of single clients there may be many workers
+        inputs, targets = inputs.to(self._device), targets.to(self._device)
         if self._task.augment is not None:
             generators = [ctx.streams.generator("augment", ctx.round, client, step) for client in ctx.present]
             inputs = self._task.augment(inputs, generators)
@@ -109,6 +104,12 @@ class Worker:
         with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
             gradients, (losses, after) = batched(broadcast.weights, buffers, inputs, targets)
         return Computed(gradients, after, losses.double())
+
+    def _batched(self, weights: int | None) -> Callable[..., Any]:
+        """Gradients, losses and buffers of many clients; weights: the axis along which they have their own."""
+        function = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0))
+        # A small network's arithmetic takes no longer than vmap's own Python.
+        return Traced(function) if self._network.batches else function
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensors]:
         """(one client's mean loss, its buffers after the forward pass)."""

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from logging import INFO
+from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
@@ -84,7 +84,8 @@ class OverTheAir(Strategy):
             ConfigError: there are more nodes than clients.
             TrainingError: a node failed, clients are missing, or a gradient is not finite.
         """
-        config = self._for_nodes(_nodes_of(grid, timeout))
+        nodes = _nodes_of(grid, timeout)
+        config = self._for_nodes(nodes)
         plan = self._plan or Plan(num_rounds)
         weights = read_tensors(initial_arrays, self._device)
         training = Training(config, weights, plan, self._transposed, self._undecayed, self._buffers)
@@ -93,7 +94,8 @@ class OverTheAir(Strategy):
         self.summary()
         if hasattr(grid, "pull_interval"):
             grid.pull_interval = min(grid.pull_interval, PULL_SECONDS)
-        self._wants_arrays = evaluate_fn is not None
+        overridden = type(self).aggregate_train is not OverTheAir.aggregate_train
+        self._wants_arrays = evaluate_fn is not None or overridden
         if evaluate_fn is not None and (metrics := evaluate_fn(0, initial_arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = metrics
 
@@ -109,12 +111,14 @@ class OverTheAir(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        size = sum(w.nbytes for w in weights.values())
-        self._board = Board((config.clients + 2) * size)  # model, buffers and shared state, and the clients' memories
+        self._board, self._elsewhere = Board.with_room(_room(config, nodes, weights)), set()
+        if self._board is None:
+            log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
         try:
             train(training, advance, self._evaluate, self._observers)
         finally:
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
             self._board, self._wants_arrays = None, True
         result.arrays = write_tensors(self.weights())
         return result
@@ -143,7 +147,7 @@ class OverTheAir(Strategy):
         """The second half: the air adds the signals up, the server hears, decodes and steps.
 
         Returns (None, None) between the phases of a round. The weights among the results are an empty record
-        where `start` needs them at its end only.
+        where nobody but the end of `start` needs them: no `evaluate_fn`, and no subclass with a method of its own.
         """
         training = self._running()
         if not training.absorb(self._hear(server_round, replies)):
@@ -190,19 +194,23 @@ class OverTheAir(Strategy):
         asked = {r.metadata.src_node_id: r for r in replies if not r.has_error() and EVERYTHING in r.content}
         if not asked:
             return replies
-        board, again, told = self._board, [], self._running().broadcast(again=True)
-        assert board is not None
+        training, again = self._running(), []
+        far = {node for node, request in asked.items() if is_elsewhere(request.content)}
+        if far:
+            log(INFO, "nodes %s are on other hosts: the model is sent to them", sorted(far))
+            self._elsewhere |= far
+        told = training.broadcast()
+        if told.told is not None:
+            told = training.start_over(missed=bool(asked.keys() - far))
+        show = None if self._board is None else self._board.show
         for message in messages:
             node = message.metadata.dst_node_id
-            if node not in asked:
-                continue
-            if is_elsewhere(asked[node].content):
-                self._elsewhere.add(node)
-            content = write_broadcast(told, None if node in self._elsewhere else board.show)
-            content["config"] = message.content["config"]
-            if node in self._elsewhere:
-                add_held(content, asked[node].content, board.path)
-            again.append(_message(content, node))
+            if node in asked:
+                content = write_broadcast(told, None if node in self._elsewhere else show)
+                content["config"] = message.content["config"]
+                if self._board is not None and node in self._elsewhere:
+                    add_held(content, asked[node].content, self._board.path)
+                again.append(_message(content, node))
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
         return heard + list(grid.send_and_receive(again, timeout=timeout))
 
@@ -215,7 +223,7 @@ class OverTheAir(Strategy):
 
     def _hear(self, server_round: int, replies: Iterable[Message]) -> Uplink:
         """All nodes' uplinks as one, in the order of clients whatever order they came in."""
-        uplinks = []
+        uplinks, board = [], None if self._board is None else self._board.path
         for reply in replies:
             if reply.has_error():
                 node, reason = reply.metadata.src_node_id, reply.error.reason
@@ -223,12 +231,19 @@ class OverTheAir(Strategy):
             if EVERYTHING in reply.content:
                 node = reply.metadata.src_node_id
                 raise TrainingError(f"round {server_round}: node {node} could not make use of what it was told")
-            uplinks.append(read_uplink(reply.content, self._device))
+            uplinks.append(read_uplink(reply.content, self._device, board))
         answers = sorted((pair for pair in uplinks if pair[0]), key=lambda pair: pair[0])
         heard = [client for clients, _ in answers for client in clients]
         if heard != sorted(set(heard)):
             raise TrainingError(f"round {server_round}: clients answered twice, heard {heard}")
         return join([uplink for _, uplink in answers])
+
+
+def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
+    """Bytes that a run may put into files: model, buffers, shared state, all that is held, and signals; at most."""
+    of_clients = 2 + (config.downlink == "update")  # memory, signals, copies
+    of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
+    return (3 + of_clients * config.clients + of_nodes * nodes) * sum(w.nbytes for w in weights.values())
 
 
 def _message(content: RecordDict, node: int) -> Message:

@@ -1,12 +1,14 @@
 """What lies in a mapped file is the same for all processes of a host."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from laser_fl.mapped import Board, Slot, write
+from laser_fl.mapped import PREFIX, Board, NotHereError, Slot, write
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -18,7 +20,7 @@ TENSORS = {
 
 @pytest.fixture
 def board():
-    one = Board(1000)
+    one = Board.with_room(1000)
     yield one
     one.close()
 
@@ -65,9 +67,40 @@ def test_a_folder_that_is_closed_or_of_another_host_is_not_found(board):
     slot = board.show("some", TENSORS)
     board.close()
     assert not board.path.exists()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotHereError, match="cannot be mapped"):
         slot.map()
 
 
-def test_only_its_owner_can_look_into_a_folder(board):
-    assert board.path.stat().st_mode & 0o077 == 0
+def test_a_file_of_another_host_is_not_even_looked_for(board):
+    slot = board.show("some", TENSORS)
+    with pytest.raises(NotHereError, match="is on another host"):
+        replace(slot, host="another").map()
+
+
+def test_a_file_that_is_too_short_or_of_strange_values_is_left_alone(board):
+    path = board.path / "other"
+    path.write_bytes(b"abcdef")
+    for layout, line in (
+        ((("x", (100,), "float32"),), "has 6 bytes, not 448"),
+        ((("x", (1,), "load"),), "unknown type"),
+    ):
+        with pytest.raises(NotHereError, match=line):
+            replace(Slot.fitting(path, {}), layout=layout).map()
+    assert path.read_bytes() == b"abcdef"
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(board):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left, used = (board.path.parent / f"{PREFIX}{pid}-x" for pid in (process.pid, os.getpid()))
+    for folder in (left, used):
+        folder.mkdir()
+    try:
+        Board.with_room(1).close()
+        assert (left.exists(), used.exists()) == (False, True)
+    finally:
+        used.rmdir()
+
+
+def test_without_room_there_is_no_board():
+    assert Board.with_room(10**18) is None

@@ -102,7 +102,7 @@ def test_the_largest_values_are_found_per_client():
 
 
 @pytest.mark.parametrize("count", [1, 500, 60_000, 199_999, 200_000])
-@pytest.mark.parametrize("shape", ["normal", "constant", "few large", "sorted"])
+@pytest.mark.parametrize("shape", ["normal", "constant", "few large", "sorted", "sample"])
 def test_the_largest_values_of_a_long_row_are_the_largest(shape, count):
     """Whatever a sample of the row says of it: in some of these it misleads."""
     row = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
@@ -111,6 +111,7 @@ def test_the_largest_values_of_a_long_row_are_the_largest(shape, count):
         "constant": torch.ones_like(row),
         "few large": torch.zeros_like(row).index_fill_(0, torch.arange(1, 700), 5.0),
         "sorted": row.sort().values,
+        "sample": torch.zeros_like(row).index_fill_(0, torch.arange(0, 200_000, 64), 5.0),
     }[shape]
     for in_order in (True, False):
         (places,) = largest(row.unsqueeze(0), count, in_order)

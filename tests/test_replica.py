@@ -103,7 +103,7 @@ class TestFollowing:
         with pytest.raises(OutOfStepError, match="exchange 3 was told to a node that has followed 1"):
             answer(training.broadcast(), early, range(4), self.gradients)
         assert all(torch.equal(w, weights[n]) for n, w in early.follower.weights.items())
-        again = training.broadcast(again=True)
+        again = training.start_over(missed=True)
         assert isinstance(again.told, State)
         _, caught_up = answer(again, early, range(4), self.gradients)
         assert all(torch.equal(w, training.server.weights[n]) for n, w in caught_up.follower.weights.items())
@@ -114,7 +114,7 @@ class TestFollowing:
         for again in (False, True):
             training = self.training()
             held = self.run(training, Held(), 2)
-            state = training.broadcast(again=again).told
+            state = (training.start_over(missed=True) if again else training.broadcast()).told
             self.run(training, held, 1)
             floats.append(training.ledger[-1].downlink_floats)
         assert isinstance(state, State)

@@ -40,8 +40,8 @@ def transmit(
     signals: per signal (speakers, *shape). signal_norms: what the speakers reported of them.
     power: budget of each signal; no speaker's total may exceed ctx.power.
     """
+    aligned = bool((links.gain == 1).all())
     precoding, gain = links.precoding.to(signal_norms), links.gain.to(signal_norms)
-    aligned = bool((gain == 1).all())
     amplitude = amplitudes((signal_norms * precoding.unsqueeze(1)).amax(dim=0), power)
     client_power = torch.zeros_like(precoding)
     signal_energy, noise_energy = client_power.new_zeros(2)

@@ -91,7 +91,8 @@ def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " client
     """Sparse binary compression of each row to at most its count of equal values, zero elsewhere."""
     most = int(counts.max())
     chosen = torch.arange(most, device=rows.device) < counts.unsqueeze(1)
-    high, low = largest(rows, most, in_order=True), largest(-rows, most, in_order=True)
+    differ = bool((counts != most).any())  # then the first of each row are those that are sent
+    high, low = largest(rows, most, in_order=differ), largest(-rows, most, in_order=differ)
     highest, lowest = rows.gather(1, high), rows.gather(1, low)
     above, below = chosen & (highest > 0), chosen & (lowest < 0)
     mean_above, mean_below = _mean(highest, above), _mean(lowest, below)

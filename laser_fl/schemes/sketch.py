@@ -74,6 +74,6 @@ def draw(
 def _hash(
     size: int, count: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]:
-    """A bucket and a sign per value: one draw is both, its last bit the sign."""
-    drawn = torch.randint(2 * count, (size,), generator=generator, dtype=torch.int32)
-    return (drawn >> 1).long(), (drawn & 1).float().mul_(2).sub_(1)
+    """A bucket and a sign per value."""
+    buckets = torch.randint(count, (size,), generator=generator)
+    return buckets, torch.randint(2, (size,), generator=generator).float().mul_(2).sub_(1)

@@ -83,7 +83,7 @@ class Ours:
 
 
 class Hook:
-    """What the hook does on each of as many workers, their all-reduces being means."""
+    """What the hook does on each of as many workers, their all-reduces being means; its error is that of the mean."""
 
     def __init__(self, gradient: Tensor, rank: int) -> None:
         """gradient: (workers, rows, columns)."""

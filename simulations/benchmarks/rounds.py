@@ -20,7 +20,7 @@ SLACK = 0.25
 
 def mnist(request: Request) -> Iterator[Line]:
     """The paper's setting, 16 clients x 128 images, at a power at which the digital rival speaks, too."""
-    return _every_strategy("mnist", request, request.config("mnist", power=10_000), 200)
+    return _every_strategy("mnist", request, request.config("mnist", power=1000), 200)
 
 
 def resnet18(request: Request) -> Iterator[Line]:
@@ -111,8 +111,9 @@ class Floor:
     def __init__(self, setup: Setup) -> None:
         """The weights are those of a run of its own."""
         self._broadcast = setup.training().broadcast()
+        self.weights = self._broadcast.weights
         self._crew = Crew(setup.task, setup.network, setup.config, range(setup.config.clients))
-        self._optimizer = optimizer_of(self._broadcast.weights, Stepping.of(setup.config, 1, setup.network.undecayed))
+        self._optimizer = optimizer_of(self.weights, Stepping.of(setup.config, 1, setup.network.undecayed))
         self._round = 0
 
     def __call__(self) -> None:
@@ -123,7 +124,7 @@ class Floor:
             for name, gradient in computed.gradients.items():
                 summed = gradient.sum(dim=0) if len(gradient) > 1 else gradient[0]
                 total[name] = total[name].add_(summed) if name in total else summed
-        for name, weight in self._broadcast.weights.items():
+        for name, weight in self.weights.items():
             weight.grad = total[name].div_(context.clients)
         self._optimizer.step()
         self._round += 1
