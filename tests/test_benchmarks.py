@@ -66,6 +66,9 @@ def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     [
         (["speed"], "NAME: must be one of mnist, "),
         (["mnist", "--strategies", "laser,sdg"], "--strategies: must be among sgd, "),
+        (["peer", "--strategies", "sgd"], "--strategies: must be laser for this benchmark, got sgd"),
+        (["peer", "-c", "model=mlp"], "model: is set by the benchmark, got -c model=mlp"),
+        (["mnist", "-c", "rounds=5"], "rounds: is set by the benchmark, got -c rounds=5"),
         (["mnist", "-c", "powr=1"], "powr: unknown key, did you mean power?"),
     ],
 )

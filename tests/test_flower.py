@@ -161,6 +161,25 @@ class TestWhatIsLarge:
         assert grid.heaviest < 700
         assert all(not context.state.array_records for context in grid.contexts.values())
 
+    def test_a_second_run_of_the_same_nodes_starts_from_nothing(self, tmp_path):
+        grid = FakeGrid(2, run_config(tmp_path / "0", **SHARED["compressed"]).to_flat())
+        for run in "01":
+            config = run_config(tmp_path / run, **SHARED["compressed"]).to_flat()
+            server_app(grid, Context(1, 0, {}, RecordDict(), config))
+        files = [(tmp_path / run / "weights.safetensors").read_bytes() for run in "01"]
+        assert files[0] == files[1]
+
+    def test_a_file_that_the_clients_own_code_misses_is_its_own_error(self, tmp_path):
+        def careless(message, context):
+            def respond(broadcast, memory):
+                raise FileNotFoundError("my data")
+
+            return reply(message, context, respond)
+
+        config = run_config(tmp_path / "run").to_flat()
+        with pytest.raises(FileNotFoundError, match="my data"):
+            server_app(FakeGrid(2, config, careless), Context(1, 0, {}, RecordDict(), config))
+
     def test_the_files_are_gone_when_the_run_is_over_or_has_failed(self, tmp_path):
         boards = []
 

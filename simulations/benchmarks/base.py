@@ -1,14 +1,16 @@
 """What all benchmarks share: a settled config, and a fresh process for each case."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.schemes import SCHEMES
+from laser_fl.errors import ConfigError
 from simulations import presets
+
+OWN = {"rounds", "epochs", "strategy"}  # keys that a benchmark sets by itself
 
 P = ParamSpec("P")
 Line = dict[str, str | int | float | None]
@@ -18,19 +20,33 @@ Line = dict[str, str | int | float | None]
 class Request:
     """What a user asks of a benchmark.
 
-    rounds: to time; 0: the benchmark's own choice. strategies: of those benchmarks that run several.
+    rounds: to time; 0: the benchmark's own choice. strategies: of a benchmark that runs several; empty: all.
     overrides: config keys on top of the benchmark's.
     """
 
     rounds: int = 0
-    strategies: Sequence[str] = tuple(SCHEMES)
+    strategies: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def config(self, preset: str, **keys: Any) -> RunConfig:
-        """The preset with the benchmark's keys (in snake_case) and the user's, longer than any benchmark."""
+    def config(self, preset: str, only: Collection[str] | None = None, **keys: Any) -> RunConfig:
+        """The preset with the benchmark's keys (in snake_case) and the user's, longer than any benchmark.
+
+        only: the keys that a user may set, where others would make the benchmark's sides incomparable.
+
+        Raises:
+            ConfigError: a key that is not the user's to set here, or a wrong value.
+        """
+        for key in self.overrides:
+            if key in OWN or (only is not None and key not in only):
+                raise ConfigError(f"{key}: is set by the benchmark, got -c {key}={self.overrides[key]}")
         own = {key.replace("_", "-"): value for key, value in keys.items()}
         values = presets.load(preset) | {"device": "cpu", "rounds": 1_000_000, "epochs": 0} | own
         return parse({**values, **self.overrides})
+
+    def only_laser(self) -> None:
+        """Raise ConfigError where other strategies are asked of a benchmark of LASER."""
+        if set(self.strategies) - {"laser"}:
+            raise ConfigError(f"--strategies: must be laser for this benchmark, got {','.join(self.strategies)}")
 
 
 Benchmark = Callable[[Request], Iterator[Line]]

@@ -28,8 +28,15 @@ BLOCK = "matrix"
 
 def compression(request: Request) -> Iterator[Line]:
     """Matrices of the paper's networks."""
+    request.only_laser()
     config = request.config(
-        "cifar10", clients=CLIENTS, strategy="laser", factor_exchange="two-phase", power="inf", threads=0
+        "cifar10",
+        only=("threads", "device", "rank"),
+        clients=CLIENTS,
+        strategy="laser",
+        factor_exchange="two-phase",
+        power="inf",
+        threads=0,
     )
     for shape in SHAPES:
         yield line("compression", **apart(_measure, config, shape, request.rounds or ROUNDS))
@@ -89,12 +96,13 @@ class Hook:
         """gradient: (workers, rows, columns)."""
         self.gradient = gradient
         self.error = torch.zeros_like(gradient)
+        self.bucket = torch.empty_like(gradient)
         self.q = torch.randn(gradient.shape[2], rank, device=gradient.device)
 
     def __call__(self) -> Tensor:
         """One round; returns the update."""
         workers = len(self.gradient)
-        corrected = self.gradient + self.error
+        corrected = torch.add(self.gradient, self.error, out=self.bucket)
         copy = corrected.clone()
         _orthogonalize(self.q.unsqueeze(0))  # type: ignore[no-untyped-call]
         p = torch.bmm(corrected, self.q.expand(workers, *self.q.shape)).mean(dim=0)

@@ -25,7 +25,9 @@ BLOCK = 10  # rounds of one side before it is the other's turn
 
 def peer(request: Request) -> Iterator[Line]:
     """The paper's setting, 16 clients x 128 images, LASER."""
-    yield line("peer", **apart(_measure, request.config("mnist", strategy="laser"), request.rounds or ROUNDS))
+    request.only_laser()
+    config = request.config("mnist", only=("threads", "data-dir", "seed"), strategy="laser")
+    yield line("peer", **apart(_measure, config, request.rounds or ROUNDS))
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
 from laser_fl.replica import Stepping, optimizer_of
+from laser_fl.schemes import SCHEMES
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
@@ -43,6 +44,7 @@ def gpt2(request: Request) -> Iterator[Line]:
 
 def growth(request: Request) -> Iterator[Line]:
     """The paper's setting with 60 images per client; memory beside that of data, model and memories, and a quarter."""
+    request.only_laser()
     for clients in GROWTH:
         config = request.config("mnist", clients=clients, batch_size=GROWTH_BATCH)
         rounds = request.rounds or max(20, 2000 // clients)
@@ -51,7 +53,7 @@ def growth(request: Request) -> Iterator[Line]:
 
 
 def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int) -> Iterator[Line]:
-    for strategy in request.strategies:
+    for strategy in request.strategies or SCHEMES:
         case = parse(config.to_flat() | {"strategy": strategy})
         yield line(name, **apart(_measure, case, request.rounds or rounds))
 
@@ -110,8 +112,8 @@ class Floor:
 
     def __init__(self, setup: Setup) -> None:
         """The weights are those of a run of its own."""
-        self._broadcast = setup.training().broadcast()
-        self.weights = self._broadcast.weights
+        self.weights = {name: weight.clone() for name, weight in setup.network.weights.items()}
+        self._broadcast = replace(setup.training().broadcast(), weights=self.weights)
         self._crew = Crew(setup.task, setup.network, setup.config, range(setup.config.clients))
         self._optimizer = optimizer_of(self.weights, Stepping.of(setup.config, 1, setup.network.undecayed))
         self._round = 0

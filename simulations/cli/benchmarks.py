@@ -25,7 +25,7 @@ def bench(
 
         if name not in BENCHMARKS:
             raise ConfigError(f"NAME: must be one of {', '.join(BENCHMARKS)}, got {name!r}")
-        chosen = tuple(SCHEMES) if strategies is None else tuple(one.strip() for one in strategies.split(","))
+        chosen = () if strategies is None else tuple(one.strip() for one in strategies.split(","))
         if unknown := [one for one in chosen if one not in SCHEMES]:
             raise ConfigError(f"--strategies: must be among {', '.join(SCHEMES)}, got {unknown[0]!r}")
         for line in BENCHMARKS.load(name)(Request(rounds, chosen, key_values(config))):
