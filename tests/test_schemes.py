@@ -78,6 +78,19 @@ class TestEveryScheme:
         else:
             assert memory == {}
 
+    def test_in_place_it_is_the_same_in_the_memory_that_was_there(self, name, round):
+        chosen = scheme(name)
+        memory = tensors(seed=1) if chosen.promises.error_feedback else {}
+        shared = shared_of(chosen, round=round)
+        broadcast = Broadcast({}, shared, chosen, context(round=round))
+        pure, apart = send(broadcast, tensors(seed=2), silent_losses(), memory)
+        given, gradients = copies(memory), tensors(seed=2)
+        uplink, after = send(broadcast, gradients, silent_losses(), given, in_place=True)
+        assert all(torch.equal(uplink.signals[n], pure.signals[n]) for n in pure.signals)
+        assert after.keys() == apart.keys()
+        assert all(torch.equal(after[n], apart[n]) and after[n] is given[n] for n in after)
+        assert all(torch.equal(memory[n], m) for n, m in tensors(seed=1).items() if memory)
+
     def test_inputs_are_left_alone(self, name, round):
         chosen, ctx = scheme(name), context(round=round)
         shared, corrected = shared_of(chosen, round=round), tensors()

@@ -26,7 +26,9 @@ def mnist(request: Request) -> Iterator[Line]:
 
 def resnet18(request: Request) -> Iterator[Line]:
     """At full width, 4 clients x 32 images, on all of PyTorch's threads."""
-    return _every_strategy("resnet18", request, request.config("cifar10", clients=4, batch_size=32), 10)
+    return _every_strategy(
+        "resnet18", request, request.config("cifar10", clients=4, batch_size=32, evaluate_examples=500), 6
+    )
 
 
 def gpt2_small(request: Request) -> Iterator[Line]:
@@ -36,10 +38,8 @@ def gpt2_small(request: Request) -> Iterator[Line]:
 
 def gpt2(request: Request) -> Iterator[Line]:
     """Two layers at full width and vocabulary, 2 clients x 2 windows of 512 tokens."""
-    config = request.config(
-        "gpt2-wikitext103", task="wikitext-2", layers=2, clients=2, batch_size=2, accumulation_steps=1
-    )
-    return _every_strategy("gpt2", request, config, 5)
+    size = {"layers": 2, "clients": 2, "batch_size": 2, "accumulation_steps": 1, "evaluate_examples": 8}
+    return _every_strategy("gpt2", request, request.config("gpt2-wikitext103", task="wikitext-2", **size), 3)
 
 
 def growth(request: Request) -> Iterator[Line]:
@@ -59,7 +59,7 @@ def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int)
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:
-    """Memory first, of a few rounds alone; then the times of rounds and of their floor, in turn."""
+    """Memory first, of a few rounds and an evaluation alone; then the times of rounds and of their floor, in turn."""
     whole_round(InProcess(prepare(_tiny(config))))  # imports what a run imports
     memory = PeakMemory()
     setup = prepare(config)
