@@ -38,8 +38,16 @@ def gpt2_small(request: Request) -> Iterator[Line]:
 
 def gpt2(request: Request) -> Iterator[Line]:
     """Two layers at full width and vocabulary, 2 clients x 2 windows of 512 tokens."""
-    size = {"layers": 2, "clients": 2, "batch_size": 2, "accumulation_steps": 1, "evaluate_examples": 8}
-    return _every_strategy("gpt2", request, request.config("gpt2-wikitext103", task="wikitext-2", **size), 3)
+    config = request.config(
+        "gpt2-wikitext103",
+        task="wikitext-2",
+        layers=2,
+        clients=2,
+        batch_size=2,
+        accumulation_steps=1,
+        evaluate_examples=8,
+    )
+    return _every_strategy("gpt2", request, config, 3)
 
 
 def growth(request: Request) -> Iterator[Line]:
