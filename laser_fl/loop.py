@@ -7,7 +7,7 @@ everything else (channel, decoding, optimizer, ledger, evaluation) is here, once
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
 from laser_fl.errors import TrainingError
 from laser_fl.ledger import Broadcasts, Entry, entry
+from laser_fl.observers import Metrics, Observer
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
@@ -247,52 +248,6 @@ class Training:
 
 def _floats(tensors: Tensors) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One evaluation.
-
-    round: rounds done. epoch: passes over the data done. train_loss: mean over the clients of the
-    last round in which any were present. test: of the current weights. ema_test: of their moving
-    average. channel_uses, energy, latency_seconds: spent so far, as in the ledger, up and down.
-    """
-
-    round: int
-    epoch: float
-    train_loss: float | None
-    test: Mapping[str, float]
-    ema_test: Mapping[str, float]
-    channel_uses: int
-    energy: float
-    latency_seconds: float
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """test_<metric>..., ema_test_<metric>...."""
-        current = {f"test_{name}": value for name, value in self.test.items()}
-        return current | {f"ema_test_{name}": value for name, value in self.ema_test.items()}
-
-    def flat(self) -> dict[str, int | float | None]:
-        """One row: round, epoch, train_loss, the scores, what was spent."""
-        spent = {name: getattr(self, name) for name in ("channel_uses", "energy", "latency_seconds")}
-        return {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss} | self.scores | spent
-
-    def line(self, rounds: int) -> str:
-        """One line for a log; rounds: length of the run."""
-        scores = "  ".join(f"{name} {self.test[name]:.4f} (averaged {self.ema_test[name]:.4f})" for name in self.test)
-        loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
-        return f"round {self.round}/{rounds}  {loss}test {scores}"
-
-
-class Observer:
-    """Looks on while a run goes; does nothing unless overridden."""
-
-    def on_round(self, training: Training, seconds: float) -> None:
-        """After every round; `training.ledger[-1]` is its entry. seconds: what it took."""
-
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
-        """After every evaluation."""
 
 
 def train(

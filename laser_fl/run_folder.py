@@ -18,7 +18,8 @@ from safetensors.torch import save
 from laser_fl.config import RunConfig
 from laser_fl.environment import environment
 from laser_fl.errors import ConfigError
-from laser_fl.loop import Metrics, Observer, Training
+from laser_fl.loop import Training
+from laser_fl.observers import Metrics, Observer
 from laser_fl.tasks.base import BEST
 from laser_fl.trackers.base import tracker_class
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Evaluate, Observer, Training, train
+from laser_fl.loop import Evaluate, Training, train
 from laser_fl.mapped import Board
+from laser_fl.observers import Observer
 from laser_fl.pipeline import Uplink, join
 from laser_fl.plan import Plan
 from laser_fl.streams import Device

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.loop import Metrics, Observer, Training
+from laser_fl.loop import Training
+from laser_fl.observers import Metrics, Observer
 from laser_fl.run_folder import RunFolder, default_path
 from laser_fl.setup import prepare
 from laser_fl.wire import write_tensors

@@ -14,8 +14,9 @@ from clients.client_app import app as client_app
 from clients.node import hosted, hosted_here, reply
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Observer, Training
+from laser_fl.loop import Training
 from laser_fl.mapped import _mapped
+from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.schemes import SCHEMES

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Observer, Training, train
+from laser_fl.loop import Training, train
+from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.run_folder import RunFolder

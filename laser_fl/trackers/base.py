@@ -4,7 +4,7 @@ from pathlib import Path
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.loop import Observer
+from laser_fl.observers import Observer
 from laser_fl.trackers import TRACKERS
 
 

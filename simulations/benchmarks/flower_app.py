@@ -14,9 +14,10 @@ from flwr.serverapp import Grid, ServerApp
 from clients.node import hosted_here, reply
 from laser_fl.blocks import Block, Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.loop import Observer, Training
+from laser_fl.loop import Training
 from laser_fl.models import MODELS
 from laser_fl.models.base import build
+from laser_fl.observers import Observer
 from laser_fl.pipeline import Broadcast
 from laser_fl.plan import Plan
 from laser_fl.wire import write_tensors

@@ -6,7 +6,8 @@ from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.host import Held, answer
-from laser_fl.loop import Observer, train
+from laser_fl.loop import train
+from laser_fl.observers import Observer
 from laser_fl.run_folder import RunFolder
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
