@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from laser_fl.config import parse
 from laser_fl.setup import prepare
 from simulations.benchmarks import BENCHMARKS
+from simulations.benchmarks.base import apart
 from simulations.benchmarks.compression import BLOCK, Hook, Ours
 from simulations.benchmarks.rounds import Floor, whole_round
 from simulations.benchmarks.timing import PeakMemory, in_turn
@@ -96,8 +97,8 @@ def test_the_floor_does_what_plain_gradients_without_noise_do(batching):
 def test_both_sides_of_the_compression_make_the_same_update():
     gradient = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(0))
     config = parse({"clients": 4, "rank": 2, "factor-exchange": "two-phase", "power": "inf"})
-    ours, hook = Ours(gradient, config), Hook(gradient, 2)
-    hook.q = ours.broadcast.shared[BLOCK].clone()
+    ours = Ours(gradient, config)
+    hook = Hook(gradient, ours.broadcast.shared[BLOCK])
     torch.testing.assert_close(ours(), hook().clone(), rtol=1e-4, atol=1e-5)
 
 
@@ -108,13 +109,18 @@ def test_sides_take_turns_in_blocks():
     assert "".join(calls) == "ab" + "aabb" + "aabb" + "ab"
 
 
-def test_the_peak_is_what_was_held_at_once_since_then():
-    megabytes = 50
+def _peak_of_twice_what_was_there(megabytes):
     held = torch.ones(megabytes * 250_000)
     peak = PeakMemory()
-    if peak.megabytes() is None:
-        pytest.skip("the system does not tell a process's peak")
     del held
     for _ in range(2):
         torch.ones(2 * megabytes * 250_000)
-    assert peak.megabytes() == pytest.approx(megabytes, abs=30)
+    return peak.megabytes()
+
+
+def test_the_peak_is_what_was_held_at_once_since_then():
+    """In a process of its own, as in a benchmark: what the heap of an old one has free hides what is taken."""
+    peak = apart(_peak_of_twice_what_was_there, 50)
+    if peak is None:
+        pytest.skip("the system does not tell a process's peak")
+    assert peak == pytest.approx(50, abs=30)

@@ -31,9 +31,8 @@ def from_torchvision(dataset: Any, root: Path, mean: float, std: float) -> Task:
     Raises:
         DataError: the files are not there and could not be downloaded.
     """
-    train = normalised(
-        _split(dataset, root, True), mean, std
-    )  # one after the other: raw and normalised, both are large
+    # One after the other: raw and normalised, both are large.
+    train = normalised(_split(dataset, root, True), mean, std)
     return task(train, normalised(_split(dataset, root, False), mean, std))
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
@@ -13,6 +13,7 @@ from simulations import presets
 OWN = {"rounds", "epochs", "strategy"}  # keys that a benchmark sets by itself
 
 P = ParamSpec("P")
+R = TypeVar("R")
 Line = dict[str, str | int | float | None]
 
 
@@ -52,7 +53,7 @@ class Request:
 Benchmark = Callable[[Request], Iterator[Line]]
 
 
-def apart(measure: Callable[P, Line], *args: P.args, **kwargs: P.kwargs) -> Line:
+def apart(measure: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call `measure` in a process of its own, which has nothing in memory yet and is gone afterwards."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:

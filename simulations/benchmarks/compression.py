@@ -16,6 +16,7 @@ from laser_fl.loop import Training
 from laser_fl.plan import Plan
 from laser_fl.schemes.base import Heard
 from laser_fl.setup import device_of
+from laser_fl.streams import Streams
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import Side, in_turn
 
@@ -46,8 +47,10 @@ def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = device_of(config)
-    gradient = torch.randn(CLIENTS, *shape, device=device)
-    sides: dict[str, Side] = {"peer": Hook(gradient, config.rank), "round": Ours(gradient, config)}
+    generator = Streams(config.seed).generator("gradients", device=device)
+    gradient = torch.randn(CLIENTS, *shape, device=device, generator=generator)
+    ours = Ours(gradient, config)
+    sides: dict[str, Side] = {"peer": Hook(gradient, ours.broadcast.shared[BLOCK]), "round": ours}
     seconds = in_turn(sides, rounds, WARM_UP, device)
     return {
         "rows": shape[0],
@@ -92,12 +95,12 @@ class Ours:
 class Hook:
     """What the hook does on each of as many workers, their all-reduces being means; its error is that of the mean."""
 
-    def __init__(self, gradient: Tensor, rank: int) -> None:
-        """gradient: (workers, rows, columns)."""
+    def __init__(self, gradient: Tensor, basis: Tensor) -> None:
+        """gradient: (workers, rows, columns). basis: the first right factor, (columns, rank)."""
         self.gradient = gradient
         self.error = torch.zeros_like(gradient)
         self.bucket = torch.empty_like(gradient)
-        self.q = torch.randn(gradient.shape[2], rank, device=gradient.device)
+        self.q = basis.clone()
 
     def __call__(self) -> Tensor:
         """One round; returns the update."""

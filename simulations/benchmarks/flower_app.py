@@ -11,7 +11,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from clients.node import hosted_here, reply
+from clients.node import reply
 from laser_fl.blocks import Block, Tensors
 from laser_fl.config import RunConfig, parse
 from laser_fl.loop import Training
@@ -20,6 +20,7 @@ from laser_fl.models.base import build
 from laser_fl.observers import Observer
 from laser_fl.pipeline import Broadcast
 from laser_fl.plan import Plan
+from laser_fl.streams import Streams
 from laser_fl.wire import write_tensors
 from laser_fl.worker import Computed, Crew, Worker
 from strategies.over_the_air import OverTheAir
@@ -75,15 +76,14 @@ def nothing(message: Message, context: Context) -> Message:
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with stored gradients."""
-    config, *_ = _settings(context)
-    return reply(message, context, _StoredCrew(hosted_here(context, config.clients)).answer)
+    return reply(message, context, _StoredCrew().answer)
 
 
 class _StoredCrew(Crew):
     """Clients one by one."""
 
-    def __init__(self, clients: range) -> None:
-        self._groups = [range(c, c + 1) for c in clients]
+    def __init__(self) -> None:
+        self._group = 1
         self._worker = _Stored()
 
 
@@ -97,12 +97,14 @@ class _Stored(Worker):
         """It costs nothing."""
         ctx = broadcast.context
         buffers = {name: b.unsqueeze(0) for name, b in broadcast.buffers.items()}
-        return Computed(_gradients(ctx.blocks), buffers, torch.zeros(len(ctx.present), dtype=torch.float64))
+        return Computed(
+            _gradients(ctx.blocks, ctx.streams), buffers, torch.zeros(len(ctx.present), dtype=torch.float64)
+        )
 
 
 @cache
-def _gradients(blocks: tuple[Block, ...]) -> Tensors:
-    generator = torch.Generator().manual_seed(0)
+def _gradients(blocks: tuple[Block, ...], streams: Streams) -> Tensors:
+    generator = streams.generator("stored gradients")
     return {block.name: torch.randn(1, *block.shape, generator=generator) / 1000 for block in blocks}
 
 

@@ -1,6 +1,7 @@
 """LASER on MNIST as one would write it in an afternoon: the peer that shows what batching is worth.
 
-One model per client, torchvision's transforms in a DataLoader, autograd, loops over clients and blocks.
+One model per client, torchvision's transforms in a DataLoader, autograd, loops over clients and blocks. It draws from
+PyTorch's own generator, as such a program would.
 """
 
 import math
