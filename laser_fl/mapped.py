@@ -15,8 +15,8 @@ from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 
-import psutil
 import torch
+from filelock import FileLock, Timeout
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import LaserError
@@ -24,7 +24,7 @@ from laser_fl.errors import LaserError
 ALIGNMENT = 64  # bytes; a processor's cache line
 IN_MEMORY = Path("/dev/shm")  # a file system of memory, where there is one
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-PREFIX = "laser-fl-"
+PREFIX, TAKEN = "laser-fl-", "taken"  # a board's name, and the file in it that its owner holds locked
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -126,9 +126,11 @@ class Board:
 
     def __init__(self, folder: Path | None) -> None:
         """folder: where to put it; None: among temporary files."""
-        prefix = f"{PREFIX}{os.getpid()}-"
-        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
+        self._lock = FileLock(self.path / "taking")
+        self._lock.acquire()
+        (self.path / "taking").rename(self.path / TAKEN)  # nobody finds it before it is locked
 
     @classmethod
     def with_room(cls, size: int) -> "Board | None":
@@ -153,6 +155,7 @@ class Board:
         """Remove the folder; who has mapped a file keeps what he sees."""
         _mapped.cache_clear()
         self._folder.cleanup()
+        self._lock.release()
 
 
 def write(slot: Slot, tensors: Tensors) -> None:
@@ -165,9 +168,7 @@ def write(slot: Slot, tensors: Tensors) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the boards of processes that are no more."""
-    for left in folder.glob(f"{PREFIX}*-*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
-        with suppress(OSError):
-            if owner.isdigit() and not psutil.pid_exists(int(owner)):
-                shutil.rmtree(left)
+    """Remove the boards of processes that are no more, and hold their locks no more."""
+    for taken in folder.glob(f"{PREFIX}*/{TAKEN}"):
+        with suppress(OSError, Timeout), FileLock(taken, timeout=0):
+            shutil.rmtree(taken.parent)

@@ -1,14 +1,14 @@
 """What lies in a mapped file is the same for all processes of a host."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from laser_fl.mapped import PREFIX, Board, NotHereError, Slot, write
+from laser_fl.mapped import Board, NotHereError, Slot, write
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -90,16 +90,18 @@ def test_a_file_that_is_too_short_or_of_strange_values_is_left_alone(board):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(board):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    left, used = (board.path.parent / f"{PREFIX}{pid}-x" for pid in (process.pid, os.getpid()))
-    for folder in (left, used):
-        folder.mkdir()
-    try:
-        Board.with_room(1).close()
-        assert (left.exists(), used.exists()) == (False, True)
-    finally:
-        used.rmdir()
+    program = (
+        "import sys, time; from laser_fl.mapped import Board; b = Board.with_room(1000); "
+        "print(b.path, flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    left = Path(process.stdout.readline().strip())
+    Board.with_room(1).close()
+    assert left.exists()
+    process.kill()
+    process.communicate()
+    Board.with_room(1).close()
+    assert (left.exists(), board.path.exists()) == (False, True)
 
 
 def test_without_room_there_is_no_board():
