@@ -16,7 +16,7 @@ Function = Callable[..., Any]
 Shapes = tuple[tuple[object, ...], ...]
 
 CALLS = 3  # with the same shapes before they are worth a trace, which takes a tenth of a second
-KEPT = 16  # traces
+KEPT = 64  # traces
 
 
 class Traced:
@@ -41,7 +41,8 @@ class Traced:
             return self._function(*args)
         self._traces[shapes] = make_fx(lambda packed: self._function(*packed))(args)
         if len(self._traces) > KEPT:
-            self._traces.popitem(last=False)
+            oldest, _ = self._traces.popitem(last=False)
+            del self._calls[oldest]
         return self._traces[shapes](args)
 
 

@@ -145,8 +145,7 @@ class Crew:
     """
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
-        size = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, network) else 1
-        self._groups = [clients[start : start + size] for start in range(0, len(clients), size)]
+        self._group = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, network) else 1
         self._worker = Worker(task, network, config, clients)
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
@@ -174,9 +173,10 @@ class Crew:
         return join(uplinks), memory
 
     def _parts(self, broadcast: Broadcast) -> list[Broadcast]:
-        """What each group sees of the broadcast, where any of its clients is present."""
-        parts = (broadcast.of(group) for group in self._groups)
-        return [part for part in parts if part.context.present]
+        """What each group of those present sees of the broadcast."""
+        present, size = broadcast.context.present, self._group
+        groups = (present[start : start + size] for start in range(0, len(present), size))
+        return [broadcast.of(range(group[0], group[-1] + 1)) for group in groups]
 
 
 def _batches(config: RunConfig, network: Network) -> bool:
