@@ -133,9 +133,9 @@ class Training:
         self._down_floats += _floats(self._shared) if told is None else told.floats
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
-        self._shared = reception.shared
         if self._compressed:
-            self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights))
+            self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights, self._shared))
+        self._shared = reception.shared
         self._exchange += 1
         self._usages.append(reception.usage)
         self._side_channel_floats += reception.side_channel_floats

@@ -112,7 +112,8 @@ class State:
 class News:
     """What the server heard in the exchange number `exchange`, counted from 0, and that exchange's context.
 
-    heard: None where nobody spoke. checksum: of the weights before that, by which a node knows that it is in step.
+    heard: None where nobody spoke. checksum: of weights and shared state before that, by which a node knows that it
+        is in step.
     """
 
     exchange: int
@@ -204,8 +205,8 @@ class Follower:
             return
         if news.exchange != self._exchange:
             raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
-        if news.checksum != checksum(self.weights):  # as on another kind of device
-            raise OutOfStepError(f"exchange {news.exchange} was told to a node whose weights are not the server's")
+        if news.checksum != checksum(self.weights, self.shared):  # as on another kind of device
+            raise OutOfStepError(f"exchange {news.exchange} was told to a node whose model is not the server's")
         if news.heard is not None:
             update, self.shared = scheme.decode(news.heard, self.shared, news.context)
             if update is not None:
@@ -223,9 +224,9 @@ def following(follower: Follower | None, told: News | State, scheme: Scheme) -> 
     return follower
 
 
-def checksum(tensors: Tensors) -> int:
+def checksum(*trees: Tensors) -> int:
     """The sum of all bits as numbers of 32, which no order of adding changes."""
-    return sum(int(tensor.contiguous().view(torch.int32).sum()) for tensor in tensors.values())
+    return sum(int(tensor.contiguous().view(torch.int32).sum()) for tree in trees for tensor in tree.values())
 
 
 def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:

@@ -143,8 +143,7 @@ def read_state(records: RecordDict, device: Device = "cpu") -> State:
 
 
 def _write_news(records: RecordDict, news: News, show: Show | None) -> None:
-    told = {"exchange": news.exchange, "silent": news.heard is None}
-    told["checksum"] = news.checksum
+    told = {"exchange": news.exchange, "silent": news.heard is None, "checksum": news.checksum}
     records[NEWS] = ConfigRecord(_write_context(news.context) | told)
     if news.heard is not None:
         put_tensors(records, HEARD, news.heard.values, show)

@@ -20,12 +20,6 @@ class Kept(ABC):
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """Subtract the part from `corrected`, contiguous, in place."""
 
-    def dense(self, corrected: Float[Tensor, "clients ..."]) -> Float[Tensor, "clients ..."]:
-        """The part as a tensor like `corrected`, which stays as it is."""
-        rest = corrected.clone()
-        self.leave_(rest)
-        return corrected - rest
-
 
 @dataclass(frozen=True)
 class Everything(Kept):
