@@ -18,6 +18,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _identity():
+    """Flower's messages are made by somebody."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """Where the real data sets lie; tests that need them are skipped elsewhere."""

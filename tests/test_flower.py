@@ -6,22 +6,17 @@ import pandas as pd
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
-from clients.client_app import app as client_app
 from clients.node import hosted, hosted_here, reply
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.loop import Training
-from laser_fl.mapped import _mapped
 from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.schemes import SCHEMES
 from laser_fl.wire import (
-    board_of,
     read_broadcast,
     read_tensors,
     read_uplink,
@@ -32,61 +27,8 @@ from laser_fl.wire import (
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
+from tests.grids import FakeGrid, run_config, run_on_grid
 from tests.helpers import VARIANTS, names, tensors
-
-SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
-
-
-@pytest.fixture(autouse=True)
-def _identity():
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-
-
-class FakeGrid(Grid):
-    """Nodes in this process, which map files as others would; replies come in the wrong order, as they may."""
-
-    def __init__(self, nodes, run_config, answer=client_app):
-        self.answer = answer
-        self.contexts = {
-            100 + i: Context(1, 100 + i, {"partition-id": i, "num-partitions": nodes}, RecordDict(), run_config)
-            for i in range(nodes)
-        }
-
-    def set_run(self, run):
-        raise AssertionError
-
-    @property
-    def run(self):
-        raise AssertionError
-
-    def create_message(self, *args, **kwargs):
-        raise AssertionError
-
-    def push_messages(self, messages):
-        raise AssertionError
-
-    def pull_messages(self, message_ids):
-        raise AssertionError
-
-    def get_node_ids(self):
-        return list(self.contexts)
-
-    def send_and_receive(self, messages, *, timeout=None):
-        answers = []
-        for message in messages:
-            _mapped.cache_clear()
-            answers.append(self.answer(message, self.contexts[message.metadata.dst_node_id]))
-        return answers[::-1]
-
-
-def run_config(path, **values):
-    return parse(SHORT | {k.replace("_", "-"): v for k, v in values.items()} | {"out-dir": str(path)})
-
-
-def run_on_grid(config, nodes):
-    flat = config.to_flat()
-    context = Context(1, 0, {}, RecordDict(), flat)
-    server_app(FakeGrid(nodes, flat), context)
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))
@@ -109,140 +51,6 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
     a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("grid", "direct"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
-
-
-SHARED = {
-    "plain": {"strategy": "laser"},
-    "two-phase": {"strategy": "laser", "factor-exchange": "two-phase"},
-    "drifting copies": {"strategy": "laser", "downlink": "update", "downlink-power": 1e4},
-    "compressed": {"strategy": "laser", "downlink": "compressed", "momentum": 0.9},
-    "compressed two-phase": {"factor-exchange": "two-phase", "downlink": "compressed", "optimizer": "adamw"},
-    "absences": {"strategy": "random-k", "fraction": 0.6, "downlink": "compressed"},
-}
-
-
-class TestWhatIsLarge:
-    """It lies in mapped files; only nodes of other hosts are sent it."""
-
-    def same_as_in_process(self, tmp_path, options, grid):
-        options = options | {"client_batching": "loop"}
-        config = run_config(tmp_path / "grid", **options)
-        server_app(grid(config.to_flat()), Context(1, 0, {}, RecordDict(), config.to_flat()))
-        in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
-        for file in ("metrics.csv", "weights.safetensors"):
-            assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
-        ledgers = [pd.read_csv(tmp_path / run / "ledger.csv") for run in ("grid", "direct")]
-        pd.testing.assert_frame_equal(*(ledger.drop(columns="downlink_floats") for ledger in ledgers))
-        return ledgers[0].downlink_floats - ledgers[1].downlink_floats
-
-    @pytest.mark.parametrize("case", names(SHARED))
-    @pytest.mark.parametrize("far", [lambda t: [101], lambda t: [100 + t % 3], lambda t: range(100, 103)])
-    def test_nodes_on_other_hosts_give_the_same_run(self, tmp_path, monkeypatch, case, far):
-        """From the start, or in turn, as in a pool of actors on several hosts."""
-        more = self.same_as_in_process(tmp_path, SHARED[case], lambda flat: ScatteredGrid(3, flat, monkeypatch, far))
-        assert (more == 0).all()  # where a node runs is not the ledger's business
-
-    @pytest.mark.parametrize("case", ["compressed", "compressed two-phase", "absences"])
-    def test_a_node_that_lost_its_replica_is_told_everything(self, tmp_path, case):
-        grids = []
-
-        def forgetful(flat):
-            grids.append(ForgetfulGrid(3, flat))
-            return grids[0]
-
-        more = self.same_as_in_process(tmp_path, SHARED[case], forgetful)
-        assert more[grids[0].forgets] >= 7850
-        assert (more.drop(grids[0].forgets) == 0).all()
-
-    @pytest.mark.parametrize("case", names(SHARED))
-    def test_messages_and_contexts_carry_no_tensors_but_reports(self, tmp_path, case):
-        config = run_config(tmp_path / "run", **SHARED[case])
-        grid = WeighingGrid(2, config.to_flat())
-        server_app(grid, Context(1, 0, {}, RecordDict(), config.to_flat()))
-        assert grid.heaviest < 700
-        assert all(not context.state.array_records for context in grid.contexts.values())
-
-    def test_a_second_run_of_the_same_nodes_starts_from_nothing(self, tmp_path):
-        grid = FakeGrid(2, run_config(tmp_path / "0", **SHARED["compressed"]).to_flat())
-        for run in "01":
-            config = run_config(tmp_path / run, **SHARED["compressed"]).to_flat()
-            server_app(grid, Context(1, 0, {}, RecordDict(), config))
-        files = [(tmp_path / run / "weights.safetensors").read_bytes() for run in "01"]
-        assert files[0] == files[1]
-
-    def test_a_file_that_the_clients_own_code_misses_is_its_own_error(self, tmp_path):
-        def careless(message, context):
-            def respond(broadcast, memory):
-                raise FileNotFoundError("my data")
-
-            return reply(message, context, respond)
-
-        config = run_config(tmp_path / "run").to_flat()
-        with pytest.raises(FileNotFoundError, match="my data"):
-            server_app(FakeGrid(2, config, careless), Context(1, 0, {}, RecordDict(), config))
-
-    def test_the_files_are_gone_when_the_run_is_over_or_has_failed(self, tmp_path):
-        boards = []
-
-        def note(message, context):
-            boards.append(board_of(message.content))
-            if len(boards) > 6:
-                raise RuntimeError("enough")
-            return client_app(message, context)
-
-        for rounds in (2, 6):
-            config = run_config(tmp_path / str(rounds), rounds=rounds).to_flat()
-            grid = FakeGrid(2, config, note)
-            if rounds == 2:
-                server_app(grid, Context(1, 0, {}, RecordDict(), config))
-            else:
-                with pytest.raises(RuntimeError, match="enough"):
-                    server_app(grid, Context(1, 0, {}, RecordDict(), config))
-        assert len(set(boards)) == 2
-        assert not any(board.exists() for board in boards)
-
-
-class ScatteredGrid(FakeGrid):
-    """Some nodes run on another host, where the server's files are not seen; far: round -> which."""
-
-    def __init__(self, nodes, run_config, monkeypatch, far):
-        super().__init__(nodes, run_config, self.somewhere)
-        self.monkeypatch, self.far = monkeypatch, far
-
-    def somewhere(self, message, context):
-        round = message.content.config_records["exchange"]["round"]
-        if context.node_id not in self.far(round):
-            return client_app(message, context)
-        with self.monkeypatch.context() as patch:
-            patch.setattr("laser_fl.mapped._this_host", lambda: "another")
-            return client_app(message, context)
-
-
-class ForgetfulGrid(FakeGrid):
-    """The second node's replica is lost before a round."""
-
-    forgets = 3
-
-    def send_and_receive(self, messages, *, timeout=None):
-        exchange = messages[0].content.config_records["exchange"]
-        if len(messages) > 1 and (exchange["round"], exchange["phase"]) == (self.forgets, 0):
-            state = self.contexts[101].state
-            for name in ("replica-numbers", "replica", "replica-shared"):
-                del state[name]
-        return super().send_and_receive(messages, timeout=timeout)
-
-
-class WeighingGrid(FakeGrid):
-    """Notes the most bytes of arrays in any message."""
-
-    heaviest = 0
-
-    def send_and_receive(self, messages, *, timeout=None):
-        replies = super().send_and_receive(messages, timeout=timeout)
-        for message in (*messages, *replies):
-            sizes = [len(a.data) for record in message.content.array_records.values() for a in record.values()]
-            self.heaviest = max(self.heaviest, sum(sizes))
-        return replies
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from laser_fl.streams import Streams
 from laser_fl.tasks.base import Examples, Task
 from laser_fl.worker import Crew, Worker
 from simulations.engines import in_process
+from tests.grids import run_on_grid
 from tests.helpers import context, scheme
-from tests.test_flower import _identity, run_on_grid  # noqa: F401  the fixture is used by its name
 
 CLIENTS = 3
 TINY_TEXT = {

@@ -24,8 +24,8 @@ from laser_fl.streams import Streams
 from simulations.engines import in_process
 from simulations.progress import Reporter
 from tests import oracle
+from tests.grids import run_on_grid
 from tests.helpers import SHAPES, VARIANTS, context, names, scheme, silent_losses, tensors
-from tests.test_flower import _identity, run_on_grid  # noqa: F401  the fixture is used by its name
 from tests.test_oracle import TWINS, as_matrix, reshaped
 
 CLIENTS, ROUNDS = 6, 12

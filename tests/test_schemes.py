@@ -36,7 +36,11 @@ def copies(tree):
 
 
 def dense(kept, corrected):
-    return {name: part.dense(corrected[name]) for name, part in kept.items()}
+    """What is kept, as tensors like the corrected gradients, which stay as they are."""
+    rest = copies(corrected)
+    for name, part in kept.items():
+        part.leave_(rest[name])
+    return {name: corrected[name] - rest[name] for name in kept}
 
 
 def code(chosen, corrected, round, dtype=torch.float64):

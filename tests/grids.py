@@ -1,0 +1,101 @@
+"""Grids of nodes in this process, healthy ones and others. Imported by tests only, after the type-checking hook."""
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from clients.client_app import app as client_app
+from laser_fl.config import parse
+from laser_fl.mapped import _mapped
+from strategies.server_app import app as server_app
+
+SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
+
+
+class FakeGrid(Grid):
+    """Nodes in this process, which map files as others would; replies come in the wrong order, as they may."""
+
+    def __init__(self, nodes, run_config, answer=client_app):
+        self.answer = answer
+        self.contexts = {
+            100 + i: Context(1, 100 + i, {"partition-id": i, "num-partitions": nodes}, RecordDict(), run_config)
+            for i in range(nodes)
+        }
+
+    def set_run(self, run):
+        raise AssertionError
+
+    @property
+    def run(self):
+        raise AssertionError
+
+    def create_message(self, *args, **kwargs):
+        raise AssertionError
+
+    def push_messages(self, messages):
+        raise AssertionError
+
+    def pull_messages(self, message_ids):
+        raise AssertionError
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        answers = []
+        for message in messages:
+            _mapped.cache_clear()
+            answers.append(self.answer(message, self.contexts[message.metadata.dst_node_id]))
+        return answers[::-1]
+
+
+def run_config(path, **values):
+    return parse(SHORT | {k.replace("_", "-"): v for k, v in values.items()} | {"out-dir": str(path)})
+
+
+def run_on_grid(config, nodes):
+    flat = config.to_flat()
+    context = Context(1, 0, {}, RecordDict(), flat)
+    server_app(FakeGrid(nodes, flat), context)
+
+
+class ScatteredGrid(FakeGrid):
+    """Some nodes run on another host, where the server's files are not seen; far: round -> which."""
+
+    def __init__(self, nodes, run_config, monkeypatch, far):
+        super().__init__(nodes, run_config, self.somewhere)
+        self.monkeypatch, self.far = monkeypatch, far
+
+    def somewhere(self, message, context):
+        round = message.content.config_records["exchange"]["round"]
+        if context.node_id not in self.far(round):
+            return client_app(message, context)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("laser_fl.mapped._this_host", lambda: "another")
+            return client_app(message, context)
+
+
+class ForgetfulGrid(FakeGrid):
+    """The second node's replica is lost before a round."""
+
+    forgets = 3
+
+    def send_and_receive(self, messages, *, timeout=None):
+        exchange = messages[0].content.config_records["exchange"]
+        if len(messages) > 1 and (exchange["round"], exchange["phase"]) == (self.forgets, 0):
+            state = self.contexts[101].state
+            for name in ("replica-numbers", "replica", "replica-shared"):
+                del state[name]
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+class WeighingGrid(FakeGrid):
+    """Notes the most bytes of arrays in any message."""
+
+    heaviest = 0
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = super().send_and_receive(messages, timeout=timeout)
+        for message in (*messages, *replies):
+            sizes = [len(a.data) for record in message.content.array_records.values() for a in record.values()]
+            self.heaviest = max(self.heaviest, sum(sizes))
+        return replies
