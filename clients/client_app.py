@@ -10,15 +10,22 @@ from laser_fl.config import RunConfig, parse
 from laser_fl.setup import Setup, prepare
 from laser_fl.worker import Crew
 
+OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
+
 app = ClientApp()
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One exchange of this node's clients."""
-    config = parse(context.run_config)
+    config = parse(dict(context.run_config) | _own(context))
     crew = _crew(config, hosted_here(context, config.clients))
     return reply(message, context, crew.answer, _setup(config).device)
+
+
+def _own(context: Context) -> dict[str, str | int | float | bool | bytes]:
+    """What a node's owner says of it in its node config: which device computes, where its data lies, its threads."""
+    return {key: context.node_config[key] for key in OWN if key in context.node_config}
 
 
 @cache

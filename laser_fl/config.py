@@ -167,6 +167,8 @@ class RunConfig(BaseModel):
         description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
     )
     tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
+    min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
+    reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")

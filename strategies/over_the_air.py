@@ -85,7 +85,7 @@ class OverTheAir(Strategy):
             ConfigError: there are more nodes than clients.
             TrainingError: a node failed, clients are missing, or a gradient is not finite.
         """
-        nodes = _nodes_of(grid, timeout)
+        nodes = _nodes_of(grid, self.config.min_available_nodes, timeout)
         config = self._for_nodes(nodes)
         plan = self._plan or Plan(num_rounds)
         weights = read_tensors(initial_arrays, self._device)
@@ -251,11 +251,11 @@ def _message(content: RecordDict, node: int) -> Message:
     return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
 
-def _nodes_of(grid: Grid, timeout: float) -> int:
-    """How many nodes there are, once the first has registered; they do so together."""
+def _nodes_of(grid: Grid, least: int, timeout: float) -> int:
+    """How many nodes there are, once at least so many have registered; simulated ones do so together."""
     deadline = time.monotonic() + timeout
-    while not (nodes := list(grid.get_node_ids())):
+    while len(nodes := list(grid.get_node_ids())) < least:
         if time.monotonic() > deadline:
-            raise TrainingError(f"no node has registered within {timeout:.0f} seconds")
+            raise TrainingError(f"{len(nodes)} of {least} nodes have registered within {timeout:.0f} seconds")
         time.sleep(0.1)
     return len(nodes)

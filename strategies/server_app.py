@@ -51,7 +51,7 @@ def _run(grid: Grid, context: Context) -> None:
     )
     log(INFO, "run folder: %s", folder.path.resolve())
     try:
-        strategy.start(grid, write_tensors(network.weights), plan.rounds)
+        strategy.start(grid, write_tensors(network.weights), plan.rounds, config.reply_timeout)
     except BaseException as error:
         folder.fail(strategy.training, error)
         raise

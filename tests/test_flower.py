@@ -117,6 +117,18 @@ def test_a_node_without_a_place_says_what_it_lacks():
         hosted_here(context, 4)
 
 
+def test_a_nodes_owner_says_which_device_computes():
+    grid = FakeGrid(1, parse({"clients": 2, "rounds": 1}).to_flat())
+    grid.contexts[100].node_config["device"] = "cuda:77"
+    with pytest.raises(ConfigError, match=r"device: must be one of this machine's \d+ GPUs, got cuda:77"):
+        ZSgd(clients=2).start(grid, write_tensors({"w": torch.zeros(2)}), 1)
+
+
+def test_a_run_waits_for_as_many_nodes_as_it_is_told():
+    with pytest.raises(TrainingError, match="2 of 3 nodes have registered within 0 seconds"):
+        ZSgd(min_available_nodes=3).start(FakeGrid(2, {}), write_tensors({}), 1, timeout=0.1)
+
+
 def test_a_wrong_value_is_refused_by_the_server_app_in_one_line():
     with pytest.raises(ConfigError, match=r"^power: must be greater than 0 \(inf: no noise\), got -1$"):
         server_app(FakeGrid(1, {}), Context(1, 0, {}, RecordDict(), {"power": -1}))
