@@ -14,7 +14,7 @@ the power follows the channel's rule for all schemes instead of a scaling sent a
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Everything, Kept, Sparse
 from laser_fl.schemes.largest import largest
 from laser_fl.schemes.projection import Projection
@@ -67,9 +67,9 @@ class ADsgd(Scheme):
             update[block.name] = value
         return update, shared
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """⌊factor · d⌋, or all of a tiny block."""
-        return self._measurements(block) if self.compresses(block) else block.size
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """⌊factor · d⌋ numbers, or a tiny block as it is."""
+        return {block.name: (self._measurements(block),) if self.compresses(block) else block.shape}
 
     def compresses(self, block: Block) -> bool:
         """True where at least one largest value is left to send."""

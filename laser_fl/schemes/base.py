@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -12,6 +13,8 @@ from torch import Tensor
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
+
+Shapes = dict[str, tuple[int, ...]]  # by a signal's name
 
 PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
 
@@ -117,12 +120,16 @@ class Scheme(ABC):
         """Turn what was heard into (update per block, next shared state); no update before the last phase."""
 
     @abstractmethod
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """The signals that a client sends for `block` in this exchange, and their shapes."""
+
     def values(self, block: Block, ctx: Context) -> int:
         """How many values a client sends for `block` in this exchange."""
+        return sum(prod(shape) for shape in self.shapes(block, ctx).values())
 
     def signals(self, block: Block, ctx: Context) -> int:
-        """How many signals a client sends for `block` in this exchange; by default one, where it sends anything."""
-        return 1 if self.values(block, ctx) > 0 else 0
+        """How many signals a client sends for `block` in this exchange that need a norm and an amplitude."""
+        return len(self.shapes(block, ctx))
 
     def volume(self, ctx: Context) -> int:
         """How many values a client sends in this exchange."""

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept, Whole
 from laser_fl.schemes.largest import largest
 
@@ -51,6 +51,10 @@ class DDsgd(Scheme):
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Take the mean message as the update."""
         return heard.values, shared
+
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """The block's own, mostly of zeros."""
+        return {block.name: block.shape}
 
     def values(self, block: Block, ctx: Context) -> int:
         """Those of a block are known only once the gradient is; here, the most."""

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.exchanges import EXCHANGES
 from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
@@ -55,13 +55,9 @@ class Laser(Scheme):
         """Multiply factors; they span the next bases."""
         return self.exchange.decode(heard, shared, ctx)
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """As the exchange has it."""
-        return self.exchange.values(block, ctx)
-
-    def signals(self, block: Block, ctx: Context) -> int:
-        """As the exchange has it."""
-        return self.exchange.signals(block, ctx)
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """As the exchange has them."""
+        return self.exchange.shapes(block, ctx)
 
     def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
         """As the exchange has it."""

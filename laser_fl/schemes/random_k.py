@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept, Picked
 from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
@@ -49,9 +49,9 @@ class RandomK(Scheme):
             update[block.name] = value.new_zeros(block.size).index_copy_(0, chosen, value).view(block.shape)
         return update, shared
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """max(1, ⌊factor · d⌋)."""
-        return sample_size(self.compression_factor, block)
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """max(1, ⌊factor · d⌋) values."""
+        return {block.name: (sample_size(self.compression_factor, block),)}
 
     def _places(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)

@@ -9,7 +9,7 @@ vote is communication efficient and fault tolerant", 2019. No error feedback, as
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept
 
 
@@ -31,6 +31,6 @@ class Signum(Scheme):
         """Take the majority's sign, as far as the noise lets it be heard."""
         return {name: value.sign() for name, value in heard.values.items()}, shared
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """All of them."""
-        return block.size
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """The block's own."""
+        return {block.name: block.shape}

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept
 from laser_fl.schemes.sizes import sample_size
 from laser_fl.streams import Streams
@@ -52,9 +52,9 @@ class Sketch(Scheme):
             update[block.name] = heard.values[block.name].index_select(0, buckets).mul_(signs).view(block.shape)
         return update, shared
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """max(1, ⌊factor · d⌋)."""
-        return sample_size(self.compression_factor, block)
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """max(1, ⌊factor · d⌋) values."""
+        return {block.name: (sample_size(self.compression_factor, block),)}
 
     def _hashes(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Tensor, Tensor]]:
         """Each block with its values' buckets and signs."""

@@ -6,7 +6,7 @@ Source: paper, §2, (Z-SGD) and (SGD).
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept
 
 
@@ -27,9 +27,9 @@ class ZSgd(Scheme):
         """Take what was heard as the update."""
         return heard.values, shared
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """All of them."""
-        return block.size
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """The block's own."""
+        return {block.name: block.shape}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises
+from laser_fl.schemes.base import Context, Heard, Promises, Shapes
 from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, times
 from laser_fl.schemes.kept import Product
 from laser_fl.streams import Streams
@@ -45,11 +45,11 @@ class Alternating(LowRank):
         factor = heard.values[block.name]
         return _turned(factor @ basis.mT, ctx), factor
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """Those of one factor: n · r in even rounds, m · r in odd ones."""
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """One factor: n x r in even rounds, m x r in odd ones."""
         if not self.compresses(block):
-            return block.size
-        return self.rank_of(block) * block.matrix_shape[1 if ctx.updates % 2 == 0 else 0]
+            return {block.name: block.shape}
+        return {block.name: (block.matrix_shape[1 if ctx.updates % 2 == 0 else 0], self.rank_of(block))}
 
 
 def _turned(matrix: Float[Tensor, "... rows columns"], ctx: Context) -> Float[Tensor, "..."]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import PART, Context, Heard, Promises
+from laser_fl.schemes.base import PART, Context, Heard, Promises, Shapes
 from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, orthonormal, times
 from laser_fl.schemes.kept import Product
 from laser_fl.streams import Streams
@@ -48,7 +48,7 @@ class OneShot(LowRank):
         p = orthonormal(times(wide, basis))
         q = (p.mT @ wide).mT.contiguous()  # in this order of factors many times faster than wide.mT @ p
         columns = {
-            f"{block.name}{PART}{factor}{i}": column
+            _part(block, factor, i): column
             for factor, vectors in (("p", p), ("q", q))
             for i, column in enumerate(vectors.unbind(dim=-1))
         }
@@ -59,13 +59,12 @@ class OneShot(LowRank):
         p, q = (self._factor(block, factor, heard) for factor in "pq")
         return _wide(block, p @ q.mT), q
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """Those of both factors: r (m + n)."""
-        return self.rank_of(block) * sum(block.matrix_shape) if self.compresses(block) else block.size
-
-    def signals(self, block: Block, ctx: Context) -> int:
-        """One per column of both factors."""
-        return 2 * self.rank_of(block) if self.compresses(block) else 1
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """The columns of both factors, the shorter ones first."""
+        if not self.compresses(block):
+            return {block.name: block.shape}
+        sides = zip("pq", sorted(block.matrix_shape), strict=True)
+        return {_part(block, factor, i): (length,) for factor, length in sides for i in range(self.rank_of(block))}
 
     def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
         """‖Q_i‖ = ‖P_i Q_iᵀ‖: the columns of P have norm 1, whatever the gradient's unit."""
@@ -85,8 +84,12 @@ class OneShot(LowRank):
         return powers / powers.sum()
 
     def _factor(self, block: Block, factor: str, heard: Heard) -> Float[Tensor, "rows rank"]:
-        names = [f"{block.name}{PART}{factor}{i}" for i in range(self.rank_of(block))]
+        names = [_part(block, factor, i) for i in range(self.rank_of(block))]
         return torch.stack([heard.values[name] for name in names], dim=-1)
+
+
+def _part(block: Block, factor: str, column: int) -> str:
+    return f"{block.name}{PART}{factor}{column}"
 
 
 def _is_tall(block: Block) -> bool:

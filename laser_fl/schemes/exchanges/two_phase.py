@@ -10,7 +10,7 @@ Source: Vogels, Karimireddy, Jaggi, "PowerSGD", 2019, Algorithm 1.
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Promises
+from laser_fl.schemes.base import Context, Heard, Promises, Shapes
 from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, times
 from laser_fl.schemes.kept import Kept, Product
 from laser_fl.streams import Streams
@@ -59,8 +59,8 @@ class TwoPhase(LowRank):
         q = heard.values[block.name]
         return basis @ q.mT, q
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """Those of P (m · r) in phase 0; of Q (n · r), or of the uncompressed block, in phase 1."""
+    def shapes(self, block: Block, ctx: Context) -> Shapes:
+        """P (m x r) in phase 0; Q (n x r), or the uncompressed block, in phase 1."""
         if not self.compresses(block):
-            return 0 if ctx.phase == 0 else block.size
-        return self.rank_of(block) * block.matrix_shape[ctx.phase]
+            return {} if ctx.phase == 0 else {block.name: block.shape}
+        return {block.name: (block.matrix_shape[ctx.phase], self.rank_of(block))}
