@@ -50,6 +50,12 @@ def _power(value: float) -> float:
     return value
 
 
+def _norm_cap(value: float) -> float:
+    if not value >= 1:
+        raise ValueError("must be at least 1 (inf: none)")
+    return value
+
+
 def _decibels(value: float) -> float:
     if math.isnan(value):
         raise ValueError("must be a number, -inf or inf")
@@ -167,6 +173,11 @@ class RunConfig(BaseModel):
         description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
     )
     tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
+    min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
+    max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
+    norm_cap: Annotated[float, AfterValidator(_norm_cap)] = Field(
+        10.0, description="largest norm of a signal, over what is usual; a client sends the rest later; inf: none"
+    )
     min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
     reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
@@ -195,6 +206,8 @@ class RunConfig(BaseModel):
         if self.downlink == "compressed" and not math.isinf(self.downlink_power):
             rule = "must be inf (no noise) for downlink compressed"
             raise ValueError(f"downlink-power: {rule}, got {self.downlink_power}")
+        if self.min_clients > self.clients:
+            raise ValueError(f"min-clients: must be at most the {self.clients} clients, got {self.min_clients}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self

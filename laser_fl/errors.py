@@ -19,3 +19,7 @@ class TrainingError(LaserError):
 
 class PowerError(TrainingError):
     """A client transmitted above the round's power budget; a bug, never bad luck."""
+
+
+class WireError(LaserError):
+    """A message or a part of it is not what it must be: which, and how."""

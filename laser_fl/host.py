@@ -8,47 +8,90 @@ import torch
 from laser_fl.blocks import Tensors
 from laser_fl.downlink import listen
 from laser_fl.pipeline import Broadcast, Uplink
+from laser_fl.receipts import Receipts
 from laser_fl.replica import Follower, following
+from laser_fl.replies import Reply
 
 Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a host's clients hold between rounds, a row per client; the host owns it and changes it in place.
+    """What a host's clients hold between exchanges, a row per client; the host owns it and changes it in place.
 
     memory: of error feedback, per block; empty at first, and for schemes without.
     copies: each client's own model, where the server broadcasts updates; else empty.
     follower: of all the host's clients, where the server broadcasts what it heard.
+    last: what they said last; it is said again where the server asks again, and goes back into the memory where
+        the server has not taken it.
     """
 
     memory: Tensors = field(default_factory=dict)
     copies: Tensors = field(default_factory=dict)
     follower: Follower | None = None
+    last: Reply | None = None
 
 
-def answer(broadcast: Broadcast, held: Held, clients: range, respond: Respond) -> tuple[Uplink, Held]:
-    """Let those of `clients` that take part in the round respond; the others only listen.
+class Host:
+    """Some of the run's clients, and what they hold."""
 
-    respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
+    def __init__(self, clients: range, respond: Respond, held: Held | None = None) -> None:
+        """clients: their numbers in the run. held: to go on from.
 
-    Raises:
-        OutOfStepError: the server told what it heard, but an exchange before that was missed.
-    """
-    broadcast, held = follow(broadcast, held)
-    here, own = broadcast.of(clients), None
-    rows = [client - clients.start for client in here.context.present]
-    if broadcast.context.phase == 0:
-        keeping = broadcast.downlink.content in ("start", "update")  # a copy goes on while its client is absent
-        listeners = clients if keeping else here.context.present
-        own, copies = listen(broadcast.weights, broadcast.downlink, held.copies, listeners, broadcast.context)
-        held = replace(held, copies=copies)
-    if not rows:
-        return Uplink.none(), held
-    if own is not None:
-        here = replace(here, weights=pick(own, rows), own_weights=True)
-    uplink, memory = respond(here, pick(held.memory, rows))
-    return uplink, replace(held, memory=place(held.memory, rows, memory, len(clients)))
+        respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
+        """
+        self.held = held or Held()
+        self._clients = clients
+        self._respond = respond
+
+    def answer(self, broadcast: Broadcast) -> Reply:
+        """Let those that take part in the round respond; the others only listen. What was said already is said again.
+
+        Raises:
+            OutOfStepError: the server told what it heard, but an exchange before that was missed.
+        """
+        exchange = broadcast.receipts.exchange
+        if self.held.last is not None and self.held.last.exchange == exchange:
+            return self.held.last
+        broadcast, self.held = follow(broadcast, self.held)
+        self.held = settle(self.held, broadcast.receipts, self._clients)
+        here = self._hear(broadcast)
+        uplink, rows = Uplink.none(), [client - self._clients.start for client in here.context.present]
+        if rows:
+            uplink, memory = self._respond(here, pick(self.held.memory, rows))
+            self.held = replace(self.held, memory=place(self.held.memory, rows, memory, len(self._clients)))
+        reply = Reply(exchange, here.context.present, uplink)
+        self.held = replace(self.held, last=reply)
+        return reply
+
+    def _hear(self, broadcast: Broadcast) -> Broadcast:
+        """The broadcast as those hear it that take part; copies of the model change with it."""
+        here = broadcast.of(self._clients)
+        if broadcast.context.phase > 0:
+            return here
+        present, keeping = here.context.present, broadcast.downlink.content in ("start", "update")
+        listeners = self._clients if keeping else present  # a copy goes on while its client is absent
+        own, copies = listen(broadcast.weights, broadcast.downlink, self.held.copies, listeners, broadcast.context)
+        self.held = replace(self.held, copies=copies)
+        if own is None or not present:
+            return here
+        return replace(here, weights=pick(own, [client - self._clients.start for client in present]), own_weights=True)
+
+
+def settle(held: Held, receipts: Receipts, clients: range) -> Held:
+    """Put back into the memory what was said last and the server has not taken; in place."""
+    if held.last is None:
+        return held
+    for pending in held.last.uplink.pending:
+        lost = [i for i, c in enumerate(pending.clients) if not receipts.has(c, held.last.exchange)]
+        if lost:
+            rows = torch.tensor([client - clients.start for client in pending.clients])
+            for name, part in pending.kept.items():
+                memory = held.memory[name]
+                whole = memory[rows]
+                part.restore_(whole)
+                memory[rows[lost]] = whole[lost]
+    return replace(held, last=None)
 
 
 def follow(broadcast: Broadcast, held: Held) -> tuple[Broadcast, Held]:

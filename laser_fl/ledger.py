@@ -1,12 +1,15 @@
 """The ledger: what every round cost, and proof that nobody spent more than the budget."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from laser_fl.channels.base import Usage
 from laser_fl.errors import PowerError
+from laser_fl.replies import Fault
 
 POWER_TOLERANCE = 1e-5  # relative; rounding of float32 signals
 
@@ -29,6 +32,9 @@ class Entry:
     uplink_energy: what all clients together transmitted. downlink_energy: what the server
         did; 0 where the downlink is ideal.
     latency_seconds: channel uses, up and down, over the bandwidth; an ideal downlink takes no time.
+    faults: replies of clients that were refused or never came, in all of the round's exchanges.
+    retries: exchanges that were repeated because too few clients were left.
+    left_out: whose replies, and what was wrong with them: ``<client> <kind>; ...``.
     """
 
     round: int
@@ -45,56 +51,84 @@ class Entry:
     uplink_energy: float
     downlink_energy: float
     latency_seconds: float
+    faults: int
+    retries: int
+    left_out: str
+
+    @property
+    def warning(self) -> str:
+        """Who was left out, as a line for a log; empty where nobody was."""
+        return f"round {self.round}: left out clients {self.left_out}" if self.left_out else ""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What of it can be drawn over the rounds."""
+        return {name: value for name, value in vars(self).items() if name != "round" and not isinstance(value, str)}
 
 
-@dataclass(frozen=True)
-class Broadcasts:
-    """What a round's broadcasts cost. energy, channel_uses: 0 on an ideal downlink."""
+@dataclass
+class Tally:
+    """What a round has cost so far.
 
-    floats: int
-    energy: float = 0.0
-    channel_uses: int = 0
-
-
-def entry(
-    round: int,
-    present: int,
-    speakers: int,
-    power: float,
-    usages: list[Usage],
-    broadcasts: Broadcasts,
-    side_channel_floats: int,
-    bandwidth: float,
-) -> Entry:
-    """Sum a round's exchanges up and check them against the budget.
-
-    bandwidth: channel uses per second.
-
-    Raises:
-        PowerError: a client's energy exceeds the budget by more than 1e-5 of it.
+    client_energy: what each client of the run spent. usages: of the exchanges that were taken. broadcast_floats,
+    side_channel_floats, faults, retries: as in an entry.
     """
-    spent = torch.stack([usage.client_power for usage in usages]).sum(dim=0)
-    used = float(spent.max()) if speakers else 0.0
-    if not used <= power * (1 + POWER_TOLERANCE):  # NaN is refused, too
-        raise PowerError(f"round {round}: a client transmitted with power {used}, above the budget of {power}")
-    uses = sum(usage.channel_uses for usage in usages)
-    noise = sum(usage.noise_energy for usage in usages)
-    return Entry(
-        round=round,
-        present=present,
-        speakers=speakers,
-        power_budget=power,
-        max_power_used=used,
-        channel_uses=uses,
-        uplink_floats=sum(usage.values for usage in usages),
-        downlink_floats=broadcasts.floats,
-        side_channel_floats=side_channel_floats,
-        noise_std=math.sqrt(noise / uses) if uses else 0.0,
-        snr_db=_decibels(sum(usage.signal_energy for usage in usages), noise) if speakers else -math.inf,
-        uplink_energy=float(spent.sum()),
-        downlink_energy=broadcasts.energy,
-        latency_seconds=(uses + broadcasts.channel_uses) / bandwidth,
-    )
+
+    client_energy: Float64[Tensor, " clients"]
+    usages: list[Usage] = field(default_factory=list)
+    broadcast_floats: int = 0
+    side_channel_floats: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    retries: int = 0
+
+    def take(self, usage: Usage, speakers: Sequence[int], side_channel_floats: int) -> None:
+        """Add an exchange in which `speakers` transmitted."""
+        self.usages.append(usage)
+        self.client_energy[list(speakers)] += usage.client_power
+        self.side_channel_floats += side_channel_floats
+
+    def entry(
+        self,
+        round: int,
+        present: int,
+        speakers: int,
+        power: float,
+        bandwidth: float,
+        broadcast_energy: float = 0.0,
+        broadcast_uses: int = 0,
+    ) -> Entry:
+        """Sum the round up and check it against the budget.
+
+        bandwidth: channel uses per second. broadcast_energy, broadcast_uses: of the server; 0 on an ideal downlink.
+
+        Raises:
+            PowerError: a client's energy exceeds the budget by more than 1e-5 of it.
+        """
+        used = float(self.client_energy.max())
+        if not used <= power * (1 + POWER_TOLERANCE):  # NaN is refused, too
+            raise PowerError(f"round {round}: a client transmitted with power {used}, above the budget of {power}")
+        uses = sum(usage.channel_uses for usage in self.usages)
+        noise = sum(usage.noise_energy for usage in self.usages)
+        signal = sum(usage.signal_energy for usage in self.usages)
+        return Entry(
+            round=round,
+            present=present,
+            speakers=speakers,
+            power_budget=power,
+            max_power_used=used,
+            channel_uses=uses,
+            uplink_floats=sum(usage.values for usage in self.usages),
+            downlink_floats=self.broadcast_floats,
+            side_channel_floats=self.side_channel_floats,
+            noise_std=math.sqrt(noise / uses) if uses else 0.0,
+            snr_db=_decibels(signal, noise) if speakers else -math.inf,
+            uplink_energy=float(self.client_energy.sum()),
+            downlink_energy=broadcast_energy,
+            latency_seconds=(uses + broadcast_uses) / bandwidth,
+            faults=len(self.faults),
+            retries=self.retries,
+            left_out="; ".join(f"{fault.client} {fault.kind}" for fault in self.faults),
+        )
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -9,21 +9,25 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.blocks import Tensors, blocks_of
 from laser_fl.channels import CHANNELS
-from laser_fl.channels.base import Channel, Usage
+from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
 from laser_fl.errors import TrainingError
-from laser_fl.ledger import Broadcasts, Entry, entry
+from laser_fl.guards import NormCaps
+from laser_fl.ledger import Entry, Tally
 from laser_fl.observers import Metrics, Observer
 from laser_fl.pipeline import Broadcast, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
+from laser_fl.receipts import Receipts
 from laser_fl.replica import News, State, checksum
+from laser_fl.replies import Expected, Fault, Reply, Taken
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
@@ -40,6 +44,10 @@ class Training:
 
     `broadcast` says what goes down now, `absorb` takes what came up; between them lies the engine.
     """
+
+    _turnout: Turnout
+    _tally: Tally
+    _phase: int
 
     def __init__(
         self,
@@ -74,11 +82,14 @@ class Training:
         self._policy = POLICIES.load(config.power_policy)
         like = next(iter(weights.values()))
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
+        self._caps = NormCaps(config.norm_cap)
+        self._taken = [-1] * config.clients
         self._updates = 0
         self._sent: Tensors | None = None
         self._exchange = 0
         self._news: News | None = None
         self._buffers: Tensors = {}
+        self._update: Tensors | None = None
         refuse_silence(config, self._channel, plan.rounds, self._streams)
         self._begin_round()
 
@@ -98,12 +109,14 @@ class Training:
         missed: they missed what was told, which costs another broadcast; or they only lost what they had.
         """
         state = self._state()
-        self._down_floats += state.floats if missed else 0
+        self._tally.broadcast_floats += state.floats if missed else 0
         return replace(self.broadcast(), told=state)
 
     def broadcast(self) -> Broadcast:
         """What goes down before the next exchange."""
         return Broadcast(
+            receipts=Receipts(self._exchange, tuple(self._taken)),
+            caps=self._caps.told,
             weights=self._down,
             shared={} if self._compressed else self._shared,
             scheme=self._scheme,
@@ -113,38 +126,70 @@ class Training:
             told=self._told(),
         )
 
-    def absorb(self, uplink: Uplink) -> bool:
+    def absorb(self, replies: Sequence[Reply], faults: Sequence[Fault] = ()) -> bool:
         """Take what came up: through the channel, into the model, onto the ledger.
 
-        Returns True where this exchange ended a round.
+        faults: of clients whose replies never came, as far as the engine knows. Returns True where this exchange
+        ended a round; one to which too few clients answered is to be repeated.
 
         Raises:
-            TrainingError: clients are missing, or a gradient is not finite.
+            TrainingError: it was repeated often enough.
         """
+        taken = self._expected().take(replies, faults)
+        self._tally.faults += taken.faults
+        self._count_what_went_down()
+        if len(taken.clients) < min(self.config.min_clients, len(self._turnout.present)):
+            self._repeat(taken)
+            return False
+        self._turnout = self._turnout.of(taken.clients)
+        self._hear(taken.uplink)
+        for client in taken.clients:
+            self._taken[client] = self._exchange
+        self._exchange += 1
+        self._phase += 1
+        return self._phase == len(self._scheme.promises.phase_shares) and self._end_round()
+
+    def _expected(self) -> Expected:
+        """What the replies to this exchange must be like."""
+        ctx, like = self._context(), next(iter(self.server.weights.values()))
+        buffers = self.server.buffers if self._phase == 0 else {}
+        return Expected(self._exchange, ctx, self._scheme, like.dtype, buffers, self._caps.told)
+
+    def _repeat(self, taken: Taken) -> None:
+        """Let the exchange be repeated. Raises TrainingError after `max-retries` times."""
+        self._tally.retries += 1
+        if self._tally.retries <= self.config.max_retries:
+            return
+        answered, wanted = len(taken.clients), len(self._turnout.present)
+        raise TrainingError(
+            f"round {self.round + 1}: {taken.faults[0]}; {answered} of {wanted} clients answered as they should, in "
+            f"{self._tally.retries} tries, and min-clients is {self.config.min_clients}"
+        )
+
+    def _hear(self, uplink: Uplink) -> None:
+        """One exchange through the air."""
         ctx = self._context()
-        answers, wanted = (len(uplink.losses), len(uplink.signal_norms)), (len(ctx.present), len(ctx.speakers))
-        if answers != wanted:
-            raise TrainingError(f"round {self.round + 1}: {answers[0]} of {wanted[0]} clients answered")
         if self._phase == 0 and ctx.present:
             self.train_loss = float(uplink.losses.mean())
             self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
-            self._side_channel_floats += _floats(self._buffers)
-        told = self._told()
-        self._down_floats += _floats(self._shared) if told is None else told.floats
+        beside = len(self._caps.told.keys() & uplink.signals.keys())
+        if self._phase == 0:
+            beside += _floats(self._buffers)
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
+        self._caps.observe(uplink.signals, uplink.signal_norms)
         if self._compressed:
             self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights, self._shared))
         self._shared = reception.shared
-        self._exchange += 1
-        self._usages.append(reception.usage)
-        self._side_channel_floats += reception.side_channel_floats
-        self._phase += 1
-        if self._phase < len(self._scheme.promises.phase_shares):
-            return False
-        self.ledger.append(self._entry())
-        self._finish_round(reception.update)
-        return True
+        self._update = reception.update
+        self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats + beside)
+
+    def _count_what_went_down(self) -> None:
+        """Of this exchange: what all nodes are told, and in a round's first phase the model."""
+        told = self._told()
+        self._tally.broadcast_floats += _floats(self._shared) if told is None else told.floats
+        if self._phase == 0:
+            self._tally.broadcast_floats += _floats(self._down) + _floats(self.server.buffers)
 
     def _begin_round(self) -> None:
         """Draw the turnout, and make what goes down."""
@@ -153,13 +198,13 @@ class Training:
         )
         self._down, self._downlink = self._make_downlink()
         self._phase = 0
-        self._usages: list[Usage] = []
-        self._buffers = {}
-        self._down_floats = _floats(self._down) + _floats(self.server.buffers)
-        self._side_channel_floats = 0
+        self._tally = Tally(torch.zeros(self.config.clients, dtype=torch.float64))
+        self._buffers, self._update = {}, None
 
-    def _finish_round(self, update: Tensors | None) -> None:
+    def _end_round(self) -> bool:
         """Step on the update; a round in which nobody spoke leaves the server as it was."""
+        self.ledger.append(self._entry())
+        update = self._update
         if self.config.downlink == "update":
             self._sent = {name: w.clone() for name, w in self.server.weights.items()}
         self.spectrum = {}
@@ -171,6 +216,7 @@ class Training:
         self.round += 1
         if not self.finished:
             self._begin_round()
+        return True
 
     def _make_downlink(self) -> tuple[Tensors, Downlink]:
         """What goes down of the model, and under which noise the clients hear it."""
@@ -199,19 +245,14 @@ class Training:
     def _entry(self) -> Entry:
         """The round's line of the ledger; refused where a client exceeded the budget."""
         ideal = self._downlink.noise_std == 0  # or nothing was sent
-        return entry(
+        return self._tally.entry(
             round=self.round + 1,
             present=len(self._turnout.present),
             speakers=len(self._turnout.speakers),
             power=self._power,
-            usages=self._usages,
-            broadcasts=Broadcasts(
-                floats=self._down_floats,
-                energy=0.0 if ideal else self._downlink_power,
-                channel_uses=0 if ideal else self.parameters,
-            ),
-            side_channel_floats=self._side_channel_floats,
             bandwidth=self.config.bandwidth,
+            broadcast_energy=0.0 if ideal else self._downlink_power,
+            broadcast_uses=0 if ideal else self.parameters,
         )
 
     @property

@@ -28,8 +28,10 @@ from laser_fl.channels import air, digital
 from laser_fl.channels.base import Links, Usage
 from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
+from laser_fl.guards import along, share_within, without_broken
 from laser_fl.norms import norms
 from laser_fl.power import Allocation, signal_powers
+from laser_fl.receipts import Pending, Receipts
 from laser_fl.replica import News, State
 from laser_fl.schemes.base import Context, Heard, Scheme, owners
 from laser_fl.schemes.kept import Kept
@@ -45,6 +47,8 @@ class Broadcast:
     buffers: of the model (a batch-norm's running mean and variance); noiseless.
     told: where nodes make weights and shared state by themselves: what the server heard last, or
         all that they need to begin.
+    receipts: which exchange this is, and what of earlier ones was taken.
+    caps: the largest norm that a signal may have, by its name, where there is one.
     """
 
     weights: Tensors
@@ -55,6 +59,8 @@ class Broadcast:
     own_weights: bool = False
     buffers: Tensors = field(default_factory=dict)
     told: News | State | None = None
+    receipts: Receipts = field(default_factory=Receipts)
+    caps: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_news(self) -> bool:
@@ -76,6 +82,7 @@ class Uplink:
         through the noiseless side channel.
     losses: training loss of each client present; bookkeeping, not transmitted.
     buffers: of each client's model, (clients present, *shape), through the side channel.
+    pending: what the signals stand for; this stays with the clients.
     """
 
     signals: Tensors
@@ -83,6 +90,7 @@ class Uplink:
     gradient_norms: Float64[Tensor, "speakers blocks"]
     losses: Float64[Tensor, " clients"]
     buffers: Tensors = field(default_factory=dict)
+    pending: tuple[Pending, ...] = ()
 
     @classmethod
     def silent(cls, losses: Float64[Tensor, " clients"], buffers: Tensors) -> "Uplink":
@@ -94,6 +102,16 @@ class Uplink:
     def none(cls) -> "Uplink":
         """What is said where nobody is present."""
         return cls.silent(torch.zeros(0, dtype=torch.float64), {})
+
+    def of(self, present: list[int], speaking: list[int]) -> "Uplink":
+        """Some rows of it, of those present and of the speakers, in their order; nothing is pending with the server."""
+        return Uplink(
+            {name: signal[speaking] for name, signal in self.signals.items()},
+            self.signal_norms[speaking],
+            self.gradient_norms[speaking],
+            self.losses[present],
+            {name: buffer[present] for name, buffer in self.buffers.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -128,11 +146,16 @@ def send(
     it has any. in_place: the next memory takes the place of `memory`, where there is one, and the
     gradients may be overwritten; for callers that own both. Returns the uplink and the next memory.
 
+    A signal whose norm is above the broadcast's cap is sent at the cap, and its client remembers the rest. A
+    gradient that is not finite is not remembered; its client reports a loss of NaN, and is left out.
+
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
     """
     scheme, ctx = broadcast.scheme, broadcast.context
     remembers, buffers = scheme.promises.error_feedback, buffers or {}
+    if remembers and gradients is not None:
+        gradients, losses = without_broken(gradients, losses)
     corrected = _correct(memory, gradients, in_place) if remembers else gradients or {}
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
@@ -140,17 +163,17 @@ def send(
         return Uplink.silent(losses, buffers), corrected if remembers else {}
     rows = _rows_of(ctx.speakers, ctx.present)
     speaking = corrected if rows is None else {name: m[rows] for name, m in corrected.items()}
-    signals, kept = scheme.encode(speaking, broadcast.shared, ctx)
-    signal_norms = norms(signals, len(ctx.speakers))
-    if signals is speaking:  # the gradient itself is sent, and its norms do for both
-        gradient_norms = signal_norms
-    else:
-        gradient_norms = norms({name: speaking[name] for name in owners(signals)}, len(ctx.speakers))
-    uplink = Uplink(signals, signal_norms, gradient_norms, losses, buffers)
+    said = _say(speaking, broadcast)
+    held_back: Tensors = {}
+    if (share := share_within(broadcast.caps, said.signal_norms, list(said.signals), list(speaking))) is not None:
+        within = {name: m * along(share[:, i], m) for i, (name, m) in enumerate(speaking.items())}
+        held_back = {name: m - within[name] for name, m in speaking.items()}
+        speaking, said = within, _say(within, broadcast)
+    uplink = Uplink(said.signals, said.signal_norms, said.gradient_norms, losses, buffers)
     if not remembers:
         return uplink, {}
-    _leave(kept, corrected, rows)
-    return uplink, corrected
+    _leave(said.kept, speaking, held_back, corrected, rows)
+    return replace(uplink, pending=(Pending(ctx.speakers, said.kept),)), corrected
 
 
 def receive(
@@ -167,12 +190,10 @@ def receive(
     links: of the speakers. channel_uses: of an exchange by a digital scheme.
 
     Raises:
-        TrainingError: a client's gradient is not finite; nothing was decoded.
         PowerError: a digital message does not fit into its link.
     """
     if not ctx.speakers:
         return Reception(None, None, shared, Usage.none(0), 0)
-    refuse_non_finite(uplink, ctx)
     side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
     if not uplink.signals:  # a phase in which this model has nothing to say
         heard, usage = Heard({}, {}), Usage.none(len(ctx.speakers))
@@ -188,22 +209,6 @@ def receive(
     return Reception(heard, update, shared, usage, side_channel_floats)
 
 
-def refuse_non_finite(uplink: Uplink, ctx: Context) -> None:
-    """Stop where a norm is NaN or infinite, with the round, the block and the client."""
-    for what, values, names in (
-        ("gradient", uplink.gradient_norms, list(owners(uplink.signals))),
-        ("signal", uplink.signal_norms, list(uplink.signals)),
-    ):
-        broken = ~(values < torch.finfo(torch.float32).max)
-        if broken.any():
-            row, index = broken.nonzero()[0].tolist()
-            raise TrainingError(
-                f"round {ctx.round + 1}: the {what} of block {names[index]} is not finite at client "
-                f"{ctx.speakers[row]} (norm {values[row, index].item()}); "
-                "a lower learning-rate or more power may help"
-            )
-
-
 def join(uplinks: list[Uplink]) -> Uplink:
     """Put the uplinks of several groups of clients, in order of clients, into one."""
     if len(uplinks) == 1:
@@ -215,13 +220,34 @@ def join(uplinks: list[Uplink]) -> Uplink:
     speaking = [u for u in uplinks if len(u.signal_norms) > 0]
     if not speaking:
         return Uplink.silent(losses, buffers)
+    pending = tuple(one for u in speaking for one in u.pending)
     return Uplink(
         {name: torch.cat([u.signals[name] for u in speaking]) for name in speaking[0].signals},
         torch.cat([u.signal_norms for u in speaking]),
         torch.cat([u.gradient_norms for u in speaking]),
         losses,
         buffers,
+        pending,
     )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What speakers make of their gradients: signals with their norms, and what these stand for."""
+
+    signals: Tensors
+    signal_norms: Float64[Tensor, "speakers signals"]
+    gradient_norms: Float64[Tensor, "speakers blocks"]
+    kept: Mapping[str, Kept]
+
+
+def _say(speaking: Tensors, broadcast: Broadcast) -> _Said:
+    signals, kept = broadcast.scheme.encode(speaking, broadcast.shared, broadcast.context)
+    speakers = len(broadcast.context.speakers)
+    signal_norms = norms(signals, speakers)
+    if signals is speaking:  # the gradient itself is sent, and its norms do for both
+        return _Said(signals, signal_norms, signal_norms, kept)
+    return _Said(signals, signal_norms, norms({name: speaking[name] for name in owners(signals)}, speakers), kept)
 
 
 def _correct(memory: Tensors, gradients: Tensors | None, in_place: bool) -> Tensors:
@@ -245,15 +271,18 @@ def _copied(tensors: Tensors) -> Tensors:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
-def _leave(kept: Mapping[str, Kept], corrected: Tensors, rows: list[int] | None) -> None:
-    """Take what is kept out of the speakers' gradients, in place; those who were silent keep all of theirs."""
+def _leave(
+    kept: Mapping[str, Kept], speaking: Tensors, held_back: Tensors, corrected: Tensors, rows: list[int] | None
+) -> None:
+    """Take what is kept out of the speakers' gradients, in place; those who were silent keep all of theirs.
+
+    speaking: what was encoded; held_back: what was not, because of a cap.
+    """
     for name, part in kept.items():
-        if rows is None:
-            part.leave_(corrected[name])
-        else:
-            speaking = corrected[name][rows]
-            part.leave_(speaking)
-            corrected[name][rows] = speaking
+        part.leave_(speaking[name])
+        rest = speaking[name] + held_back[name] if held_back else speaking[name]
+        if rest is not corrected[name]:
+            corrected[name][slice(None) if rows is None else rows] = rest
 
 
 def _values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:

@@ -1,8 +1,8 @@
 """Who takes part in a round, over which links, and who of them has something to say there."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -58,6 +58,19 @@ class Turnout:
             links=links.at(speaks),
             bits=tuple(room for _, room in speaking),
             channel_uses=math.floor(uses * len(speaking) / max(1, turns) + 0.5),
+        )
+
+    def of(self, clients: Collection[int]) -> "Turnout":
+        """Those that are among `clients`; an exchange takes the channel uses that were planned for all."""
+        if len(self.present) == len(clients):
+            return self
+        stays = torch.tensor([speaker in clients for speaker in self.speakers], dtype=torch.bool)
+        return replace(
+            self,
+            present=tuple(client for client in self.present if client in clients),
+            speakers=tuple(speaker for speaker in self.speakers if speaker in clients),
+            links=self.links.at(stays),
+            bits=tuple(room for room, s in zip(self.bits, stays.tolist(), strict=True) if s),
         )
 
 

@@ -11,6 +11,7 @@ from laser_fl.config import RunConfig
 from laser_fl.loop import Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
+from laser_fl.replies import Reply
 from laser_fl.schemes.exchanges.alternating import Alternating
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.volume import model_blocks
@@ -69,7 +70,7 @@ def measured_influence(config: RunConfig, gradient: Float[Tensor, "rows columns"
     training = Training(config, {"matrix": torch.zeros_like(gradient)}, Plan(1))
     losses = torch.zeros(1, dtype=torch.float64)
     uplink, memory = send(training.broadcast(), {"matrix": gradient.unsqueeze(0)}, losses, {})
-    training.absorb(uplink)
+    training.absorb([Reply(0, (0,), uplink)])
     kept = gradient - memory["matrix"][0] if memory else gradient
     noise = training.server.weights["matrix"] + kept
     return float(noise.square().sum() / kept.square().sum())

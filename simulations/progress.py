@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a run is. line: after an evaluation, what it says; else empty."""
+    """How far a run is. line: after an evaluation, what it says; else empty. warning: what went wrong in the round."""
 
     label: str
     round: int
@@ -24,6 +24,7 @@ class Report:
     rounds_per_second: float
     state: str
     line: str
+    warning: str = ""
 
 
 class Reporter(Observer):
@@ -37,9 +38,9 @@ class Reporter(Observer):
         self._state = ""
 
     def on_round(self, training: Training, seconds: float) -> None:
-        """Report a round."""
+        """Report a round, and who was left out of it."""
         self._seconds += seconds
-        self._report(training, "")
+        self._report(training, "", training.ledger[-1].warning)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Report loss and scores."""
@@ -48,9 +49,9 @@ class Reporter(Observer):
         self._state = loss + scores
         self._report(training, metrics.line(training.plan.rounds))
 
-    def _report(self, training: Training, line: str) -> None:
+    def _report(self, training: Training, line: str, warning: str = "") -> None:
         pace = training.round / self._seconds
-        self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line))
+        self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line, warning))
 
 
 class SweepDisplay:
@@ -109,6 +110,9 @@ class Display:
         """Bring the screen up to date."""
         if self._quiet:
             return
+        if report.warning:
+            line = f"{report.label}  {report.warning}"
+            self._console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
         if self._console.is_terminal:
             if report.label not in self._tasks:
                 self._tasks[report.label] = self._bars.add_task(report.label, state="", pace="")

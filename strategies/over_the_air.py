@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -13,14 +14,24 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.errors import ConfigError, TrainingError, WireError
 from laser_fl.loop import Evaluate, Training, train
-from laser_fl.mapped import Board
+from laser_fl.mapped import Board, NotHereError
 from laser_fl.observers import Observer
-from laser_fl.pipeline import Uplink, join
+from laser_fl.pipeline import Broadcast
 from laser_fl.plan import Plan
+from laser_fl.replies import Fault, Kind, Reply
 from laser_fl.streams import Device
-from laser_fl.wire import EVERYTHING, add_held, is_elsewhere, read_tensors, read_uplink, write_broadcast, write_tensors
+from laser_fl.wire import (
+    add_held,
+    asks_for_everything,
+    hosted_by,
+    is_elsewhere,
+    read_reply,
+    read_tensors,
+    write_broadcast,
+    write_tensors,
+)
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -64,6 +75,7 @@ class OverTheAir(Strategy):
         self._device = device
         self._board: Board | None = None
         self._elsewhere: set[int] = set()
+        self._hosted: dict[int, range] = {}
         self._wants_arrays = True
 
     def start(
@@ -83,7 +95,7 @@ class OverTheAir(Strategy):
 
         Raises:
             ConfigError: there are more nodes than clients.
-            TrainingError: a node failed, clients are missing, or a gradient is not finite.
+            TrainingError: too few clients answered, as often as the config allows.
         """
         nodes = _nodes_of(grid, self.config.min_available_nodes, timeout)
         config = self._for_nodes(nodes)
@@ -102,6 +114,7 @@ class OverTheAir(Strategy):
 
         def advance() -> bool:
             server_round = training.round + 1
+            _nodes_of(grid, 1, timeout)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             replies = self._send_and_receive(grid, list(messages), timeout)
             arrays, metrics = self.aggregate_train(server_round, replies)
@@ -112,7 +125,8 @@ class OverTheAir(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        self._board, self._elsewhere = Board.with_room(_room(config, nodes, weights)), set()
+        self._board = Board.with_room(_room(config, nodes, weights))
+        self._elsewhere, self._hosted = set(), {}
         if self._board is None:
             log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
         try:
@@ -147,11 +161,13 @@ class OverTheAir(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The second half: the air adds the signals up, the server hears, decodes and steps.
 
-        Returns (None, None) between the phases of a round. The weights among the results are an empty record
-        where nobody but the end of `start` needs them: no `evaluate_fn`, and no subclass with a method of its own.
+        Clients whose nodes fail, say nothing in time or make no sense are left out, as far as the config allows.
+        Returns (None, None) between the phases of a round, and where one is to be repeated. The weights among the
+        results are an empty record where nobody but the end of `start` needs them: no `evaluate_fn`, and no subclass
+        with a method of its own.
         """
         training = self._running()
-        if not training.absorb(self._hear(server_round, replies)):
+        if not training.absorb(*self._gather(replies)):
             return None, None
         entry = training.ledger[-1]
         metrics = MetricRecord(
@@ -192,28 +208,36 @@ class OverTheAir(Strategy):
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Carry messages out and replies back; nodes that can make nothing of theirs are told again, in full."""
         replies = list(grid.send_and_receive(messages, timeout=timeout))
-        asked = {r.metadata.src_node_id: r for r in replies if not r.has_error() and EVERYTHING in r.content}
+        asked = {
+            reply.metadata.src_node_id: reply.content
+            for reply in replies
+            if not reply.has_error() and asks_for_everything(reply.content)
+        }
         if not asked:
             return replies
-        training, again = self._running(), []
-        far = {node for node, request in asked.items() if is_elsewhere(request.content)}
+        far = {node for node, request in asked.items() if is_elsewhere(request)}
         if far:
             log(INFO, "nodes %s are on other hosts: the model is sent to them", sorted(far))
             self._elsewhere |= far
-        told = training.broadcast()
+        told = self._running().broadcast()
         if told.told is not None:
-            told = training.start_over(missed=bool(asked.keys() - far))
-        show = None if self._board is None else self._board.show
-        for message in messages:
-            node = message.metadata.dst_node_id
-            if node in asked:
-                content = write_broadcast(told, None if node in self._elsewhere else show)
-                content["config"] = message.content["config"]
-                if self._board is not None and node in self._elsewhere:
-                    add_held(content, asked[node].content, self._board.path)
-                again.append(_message(content, node))
+            told = self._running().start_over(missed=bool(asked.keys() - far))
+        again = [
+            self._tell_again(message, told, asked) for message in messages if message.metadata.dst_node_id in asked
+        ]
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
         return heard + list(grid.send_and_receive(again, timeout=timeout))
+
+    def _tell_again(self, message: Message, told: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
+        """The broadcast in full, with what the node's clients held where it lies in files that it cannot see."""
+        node = message.metadata.dst_node_id
+        far = node in self._elsewhere
+        content = write_broadcast(told, None if far or self._board is None else self._board.show)
+        content["config"] = message.content["config"]
+        if far and self._board is not None:
+            with suppress(WireError, NotHereError):  # then the node has lost it
+                add_held(content, asked[node], self._board.path)
+        return _message(content, node)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
@@ -222,29 +246,37 @@ class OverTheAir(Strategy):
             raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {self.config.clients}")
         return self.config
 
-    def _hear(self, server_round: int, replies: Iterable[Message]) -> Uplink:
-        """All nodes' uplinks as one, in the order of clients whatever order they came in."""
-        uplinks, board = [], None if self._board is None else self._board.path
-        for reply in replies:
-            if reply.has_error():
-                node, reason = reply.metadata.src_node_id, reply.error.reason
-                raise TrainingError(f"round {server_round}: node {node} failed: {reason}")
-            if EVERYTHING in reply.content:
-                node = reply.metadata.src_node_id
-                raise TrainingError(f"round {server_round}: node {node} could not make use of what it was told")
-            uplinks.append(read_uplink(reply.content, self._device, board))
-        answers = sorted((pair for pair in uplinks if pair[0]), key=lambda pair: pair[0])
-        heard = [client for clients, _ in answers for client in clients]
-        if heard != sorted(set(heard)):
-            raise TrainingError(f"round {server_round}: clients answered twice, heard {heard}")
-        return join([uplink for _, uplink in answers])
+    def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
+        """What the nodes say, and whose replies are none."""
+        board = None if self._board is None else self._board.path
+        said: list[Reply] = []
+        failed: dict[int, tuple[Kind, str]] = {}
+        for message in replies:
+            node = message.metadata.src_node_id
+            if message.has_error():
+                failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
+                continue
+            try:
+                said.append(read_reply(message.content, self._device, board))
+                self._hosted[node] = hosted_by(message.content)
+            except (WireError, NotHereError) as error:
+                failed[node] = "malformed", str(error)
+        return said, [Fault(c, *why) for node, why in failed.items() for c in self._clients_of(node)]
+
+    def _clients_of(self, node: int) -> Iterable[int]:
+        """The clients that a node hosts, as it has said; else all of whom nobody knows where they are."""
+        clients = range(self._running().config.clients)
+        if node in self._hosted:
+            return clients[self._hosted[node].start : self._hosted[node].stop]
+        known = {client for hosted in self._hosted.values() for client in clients[hosted.start : hosted.stop]}
+        return [client for client in clients if client not in known]
 
 
 def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
     """Bytes that a run may put into files: model, buffers, shared state, all that is held, and signals; at most."""
-    of_clients = 2 + (config.downlink == "update")  # memory, signals, copies
+    of_clients = 3 + (config.downlink == "update")  # memory, signals and what they stand for, copies
     of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
-    return (3 + of_clients * config.clients + of_nodes * nodes) * sum(w.nbytes for w in weights.values())
+    return (3 + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())
 
 
 def _message(content: RecordDict, node: int) -> Message:

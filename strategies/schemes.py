@@ -25,7 +25,7 @@ OPTIONS = {
     "dropout_rate", "rician_k_db", "csi_error_variance", "gain_threshold", "path_loss_exponent",
     "cell_radius", "antennas", "downlink", "downlink_power", "channel_uses", "bandwidth",
     "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "lr_decay_at", "ema_decay", "seed",
-    "min_available_nodes",
+    "min_available_nodes", "min_clients", "max_retries", "norm_cap",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from datetime import datetime
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 from flwr.app import Context
@@ -60,7 +60,12 @@ def _run(grid: Grid, context: Context) -> None:
 
 
 class _Log(Observer):
-    """One line per evaluation on Flower's log."""
+    """One line per evaluation on Flower's log, and one per round with faults."""
+
+    def on_round(self, training: Training, seconds: float) -> None:
+        """Say who was left out."""
+        if warning := training.ledger[-1].warning:
+            log(WARNING, "%s", warning)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Say how far the run is and how well it does."""

@@ -89,13 +89,17 @@ class ForgetfulGrid(FakeGrid):
 
 
 class WeighingGrid(FakeGrid):
-    """Notes the most bytes of arrays in any message."""
+    """Notes the most bytes of arrays in any message or context."""
 
     heaviest = 0
 
+    @property
+    def states(self):
+        return [context.state for context in self.contexts.values()]
+
     def send_and_receive(self, messages, *, timeout=None):
         replies = super().send_and_receive(messages, timeout=timeout)
-        for message in (*messages, *replies):
-            sizes = [len(a.data) for record in message.content.array_records.values() for a in record.values()]
+        for records in (*(message.content for message in (*messages, *replies)), *self.states):
+            sizes = [len(a.data) for record in records.array_records.values() for a in record.values()]
             self.heaviest = max(self.heaviest, sum(sizes))
         return replies

@@ -8,7 +8,9 @@ from laser_fl.allocations.paper import signal_norm
 from laser_fl.blocks import blocks_of
 from laser_fl.channels.base import Links
 from laser_fl.config import parse
+from laser_fl.host import Host
 from laser_fl.pipeline import Broadcast, receive, send
+from laser_fl.replies import Reply
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Heard
 from laser_fl.schemes.exchanges import EXCHANGES
@@ -105,6 +107,18 @@ def walk_round(
         uplinks.append(uplink)
         contexts.append(ctx)
     return receptions, uplinks, contexts, memory
+
+
+def absorb(training, uplink):
+    """Let the server take what all clients present say at once."""
+    told = training.broadcast()
+    return training.absorb([Reply(told.receipts.exchange, told.context.present, uplink)])
+
+
+def answer(broadcast, held, clients, respond):
+    """A host's answer and what is held afterwards: (reply, held)."""
+    host = Host(clients, respond, held)
+    return host.answer(broadcast), host.held
 
 
 def names(table):

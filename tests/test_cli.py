@@ -95,7 +95,7 @@ def test_a_run_that_fails_has_status_1(tmp_path):
         "run", *SHORT, "-c", "strategy=sgd", "-c", "model=mlp", "-c", "learning-rate=1e30", "--out", tmp_path / "run"
     )
     assert result.exit_code == 1
-    assert result.stderr.startswith("round 2: the gradient of block 1.weight is not finite")
+    assert result.stderr.startswith("round 2: client 0: the gradient of block 1.weight is not finite")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -15,14 +15,16 @@ from laser_fl.loop import Training
 from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
+from laser_fl.replies import Reply
 from laser_fl.schemes import SCHEMES
 from laser_fl.wire import (
+    hosted_by,
     read_broadcast,
+    read_reply,
     read_tensors,
-    read_uplink,
     write_broadcast,
+    write_reply,
     write_tensors,
-    write_uplink,
 )
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
@@ -76,7 +78,7 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
-    with pytest.raises(TrainingError, match=r"round 2: the gradient of block .* is not finite"):
+    with pytest.raises(TrainingError, match=r"round 2: client 0: the gradient of block .* is not finite"):
         flower.run(
             parse({"strategy": "sgd", "learning-rate": 1e30, "rounds": 4}), tmp_path / "run", 2, lambda line: None
         )
@@ -232,7 +234,7 @@ class TestInSomebodyElsesApp:
         def broken(message, context):
             return Message(Error(code=2, reason="out of memory"), reply_to=message)
 
-        with pytest.raises(TrainingError, match="round 1: node 100 failed: out of memory"):
+        with pytest.raises(TrainingError, match="round 1: client 0: its node failed: out of memory"):
             ZSgd().start(FakeGrid(1, {}, broken), write_tensors(tensors(SMALL, clients=None)), 1)
 
     def test_a_client_that_answers_twice_is_noticed(self):
@@ -240,7 +242,7 @@ class TestInSomebodyElsesApp:
             context.node_config["partition-id"] = 0
             return self.client(message, context)
 
-        with pytest.raises(TrainingError, match=r"round 1: clients answered twice, heard \[0, 0\]"):
+        with pytest.raises(TrainingError, match="round 1: client 0: there were 2 answers of client 0; 0 of 2 clients"):
             ZSgd().start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
 
 
@@ -256,8 +258,10 @@ def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
         assert all(torch.equal(sent[name], got[name]) for name in sent)
     gradients = tensors(dtype=torch.float32)
     uplink, _ = send(broadcast, gradients, torch.arange(4, dtype=torch.float64), {})
-    clients, returned = read_uplink(write_uplink(uplink, (3, 4, 6, 7)))
-    assert clients == (3, 4, 6, 7)
+    records = write_reply(Reply(5, (3, 4, 6, 7), uplink), range(3, 8))
+    reply = read_reply(records)
+    assert (reply.exchange, reply.clients, hosted_by(records)) == (5, (3, 4, 6, 7), range(3, 8))
+    returned = reply.uplink
     assert all(torch.equal(uplink.signals[name], returned.signals[name]) for name in uplink.signals)
     for field in ("signal_norms", "gradient_norms", "losses"):
         assert torch.equal(getattr(uplink, field), getattr(returned, field))

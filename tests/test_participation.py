@@ -14,7 +14,7 @@ from laser_fl.channels.base import Links
 from laser_fl.config import parse
 from laser_fl.downlink import Downlink, listen, noise_std
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.host import Held, answer, place
+from laser_fl.host import Held, place
 from laser_fl.loop import Training
 from laser_fl.participation import participants
 from laser_fl.pipeline import Broadcast, receive, send
@@ -25,7 +25,7 @@ from simulations.engines import in_process
 from simulations.progress import Reporter
 from tests import oracle
 from tests.grids import run_on_grid
-from tests.helpers import SHAPES, VARIANTS, context, names, scheme, silent_losses, tensors
+from tests.helpers import SHAPES, VARIANTS, answer, context, names, scheme, silent_losses, tensors
 from tests.test_oracle import TWINS, as_matrix, reshaped
 
 CLIENTS, ROUNDS = 6, 12
@@ -111,8 +111,8 @@ def contexts(training):
             gradients = tensors(clients=training.config.clients, seed=told.context.round)
             return send(here, pick(gradients, list(here.context.present)), losses_of(here), memory)
 
-        uplink, held = answer(told, held, range(training.config.clients), respond)
-        training.absorb(uplink)
+        reply, held = answer(told, held, range(training.config.clients), respond)
+        training.absorb([reply])
 
 
 def losses_of(here):
@@ -150,9 +150,10 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
                 gradients = pick(drawn, list(here.context.present)) if here.context.phase == 0 else None
                 return send(here, gradients, losses_of(here), memory)
 
-            uplink, held = answer(told, held, range(CLIENTS), respond)
-            phases.append([z.numpy() for z in draw_noise(uplink.signals, told.context)] if uplink.signals else [])
-            done = training.absorb(uplink)
+            reply, held = answer(told, held, range(CLIENTS), respond)
+            signals = reply.uplink.signals
+            phases.append([z.numpy() for z in draw_noise(signals, told.context)] if signals else [])
+            done = training.absorb([reply])
         noises.append(phases)
         updates.append({n: before[n] - w for n, w in training.server.weights.items()})
     speakers = [line.speakers for line in training.ledger]
@@ -220,8 +221,8 @@ class TestARoundInWhichNobodySpoke:
                     drawn = pick(gradients, list(here.context.present)) if here.context.phase == 0 else None
                     return send(here, drawn, losses_of(here), memory)
 
-                uplink, held = answer(training.broadcast(), held, range(2), respond)
-                done = training.absorb(uplink)
+                reply, held = answer(training.broadcast(), held, range(2), respond)
+                done = training.absorb([reply])
             line, after = training.ledger[-1], snapshot(training)
             same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
             assert same == (line.speakers == 0)
@@ -238,8 +239,8 @@ class TestARoundInWhichNobodySpoke:
         held, initial = Held(), snapshot(training)
         for _ in range(3):
             told = training.broadcast()
-            uplink, held = answer(told, held, range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
-            assert training.absorb(uplink)
+            reply, held = answer(told, held, range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
+            assert training.absorb([reply])
         assert all(torch.equal(a, b) for a, b in zip(initial, snapshot(training), strict=True))
         assert [line.speakers for line in training.ledger] == [0, 0, 0]
         for n in SHAPES:
@@ -293,8 +294,8 @@ class TestTheDownlink:
         training = Training(
             parse({"downlink-power": 50, "clients": 4, "bandwidth": 100}), tensors(clients=None), Plan(1)
         )
-        uplink, _ = answer(training.broadcast(), Held(), range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
-        training.absorb(uplink)
+        reply, _ = answer(training.broadcast(), Held(), range(4), lambda b, m: send(b, tensors(), silent_losses(), m))
+        training.absorb([reply])
         (line,) = training.ledger
         assert line.downlink_energy == 50
         assert line.latency_seconds == pytest.approx((line.channel_uses + training.parameters) / 100)
@@ -434,8 +435,8 @@ class TestDriftingCopies:
                 drawn = pick(tensors(clients=clients, seed=t), list(here.context.present))
                 return send(here, drawn, losses_of(here), memory)
 
-            uplink, held = answer(told, held, range(clients), respond)
-            training.absorb(uplink)
+            reply, held = answer(told, held, range(clients), respond)
+            training.absorb([reply])
         energies = [line.downlink_energy for line in training.ledger]
         assert energies == [0.0] + [power] * 7  # the start is known to all
 

@@ -6,13 +6,13 @@ import torch
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.host import Held, answer
+from laser_fl.host import Held
 from laser_fl.loop import Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.replica import News, OutOfStepError, Replica, State, Stepping
 from simulations.engines import in_process
-from tests.helpers import VARIANTS, names, silent_losses, tensors
+from tests.helpers import VARIANTS, answer, names, silent_losses, tensors
 
 SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3, "downlink": "compressed"}
 STEPPINGS = {
@@ -77,8 +77,8 @@ class TestFollowing:
     def run(self, training, held, rounds):
         for _ in range(rounds):
             told = training.broadcast()
-            uplink, held = answer(told, held, range(4), self.gradients)
-            training.absorb(uplink)
+            reply, held = answer(told, held, range(4), self.gradients)
+            training.absorb([reply])
         return held
 
     def training(self):

@@ -18,7 +18,7 @@ from laser_fl.run_folder import RunFolder
 from laser_fl.schemes import SCHEMES
 from laser_fl.tables import Entry, Table
 from simulations.engines import in_process
-from tests.helpers import names
+from tests.helpers import absorb, names
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "rounds": 6, "evaluate-every": 4}
 FILES = {
@@ -95,7 +95,7 @@ def test_one_by_one_and_batched_runs_agree(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_what_there_is(tmp_path):
-    with pytest.raises(TrainingError, match=r"round 2: the gradient of block 1\.weight is not finite at client 0"):
+    with pytest.raises(TrainingError, match=r"round 2: client 0: the gradient of block 1\.weight is not finite"):
         run(tmp_path / "run", strategy="sgd", learning_rate=1e30, model="mlp")
     assert len(rows(tmp_path / "run" / "ledger.csv")) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -136,7 +136,7 @@ def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
 
     def advance():
         uplink, _ = send(training.broadcast(), gradients, torch.tensor([1.0, 2.0]).double(), {})
-        return training.absorb(uplink)
+        return absorb(training, uplink)
 
     train(training, advance, lambda weights: {"loss": 1.0, "accuracy": next(scores)}, [folder])
     summary = folder.finish(training)

@@ -46,7 +46,8 @@ class ADsgd(Scheme):
         kept: dict[str, Kept] = {}
         for index, block in enumerate(ctx.blocks):
             if not self.compresses(block):
-                signals[block.name], kept[block.name] = corrected[block.name].clone(), Everything()
+                signals[block.name] = corrected[block.name].clone()
+                kept[block.name] = Everything(signals[block.name])
                 continue
             m = corrected[block.name].flatten(start_dim=1)
             places = largest(m.abs(), floor(self.sparsity * self.values(block, ctx)))

@@ -20,14 +20,24 @@ class Kept(ABC):
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """Subtract the part from `corrected`, contiguous, in place."""
 
+    @abstractmethod
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """Add the part to what was left, contiguous, in place: what was sent was lost."""
+
 
 @dataclass(frozen=True)
 class Everything(Kept):
     """All of it."""
 
+    values: Float[Tensor, "clients ..."]
+
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """Nothing is left."""
         corrected.zero_()
+
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """The sum."""
+        rest.add_(self.values)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,10 @@ class Whole(Kept):
         """The difference is left."""
         corrected.sub_(self.values)
 
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """The sum."""
+        rest.add_(self.values)
+
 
 @dataclass(frozen=True)
 class Product(Kept):
@@ -51,9 +65,16 @@ class Product(Kept):
 
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """One fused product per client, in the order in which the values are stored."""
+        self._add_(corrected, -1)
+
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """The same, added."""
+        self._add_(rest, 1)
+
+    def _add_(self, tensor: Float[Tensor, "clients ..."], times: int) -> None:
         left, right = (self.right, self.left) if self.block.transposed else (self.left, self.right)
-        stored = corrected.view(len(corrected), left.shape[1], right.shape[1])
-        stored.baddbmm_(left, right.mT, alpha=-1)
+        stored = tensor.view(len(tensor), left.shape[1], right.shape[1])
+        stored.baddbmm_(left, right.mT, alpha=times)
 
 
 @dataclass(frozen=True)
@@ -61,10 +82,15 @@ class Picked(Kept):
     """The values at some places, the same for all clients."""
 
     places: Int64[Tensor, " values"]
+    values: Float[Tensor, "clients values"]
 
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """Zero is left there."""
         corrected.view(len(corrected), -1).index_fill_(1, self.places, 0.0)
+
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """The values come back to their places."""
+        rest.view(len(rest), -1).index_add_(1, self.places, self.values)
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,10 @@ class Sparse(Kept):
     def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
         """Zero is left where the value is the gradient's own."""
         corrected.view(len(corrected), -1).scatter_add_(1, self.places, -self.values)
+
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """The values come back to their places."""
+        rest.view(len(rest), -1).scatter_add_(1, self.places, self.values)
 
     def scattered(self, size: int) -> Float[Tensor, "clients size"]:
         """The values at their places in rows of `size` values, zero elsewhere."""

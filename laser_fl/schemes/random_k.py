@@ -38,7 +38,7 @@ class RandomK(Scheme):
         kept: dict[str, Kept] = {}
         for block, chosen in self._places(ctx, corrected):
             signals[block.name] = corrected[block.name].flatten(start_dim=1).index_select(1, chosen)
-            kept[block.name] = Picked(chosen)
+            kept[block.name] = Picked(chosen, signals[block.name])
         return signals, kept
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:

@@ -1,7 +1,6 @@
 """TensorBoard: ``tensorboard --logdir runs`` shows every run below the folder."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -22,10 +21,8 @@ class TensorBoard(Tracker):
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Log the ledger's line and the time."""
-        line = asdict(training.ledger[-1])
-        for name, value in (line | {"seconds": seconds}).items():
-            if name != "round":
-                self._writer.add_scalar(f"ledger/{name}", value, training.round)
+        for name, value in (training.ledger[-1].figures | {"seconds": seconds}).items():
+            self._writer.add_scalar(f"ledger/{name}", value, training.round)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Log loss and scores."""

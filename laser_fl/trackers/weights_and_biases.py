@@ -1,6 +1,5 @@
 """Weights & Biases: its own settings hold (WANDB_MODE=offline keeps the run on this machine)."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import wandb
@@ -25,8 +24,8 @@ class WeightsAndBiases(Tracker):
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Log the ledger's line and the time."""
-        line = asdict(training.ledger[-1]) | {"seconds": seconds}
-        self._run.log({f"ledger/{name}": value for name, value in line.items() if name != "round"}, training.round)
+        line = training.ledger[-1].figures | {"seconds": seconds}
+        self._run.log({f"ledger/{name}": value for name, value in line.items()}, training.round)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Log loss and scores."""

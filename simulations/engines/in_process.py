@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.host import Held, answer
+from laser_fl.host import Host
 from laser_fl.loop import train
 from laser_fl.observers import Observer
 from laser_fl.run_folder import RunFolder
@@ -19,14 +19,12 @@ class InProcess:
     def __init__(self, setup: Setup) -> None:
         """Raises ConfigError for what only data and length can tell is wrong."""
         self.training = setup.training()
-        self._clients = range(setup.config.clients)
-        self._crew = Crew(setup.task, setup.network, setup.config, self._clients)
-        self._held = Held()
+        clients = range(setup.config.clients)
+        self._host = Host(clients, Crew(setup.task, setup.network, setup.config, clients).answer)
 
     def advance(self) -> bool:
-        """Carry one broadcast to the clients and their uplinks back; True where that ended a round."""
-        uplink, self._held = answer(self.training.broadcast(), self._held, self._clients, self._crew.answer)
-        return self.training.absorb(uplink)
+        """Carry one broadcast to the clients and their replies back; True where that ended a round."""
+        return self.training.absorb([self._host.answer(self.training.broadcast())])
 
 
 def run(config: RunConfig, out: Path, observers: Sequence[Observer] = ()) -> dict[str, Any]:

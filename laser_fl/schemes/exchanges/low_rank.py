@@ -41,7 +41,8 @@ class LowRank(Scheme):
         for block in ctx.blocks:
             m = corrected[block.name]
             if block.name not in shared:
-                signals[block.name], kept[block.name] = m.clone(), Everything()
+                signals[block.name] = m.clone()
+                kept[block.name] = Everything(signals[block.name])
                 continue
             sent, kept[block.name] = self.factors(block, block.to_matrix(m), shared[block.name], ctx)
             signals |= sent
