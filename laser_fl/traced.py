@@ -13,9 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from laser_fl.blocks import Tensors
 
 Function = Callable[..., Any]
-Shapes = tuple[tuple[object, ...], ...]
+Layouts = tuple[tuple[object, ...], ...]
 
-CALLS = 3  # with the same shapes before they are worth a trace, which takes a tenth of a second
+CALLS = 3  # with the same layouts before they are worth a trace, which takes a tenth of a second
 KEPT = 64  # traces
 
 
@@ -27,26 +27,26 @@ class Traced:
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        self._calls: Counter[Shapes] = Counter()
-        self._traces: OrderedDict[Shapes, Function] = OrderedDict()
+        self._calls: Counter[Layouts] = Counter()
+        self._traces: OrderedDict[Layouts, Function] = OrderedDict()
 
     def __call__(self, *args: Tensors | Tensor) -> Any:
         """What the function returns."""
-        shapes = tuple(_shapes(arg) for arg in args)
-        if shapes in self._traces:
-            self._traces.move_to_end(shapes)
-            return self._traces[shapes](args)
-        self._calls[shapes] += 1
-        if self._calls[shapes] < CALLS:
+        layouts = tuple(_layouts(arg) for arg in args)
+        if layouts in self._traces:
+            self._traces.move_to_end(layouts)
+            return self._traces[layouts](args)
+        self._calls[layouts] += 1
+        if self._calls[layouts] < CALLS:
             return self._function(*args)
-        self._traces[shapes] = make_fx(lambda packed: self._function(*packed))(args)
+        self._traces[layouts] = make_fx(lambda packed: self._function(*packed))(args)
         if len(self._traces) > KEPT:
             oldest, _ = self._traces.popitem(last=False)
             del self._calls[oldest]
-        return self._traces[shapes](args)
+        return self._traces[layouts](args)
 
 
-def _shapes(arg: Tensors | Tensor) -> tuple[object, ...]:
+def _layouts(arg: Tensors | Tensor) -> tuple[object, ...]:
     if isinstance(arg, Tensor):
-        return arg.shape, arg.dtype, arg.device
-    return tuple((name, *_shapes(tensor)) for name, tensor in arg.items())
+        return arg.shape, arg.stride(), arg.dtype, arg.device  # a trace may view what lies as it did
+    return tuple((name, *_layouts(tensor)) for name, tensor in arg.items())

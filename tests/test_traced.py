@@ -40,3 +40,12 @@ def test_other_shapes_are_other_traces_of_which_the_last_are_kept(sizes):
             weights, inputs = arguments(size)
             assert torch.equal(traced(weights, inputs)[1], inputs.exp())
     assert len(traced._traces) == min(sizes, KEPT)
+
+
+def test_what_lies_otherwise_in_memory_is_another_trace():
+    traced = Traced(lambda weights, inputs: inputs.reshape(-1) * weights["a"])
+    weights = {"a": torch.tensor(2.0)}
+    for _ in range(CALLS + 1):
+        traced(weights, torch.ones(2, 3))
+    inputs = torch.arange(6.0).view(3, 2).mT
+    assert torch.equal(traced(weights, inputs), 2 * inputs.flatten())
