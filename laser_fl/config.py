@@ -153,7 +153,11 @@ class RunConfig(BaseModel):
         "auto", description="compute clients in one batched call, or one by one; auto: what is faster for the model"
     )
     batch_size: Count = Field(32, description="examples per client and micro-step")
-    accumulation_steps: Count = Field(1, description="micro-steps per round")
+    accumulation_steps: Count = Field(1, description="micro-steps per local step")
+    local_steps: Count = Field(1, description="SGD steps of each client on its own model per round")
+    local_learning_rate: NonNegative = Field(
+        0.0, description="constant size of those steps; 0: the server's learning-rate, whatever its schedule"
+    )
     epochs: CountOrNone = Field(60, description="length in passes over the data, where rounds is 0")
     rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")

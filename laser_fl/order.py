@@ -24,7 +24,7 @@ class Order(ABC):
         if config.clients > examples:
             raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
         self.clients = clients
-        self._per_round = config.batch_size * config.accumulation_steps
+        self._per_round = config.batch_size * config.accumulation_steps * config.local_steps
         self._streams = Streams(config.seed)
 
     @property

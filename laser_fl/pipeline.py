@@ -42,7 +42,7 @@ class Broadcast:
     """What the server tells every client before it sends: the model, how to encode, the round.
 
     weights: by name; (clients, *shape) where clients have their `own_weights`, having heard
-        the server under noise of their own.
+        the server under noise of their own, or stepped by themselves.
     downlink: what the weights are, before anybody has heard them.
     buffers: of the model (a batch-norm's running mean and variance); noiseless.
     told: where nodes make weights and shared state by themselves: what the server heard last, or

@@ -1,4 +1,15 @@
-"""Local gradients: what a client, or many clients in one batched call, computes."""
+"""Local gradients: what a client, or many clients in one batched call, computes.
+
+With τ ``local-steps`` a client descends on a model of its own, from the broadcast w_0 and at step size η, and
+sends the sum of the gradients that it met:
+
+    g = Σ_{s<τ} g_s,    g_s taken at w_s = w_0 - η Σ_{j<s} g_j,
+
+so that plain SGD at the server, at the same η, makes the mean of the clients' models; τ = 1 is the paper's.
+Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data", 2017,
+Algorithm 1 (FedAvg); Stich, "Local SGD converges fast and communicates little", 2019. Deviation: τ counts
+steps, not epochs; clients weigh the same; what is averaged is g, which is compressed and sent through the air.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +37,8 @@ EXAMPLES_AT_ONCE = 2048  # of all clients that vmap computes in one call: enough
 class Computed:
     """What clients compute in a round or a part of it.
 
-    gradients: per block, of the mean loss, (clients, *shape). buffers: (clients, *shape) likewise.
+    gradients: per block, of the mean loss, summed over local steps, (clients, *shape). buffers: (clients,
+        *shape) likewise.
     """
 
     gradients: Tensors
@@ -55,30 +67,41 @@ class Worker:
         return send(broadcast, computed.gradients, computed.losses, memory, computed.buffers, in_place=True)[0]
 
     def compute(self, broadcast: Broadcast) -> Computed:
-        """Each present client's mean gradient over its examples of the round, and its mean loss.
+        """Each present client's gradient of the round, the sum of its local steps' means, and its mean loss.
 
-        Buffers go from one micro-step to the next, from those that were broadcast.
+        Buffers go from one micro-step to the next, from those that were broadcast. The last local step may
+        have fewer examples than the others.
         """
         ctx = broadcast.context
         clients = len(ctx.present)
         batch = self._order.batch(ctx.round, ctx.present)
         parts = torch.split(batch, self._config.batch_size, dim=1)
+        accumulated, here = self._config.accumulation_steps, broadcast
         buffers = {name: b.expand(clients, *b.shape).clone() for name, b in broadcast.buffers.items()}
         total: Tensors = {}
         losses = torch.zeros(clients, dtype=torch.float64)
         self._network.module.train()
         for step, part in enumerate(parts):
+            if step % accumulated == 0:
+                examples = sum(micro.shape[1] for micro in parts[step : step + accumulated])
+                here = self._moved(broadcast, total) if step else broadcast
             inputs, targets = self._examples(part, ctx, step)
             with self._drawing(ctx, step):
-                one = self._differentiate(broadcast, buffers, inputs, targets)
-            weight = part.shape[1] / batch.shape[1]
+                one = self._differentiate(here, buffers, inputs, targets)
+            weight = part.shape[1] / examples
             if step == 0:
                 total = one.gradients if len(parts) == 1 else {n: weight * g for n, g in one.gradients.items()}
             else:
                 torch._foreach_add_(list(total.values()), list(one.gradients.values()), alpha=weight)
-            losses += weight * one.losses.cpu()
+            losses += part.shape[1] / batch.shape[1] * one.losses.cpu()
             buffers = one.buffers
         return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)
+
+    def _moved(self, broadcast: Broadcast, total: Tensors) -> Broadcast:
+        """The same with each client's own weights after local steps whose gradients sum up to `total`."""
+        rate = self._config.local_learning_rate or self._config.learning_rate
+        weights = {name: torch.sub(w, total[name], alpha=rate) for name, w in broadcast.weights.items()}
+        return replace(broadcast, weights=weights, own_weights=True)
 
     def _examples(self, rows: Tensor, ctx: Context, step: int) -> tuple[Tensor, Tensor]:
         """The examples at `rows`, augmented where the task says so, on the device of the model."""

@@ -37,12 +37,13 @@ NOT_IN_A_SETUP = {
     "power": 0.0,
     "seed": 0,
     "learning_rate": 0.0,
+    "local_learning_rate": 0.0,
     "rank": 0,
     "out_dir": "",
     "channel": "",
 }
 NOT_THE_RUN = ("out-dir", "data-dir", "tracker")  # keys that do not change what it computes
-NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "out_dir": ""}
+NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "local_learning_rate": 0.0, "out_dir": ""}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ WRONG = [
     ({"noise-variance": math.inf}, "noise-variance: must be a finite number, got inf"),
     ({"batch-size": 0}, "batch-size: must be greater than or equal to 1, got 0"),
     ({"accumulation-steps": 0}, "accumulation-steps: must be greater than or equal to 1, got 0"),
+    ({"local-steps": 0}, "local-steps: must be greater than or equal to 1, got 0"),
+    ({"local-learning-rate": -0.1}, "local-learning-rate: must be greater than or equal to 0, got -0.1"),
     ({"epochs": -1}, "epochs: must be greater than or equal to 0, got -1"),
     ({"epochs": 0, "rounds": 0}, "rounds: must be greater than 0 where epochs is 0, got 0"),
     ({"optimizer": "lbfgs"}, "optimizer: must be 'sgd' or 'adamw', got 'lbfgs'"),
