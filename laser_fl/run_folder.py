@@ -148,10 +148,7 @@ class RunFolder(Observer):
             summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
             summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
             summary["silent_rounds"] = len(ledger) - len(heard)
-            summary["faults"], summary["retries"] = (
-                sum(getattr(e, name) for e in ledger) for name in ("faults", "retries")
-            )
-            for column in ("channel_uses", "uplink_energy", "downlink_energy", "latency_seconds"):
+            for column in ("channel_uses", "uplink_energy", "downlink_energy", "latency_seconds", "faults", "retries"):
                 summary[f"total_{column}"] = sum(getattr(entry, column) for entry in ledger)
         summary["seconds_total"] = time.perf_counter() - self._started
         if seconds:
