@@ -1,0 +1,219 @@
+"""What the engines that go through ``flwr run`` share: a SuperLink of their own, and a run on it to its end.
+
+The SuperLink gets a home, a port and a working directory of its own, so that neither the user's
+Flower settings nor one that already runs is touched, and is stopped when the run is over.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.run_folder import refuse_used
+from laser_fl.setup import data_dir, prepare
+
+APP = Path(__file__).parents[2]
+CONNECTION = "laser-fl"
+HOST = "127.0.0.1"
+PATIENCE_SECONDS = 60
+
+Process = subprocess.Popen[bytes]
+
+
+def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, Any]:
+    """The run config for the app, once all that can be known before the run is checked.
+
+    Raises:
+        ConfigError, DataError: the run cannot start.
+    """
+    if nodes > config.clients:
+        raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {config.clients}")
+    if not (APP / "pyproject.toml").is_file():
+        raise ConfigError(f"engine: {engine} needs the project's source tree (pip install -e .), not found in {APP}")
+    refuse_used(out)
+    prepare(config).training()  # refuses what depends on the data, the device and the run's length
+    # The apps run in another directory: whatever is relative to this one must not stay so.
+    return config.to_flat() | {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
+
+
+def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:
+    """Run the Flower app in the folder `app` to its end with `values` as its run config.
+
+    env: as `superlink` yields it. show: is given every line of the log. more: options of ``flwr run``.
+
+    Raises:
+        TrainingError: it did not complete, with its reason.
+    """
+    overrides = Path(env["FLWR_HOME"]) / "run.toml"
+    overrides.write_text(tomli_w.dumps(values))
+    run_id, lines = _flwr_run(env, app, ["--run-config", str(overrides), *more], show)
+    status, details = _outcome(env, run_id)
+    if status != "finished:completed":
+        raise TrainingError(_reason(details, lines))
+
+
+def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
+    """Start the run and show its log to the end; returns (its id, the log's lines)."""
+    command = [tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
+    run_id, lines = "", []
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if match := re.search(r"started run (\d+)", line):
+                    run_id = match[1]
+                show(lines[-1])
+        except BaseException:
+            process.kill()  # or leaving this block waits for it
+            raise
+    if not run_id:
+        raise TrainingError("flwr run did not start: " + " ".join(line.strip("│╭╮╰╯─ ") for line in lines[-3:]).strip())
+    return run_id, lines
+
+
+def _outcome(env: dict[str, str], run_id: str) -> tuple[str, str]:
+    """The run's final status and its details, as the SuperLink tells them."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        told = ask(env, "ls", CONNECTION, "--run-id", run_id, "--format", "json")
+        if told.returncode != 0:
+            raise TrainingError("the SuperLink does not tell how the run ended: " + told.stderr.strip())
+        run = json.loads(told.stdout)["runs"][0]
+        if run["status"].startswith("finished"):
+            return run["status"], run["status-details"]
+        if time.monotonic() > deadline:
+            raise TrainingError(f"the run's log has ended, but it is still {run['status']}")
+        time.sleep(0.2)
+
+
+def _reason(details: str, lines: list[str]) -> str:
+    """What made a run fail: the exception's text, else the last error on its log."""
+    prefix = "Simulation failed with exception: "
+    if details.startswith(prefix):
+        return details.removeprefix(prefix)
+    return next((line for line in reversed(lines) if "Error" in line or "ERROR" in line), details)
+
+
+def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """What ``flwr`` answers to `arguments`."""
+    return subprocess.run([tool("flwr"), *arguments], env=env, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def home_folder() -> Iterator[Path]:
+    """A temporary folder that only this user may enter."""
+    with tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home:
+        yield Path(home)
+
+
+def _short_folder() -> str | None:
+    """Where the SuperLink's home goes: Ray's socket names in it must stay below 108 bytes."""
+    return "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None
+
+
+@contextmanager
+def superlink(home: Path, port: int, options: Sequence[str], authority: Path | None = None) -> Iterator[dict[str, str]]:
+    """A SuperLink with its own home and port; yields the environment in which ``flwr`` finds it.
+
+    authority: the certificate of who signed the SuperLink's; None: its connections are in the clear.
+    """
+    trust = {"insecure": True} if authority is None else {"root-certificates": str(authority)}
+    connection = {"address": f"{HOST}:{port}"} | trust
+    (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}))
+    env, log = environment(home), home / "superlink.log"
+    command = [tool("flower-superlink"), "--isolation", "subprocess", "--host", HOST, "--port", str(port), *options]
+    process = start(command, env, home, log)
+    try:
+        _wait_until_healthy(process, port, log, authority)
+        yield env
+    finally:
+        stop(process)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of all that belongs to the SuperLink with this home."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default-to-be; else it warns
+        "RAY_TMPDIR": str(home),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def start(command: list[str], env: dict[str, str], home: Path, log: Path) -> Process:
+    """Start a process that leads a group of its own and writes into `log`."""
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command, env=env, cwd=home, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def stop(process: Process) -> None:
+    """End the SuperLink and everything below it: its executor leads a process group of its own."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children():
+            with suppress(ProcessLookupError):
+                os.killpg(os.getpgid(child.pid), signal.SIGKILL)
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_healthy(process: Process, port: int, log: Path, authority: Path | None) -> None:
+    context = None if authority is None else ssl.create_default_context(cafile=str(authority))
+    address = f"{'http' if context is None else 'https'}://{HOST}:{port}/health"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(address, context=context):
+            return
+        time.sleep(0.1)
+    raise LaserError("the SuperLink did not start: " + last_line(log))
+
+
+def last_line(log: Path) -> str:
+    """The last line of a process's log."""
+    lines = log.read_text().strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ports that nothing listens on."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def tool(name: str) -> str:
+    """The path of a command that came with this environment's Flower."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise ConfigError(f"engine: flower needs the command {name}, not found: pip install 'flwr[simulation]'")
+    return found
