@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -58,7 +59,7 @@ def test_a_key_given_twice_and_presets_are_overridden_in_order(tmp_path):
     assert (config["rounds"], config["momentum"], config["task"]) == (2, 0.9, "mnist-5k")
 
 
-@pytest.mark.parametrize("engine", ["in-process", "flower"])
+@pytest.mark.parametrize("engine", ["in-process", "flower", "deployment"])
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -85,8 +86,9 @@ def test_refusals_that_need_the_data_are_as_clear(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_fewer_clients_than_nodes_are_refused(tmp_path):
-    result = call("run", "--engine", "flower", "--nodes", 5, *SHORT, "--out", tmp_path / "run")
+@pytest.mark.parametrize("engine", ["flower", "deployment"])
+def test_fewer_clients_than_nodes_are_refused(tmp_path, engine):
+    result = call("run", "--engine", engine, "--nodes", 5, *SHORT, "--out", tmp_path / "run")
     assert (result.exit_code, result.stderr) == (2, "clients: must be at least the number of SuperNodes, 5, got 4\n")
 
 
@@ -192,9 +194,30 @@ def test_volume_and_theory_print_their_tables():
     assert "1.weight" in theory
 
 
-def test_nodes_belong_to_the_flower_engine():
-    result = call("run", *SHORT, "--nodes", 4)
-    assert (result.exit_code, result.stderr) == (2, "--nodes: must go with --engine flower, got 4\n")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--nodes", 4], "--nodes: must go with --engine flower or deployment, got 4"),
+        (["--port", 9092], "--port: must go with --engine deployment, got 9092"),
+        (["--engine", "flower", "--port", 9092], "--port: must go with --engine deployment, got 9092"),
+        (["--engine", "deployment", "--port", 0], "--port: must be between 1 and 65535, got 0"),
+        (["--engine", "deployment", "--port", 65536], "--port: must be between 1 and 65535, got 65536"),
+    ],
+)
+def test_nodes_and_ports_belong_to_engines_that_have_them(arguments, line):
+    result = call("run", *SHORT, *arguments)
+    assert (result.exit_code, result.stderr) == (2, line + "\n")
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        result = call("run", "--engine", "deployment", *SHORT, "--port", port, "--out", tmp_path / "run")
+    line = f"--port: must be free, got {port} (address already in use)\n"
+    assert (result.exit_code, result.stderr) == (2, line)
+    assert not (tmp_path / "run").exists()
 
 
 def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path):

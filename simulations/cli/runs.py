@@ -1,5 +1,6 @@
 """Commands that train: one run, or one per strategy."""
 
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -40,13 +41,18 @@ class Engine(StrEnum):
 
     in_process = "in-process"
     flower = "flower"
+    deployment = "deployment"
+
+
+ENGINES = "In this process, through `flwr run`, or that on SuperLink and SuperNodes that are real processes."
 
 
 def run(
     preset: Preset = None,
     config: Overrides = None,
-    engine: Annotated[Engine, typer.Option(help="In this process, or through `flwr run`.")] = Engine.in_process,
-    nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of the flower engine; default 2.")] = None,
+    engine: Annotated[Engine, typer.Option(help=ENGINES)] = Engine.in_process,
+    nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of Flower's engines; default 2.")] = None,
+    port: Annotated[int | None, typer.Option(help="Of the deployment's SuperLink; default: a free one.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -54,12 +60,16 @@ def run(
     with one_line_errors():
         settings = settings_of(preset, config, out)
         folder = Path(settings.out_dir).expanduser() if settings.out_dir else _default_folder(settings)
-        if nodes is not None and engine is not Engine.flower:
-            raise ConfigError(f"--nodes: must go with --engine flower, got {nodes}")
-        if engine is Engine.flower:
+        if nodes is not None and engine is Engine.in_process:
+            raise ConfigError(f"--nodes: must go with --engine flower or deployment, got {nodes}")
+        if port is not None and engine is not Engine.deployment:
+            raise ConfigError(f"--port: must go with --engine deployment, got {port}")
+        if engine is Engine.in_process:
+            summary = _run_in_process(settings, folder, quiet)
+        elif engine is Engine.flower:
             summary = _run_on_flower(settings, folder, nodes or 2, quiet)
         else:
-            summary = _run_in_process(settings, folder, quiet)
+            summary = _run_deployed(settings, folder, nodes or 2, port, quiet)
         console.print(_summary_table(summary, folder))
 
 
@@ -113,11 +123,23 @@ def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str,
 def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:
     from simulations.engines import flower
 
+    return flower.run(settings, folder, nodes, _shower(quiet))
+
+
+def _run_deployed(settings: RunConfig, folder: Path, nodes: int, port: int | None, quiet: bool) -> dict[str, Any]:
+    from simulations.engines import deployment
+
+    return deployment.run(settings, folder, nodes, _shower(quiet), port)
+
+
+def _shower(quiet: bool) -> Callable[[str], None]:
+    """What prints the lines of Flower's log."""
+
     def show(line: str) -> None:
         if not quiet:
             console.print(Text.from_ansi(line), soft_wrap=True)
 
-    return flower.run(settings, folder, nodes, show)
+    return show
 
 
 def _summary_table(summary: dict[str, Any], folder: Path) -> Table:
