@@ -53,7 +53,8 @@ def _run(grid: Grid, context: Context) -> None:
     try:
         strategy.start(grid, write_tensors(network.weights), plan.rounds, config.reply_timeout)
     except BaseException as error:
-        folder.fail(strategy.training, error)
+        told_to_stop = isinstance(error, SystemExit)  # what Flower makes of a signal
+        folder.fail(strategy.training, KeyboardInterrupt() if told_to_stop else error)
         raise
     assert strategy.training is not None
     folder.finish(strategy.training)

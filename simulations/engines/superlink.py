@@ -34,6 +34,7 @@ APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60
+GRACE_SECONDS = 10
 
 Process = subprocess.Popen[bytes]
 
@@ -174,15 +175,24 @@ def start(command: list[str], env: dict[str, str], home: Path, log: Path) -> Pro
 def stop(process: Process) -> None:
     """End the SuperLink and everything below it: its executor leads a process group of its own."""
     with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children():
-            with suppress(ProcessLookupError):
-                os.killpg(os.getpgid(child.pid), signal.SIGKILL)
+        for executor in psutil.Process(process.pid).children():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                _end_apps(executor)
+                os.killpg(os.getpgid(executor.pid), signal.SIGKILL)
     process.terminate()
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _end_apps(executor: psutil.Process) -> None:
+    """Let the server's app, where a run was interrupted, say so in the run's folder and remove its files in memory."""
+    apps = executor.children()
+    for app in apps:
+        app.terminate()
+    psutil.wait_procs(apps, timeout=GRACE_SECONDS)
 
 
 def _wait_until_healthy(process: Process, port: int, log: Path, authority: Path | None) -> None:
