@@ -7,6 +7,7 @@ Flower's settings and ports are this deployment's own, and all that it started e
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError
 from laser_fl.run_folder import SUMMARY
-from simulations.engines.credentials import NodeFiles, make_node, make_server
+from simulations.engines.credentials import make_node, make_server
 from simulations.engines.superlink import (
     APP,
     CONNECTION,
@@ -38,9 +39,11 @@ from simulations.engines.superlink import (
 )
 from simulations.signals import ending_on_signals
 
-FORGETTING_SECONDS = 120  # a SuperLink believes in a SuperNode for up to 60 seconds after its last sign of life
+# A SuperLink believes in a SuperNode for 60 seconds after its last sign of life, and refuses its key until then. A run
+# is told within 3 seconds more, and if the SuperNode were back by then, waits for its answer until the reply-timeout.
+FORGETTING_SECONDS = 65
 LET_IN = "SuperNode ID:"  # on the log of a SuperNode that the SuperLink has let in
-TAKEN = "could not be activated"  # its answer to a key whose last user it still believes in
+REFUSAL = re.compile(r"Failed to initialize the connection to the SuperLink\.\n(.+)")
 
 
 def run(
@@ -57,6 +60,7 @@ def run(
     refuse_taken(port)
     values = checked(config, out, nodes, "deployment")
     with ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
+        deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
         deployment.run(APP, values | {"min-available-nodes": nodes}, show)
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
@@ -79,9 +83,9 @@ def refuse_taken(port: int | None) -> None:
 
 
 class Deployment:
-    """A SuperLink that knows the keys of `nodes` SuperNodes, and those of them that were started.
+    """A SuperLink and up to `nodes` SuperNodes, each with a key of its own; named by their partition-id.
 
-    Entering starts the SuperLink, leaving ends every process. A SuperNode is named by its partition-id.
+    Entering starts the SuperLink, leaving ends every process. It lets in the SuperNodes that were listed.
     """
 
     def __init__(
@@ -101,25 +105,29 @@ class Deployment:
         self.server = make_server(home / "keys", HOST)
         self.keys = [make_node(home / "keys", f"node-{node}") for node in range(nodes)]
         self._processes: dict[int, Process] = {}
+        self._forgotten: dict[int, float] = {}
         self._env: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Deployment":
-        """Start the SuperLink and list the keys. Raises LaserError where that does not work."""
+        """Start the SuperLink. Raises LaserError where that does not work."""
         files = self.server
         options = ["--ssl-ca-certfile", str(files.authority), "--ssl-certfile", str(files.certificate)]
         options += ["--ssl-keyfile", str(files.key), "--enable-supernode-auth"]
         with ExitStack() as stack:
             self._env = stack.enter_context(superlink(self._home, self._port, options, files.authority))
             stack.callback(self._end_all)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(self._list, self.keys))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """End every process."""
         self._stack.close()
+
+    def list_keys(self, *nodes: int) -> None:
+        """Tell the SuperLink the public keys of these SuperNodes. Raises LaserError where it does not take them."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self._list_key, nodes))
 
     def start(self, *nodes: int) -> None:
         """Start these SuperNodes, and wait until the SuperLink has let them in. Raises LaserError where it does not."""
@@ -134,19 +142,12 @@ class Deployment:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._forgotten[node] = time.monotonic() + FORGETTING_SECONDS
 
     def restart(self, node: int) -> None:
-        """Start a SuperNode that was killed, as often as it takes until the SuperLink lets it in.
-
-        That is when it no longer believes in the one that was killed, up to a minute after its last sign of life.
-        """
-        deadline = time.monotonic() + FORGETTING_SECONDS
-        while True:
-            try:
-                return self.start(node)
-            except LaserError as error:
-                if TAKEN not in str(error) or time.monotonic() > deadline:
-                    raise
+        """Start a SuperNode that was killed, as soon as the SuperLink has noticed that it was gone."""
+        time.sleep(max(0.0, self._forgotten[node] - time.monotonic()))
+        self.start(node)
 
     def run(self, app: Path, values: Mapping[str, Any], show: Callable[[str], None]) -> None:
         """Run the Flower app in the folder `app` to its end. Raises TrainingError where it fails."""
@@ -156,10 +157,10 @@ class Deployment:
         """What a SuperNode and its processes have said since it was started."""
         return self._log(node).read_text()
 
-    def _list(self, files: NodeFiles) -> None:
-        told = ask(self._env, "supernode", "register", str(files.public), CONNECTION)
+    def _list_key(self, node: int) -> None:
+        told = ask(self._env, "supernode", "register", str(self.keys[node].public), CONNECTION)
         if told.returncode != 0:
-            raise LaserError(f"the SuperLink does not list the key of {files.key.name}: {told.stderr.strip()}")
+            raise LaserError(f"SuperNode {node}: its key was not listed: {told.stderr.strip()}")
 
     def _launch(self, node: int) -> None:
         place: dict[str, str | int] = {"partition-id": node, "num-partitions": len(self.keys)}
@@ -174,8 +175,9 @@ class Deployment:
         process, deadline = self._processes[node], time.monotonic() + PATIENCE_SECONDS
         while LET_IN not in self.log(node):
             if process.poll() is not None or time.monotonic() > deadline:
+                refusal = REFUSAL.search(self.log(node))
                 self.kill(node)
-                raise LaserError(f"SuperNode {node} was not let in: {last_line(self._log(node))}")
+                raise LaserError(f"SuperNode {node}: {refusal[1] if refusal else last_line(self._log(node))}")
             time.sleep(0.1)
 
     def _log(self, node: int) -> Path:
