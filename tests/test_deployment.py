@@ -83,7 +83,7 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
         deployment.start(0)
         with pytest.raises(LaserError, match=r"SuperNode 1: \[code: \d+\] Failed to activate SuperNode"):
             deployment.start(1)
-        with pytest.raises(TrainingError, match="1 of 2 nodes have registered within 5 seconds"):
+        with pytest.raises(TrainingError, match=r"^1 of 2 nodes have registered within 5 seconds"):
             deployment.run(APP, checked(config, tmp_path / "run", 2, "deployment"), lambda line: None)
         assert "Receiving" not in deployment.log(0) + deployment.log(1)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"

@@ -35,6 +35,7 @@ CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60
 GRACE_SECONDS = 10
+LEVEL = re.compile(r"^(\x1b\[\d+m)*ERROR *(\x1b\[\d+m)*: *")  # what a log begins an error's line with
 
 Process = subprocess.Popen[bytes]
 
@@ -111,7 +112,8 @@ def _reason(details: str, lines: list[str]) -> str:
     prefix = "Simulation failed with exception: "
     if details.startswith(prefix):
         return details.removeprefix(prefix)
-    return next((line for line in reversed(lines) if "Error" in line or "ERROR" in line), details)
+    errors = (line for line in reversed(lines) if "Error" in line or "ERROR" in line)
+    return LEVEL.sub("", next(errors, details))
 
 
 def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -188,8 +190,11 @@ def stop(process: Process) -> None:
 
 
 def _end_apps(executor: psutil.Process) -> None:
-    """Let the server's app, where a run was interrupted, say so in the run's folder and remove its files in memory."""
-    apps = executor.children()
+    """Let the server's app, where a run was interrupted, say so in the run's folder and remove its files in memory.
+
+    In a simulation it has no process of its own, and the one it is in takes no notice.
+    """
+    apps = [child for child in executor.children() if any("flwr-serverapp" in part for part in child.cmdline())]
     for app in apps:
         app.terminate()
     psutil.wait_procs(apps, timeout=GRACE_SECONDS)
