@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -168,3 +169,30 @@ def shaken_hands(files, host, trusted=None):
         except ssl.SSLWantReadError:
             continue
     return client.version() == "TLSv1.3"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_supernode_that_is_killed_and_with_it_when_it_is_back(tmp_path, home):
+    """One of four, after round 3, and again after round 6; about 5 minutes, one of them until its death is noticed."""
+    config = parse(SHORT | {"rounds": 12, "evaluate-every": 1})
+    events = {
+        "round 3/12": lambda deployment: deployment.kill(2),
+        "round 6/12": lambda deployment: deployment.restart(2),
+    }
+    with Deployment(4, home) as deployment:
+        deployment.list_keys(*range(4))
+        deployment.start(*range(4))
+
+        def react(line):
+            for mark, event in events.items():
+                if mark in line:
+                    event(deployment)
+
+        values = checked(config, tmp_path / "run", 4, "deployment") | {"min-available-nodes": 4}
+        deployment.run(APP, values, react)
+        assert "Sent successfully" in deployment.log(2)  # since it was restarted
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+    speakers = pd.read_csv(tmp_path / "run" / "ledger.csv")["speakers"].tolist()
+    assert speakers[:3] == [4, 4, 4]
+    assert 3 in speakers[3:6]
+    assert speakers[-1] == 4
