@@ -76,6 +76,7 @@ class OverTheAir(Strategy):
         self._board: Board | None = None
         self._elsewhere: set[int] = set()
         self._hosted: dict[int, range] = {}
+        self._sent: dict[str, int] = {}
         self._wants_arrays = True
 
     def start(
@@ -114,6 +115,7 @@ class OverTheAir(Strategy):
 
         def advance() -> bool:
             server_round = training.round + 1
+            self._sent.clear()
             _nodes_of(grid, 1, timeout)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             replies = self._send_and_receive(grid, list(messages), timeout)
@@ -207,7 +209,7 @@ class OverTheAir(Strategy):
 
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Carry messages out and replies back; nodes that can make nothing of theirs are told again, in full."""
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        replies = self._carry(grid, messages, timeout)
         asked = {
             reply.metadata.src_node_id: reply.content
             for reply in replies
@@ -226,7 +228,18 @@ class OverTheAir(Strategy):
             self._tell_again(message, told, asked) for message in messages if message.metadata.dst_node_id in asked
         ]
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
-        return heard + list(grid.send_and_receive(again, timeout=timeout))
+        return heard + self._carry(grid, again, timeout)
+
+    def _carry(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
+        """Send messages, and wait for their replies; remember whose they are."""
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        self._sent |= {m.metadata.message_id: m.metadata.dst_node_id for m in messages if m.metadata.message_id}
+        return replies
+
+    def _sender(self, reply: Message) -> int:
+        """The node that a reply is of; where a node is gone, the SuperLink replies for it."""
+        told = reply.metadata
+        return self._sent.get(told.reply_to_message_id, told.src_node_id) if reply.has_error() else told.src_node_id
 
     def _tell_again(self, message: Message, told: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
         """The broadcast in full, with what the node's clients held where it lies in files that it cannot see."""
@@ -252,7 +265,7 @@ class OverTheAir(Strategy):
         said: list[Reply] = []
         failed: dict[int, tuple[Kind, str]] = {}
         for message in replies:
-            node = message.metadata.src_node_id
+            node = self._sender(message)
             if message.has_error():
                 failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
                 continue
