@@ -68,7 +68,10 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
     show = None if board is None else partial(_show, board, f"{_place(context)[0]}-{side}")
     try:
         broadcast = read_broadcast(told, device)
-        host = Host(clients, respond, take_held(told, state, broadcast.is_news, device, show))
+        node, nodes = _place(context)
+        held = take_held(told, state, broadcast.is_news, device, show)
+        folder = str(context.node_config.get("checkpoint-dir", ""))
+        host = Host(clients, respond, held, f"node-{node}-of-{nodes}", folder, device)
         said = host.answer(broadcast)
     except (NotHereError, OutOfStepError) as reason:
         elsewhere = isinstance(reason, NotHereError)

@@ -176,6 +176,8 @@ class RunConfig(BaseModel):
         0,
         description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
     )
+    checkpoint_every: CountOrNone = Field(100, description="rounds between checkpoints, and one at the end; 0: none")
+    resume: str = Field("", description="folder of a run to go on with from its last checkpoint; other keys as there")
     tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
     min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")

@@ -23,3 +23,13 @@ class PowerError(TrainingError):
 
 class WireError(LaserError):
     """A message or a part of it is not what it must be: which, and how."""
+
+
+class StorageError(LaserError):
+    """A file cannot be written: which, and why."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(told.split()) or type(error).__name__

@@ -1,68 +1,97 @@
 """A host of clients, a process or a Flower node: who of them takes part, and what they hold between rounds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from laser_fl.blocks import Tensors
+from laser_fl.checkpoints import Checkpoints
 from laser_fl.downlink import listen
+from laser_fl.held import Held, from_checkpoint, to_checkpoint
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.receipts import Receipts
-from laser_fl.replica import Follower, following
+from laser_fl.replica import following
 from laser_fl.replies import Reply
+from laser_fl.streams import Device
 
 Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a host's clients hold between exchanges, a row per client; the host owns it and changes it in place.
-
-    memory: of error feedback, per block; empty at first, and for schemes without.
-    copies: each client's own model, where the server broadcasts updates; else empty.
-    follower: of all the host's clients, where the server broadcasts what it heard.
-    last: what they said last; it is said again where the server asks again, and goes back into the memory where
-        the server has not taken it.
-    """
-
-    memory: Tensors = field(default_factory=dict)
-    copies: Tensors = field(default_factory=dict)
-    follower: Follower | None = None
-    last: Reply | None = None
 
 
 class Host:
     """Some of the run's clients, and what they hold."""
 
-    def __init__(self, clients: range, respond: Respond, held: Held | None = None) -> None:
-        """clients: their numbers in the run. held: to go on from.
+    def __init__(
+        self,
+        clients: range,
+        respond: Respond,
+        held: Held | None = None,
+        name: str = "node-0-of-1",
+        folder: str = "",
+        device: Device = "cpu",
+    ) -> None:
+        """clients: their numbers in the run. held: to go on from; None: nothing, or what is on disk.
 
         respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
+        name: of the host among those of the run. folder: for its snapshots, instead of the one that the server names.
+        device: where the clients compute.
         """
-        self.held = held or Held()
+        self._held = held
         self._clients = clients
         self._respond = respond
+        self._name = name
+        self._folder = folder
+        self._device = device
+
+    @property
+    def held(self) -> Held:
+        """What the clients hold now."""
+        return self._held or Held()
 
     def answer(self, broadcast: Broadcast) -> Reply:
         """Let those that take part in the round respond; the others only listen. What was said already is said again.
 
         Raises:
             OutOfStepError: the server told what it heard, but an exchange before that was missed.
+            StorageError: the server asked for a snapshot, but it cannot be written.
         """
-        exchange = broadcast.receipts.exchange
-        if self.held.last is not None and self.held.last.exchange == exchange:
-            return self.held.last
-        broadcast, self.held = follow(broadcast, self.held)
-        self.held = settle(self.held, broadcast.receipts, self._clients)
+        receipts = broadcast.receipts
+        if self._held is None:
+            self._held = self._recall(receipts)
+        last = self.held.last
+        if last is None or last.exchange != receipts.exchange:
+            last = self._say(broadcast)
+        if receipts.save:
+            self._snapshots(receipts).save(receipts.exchange, *to_checkpoint(self.held))
+        return last
+
+    def _say(self, broadcast: Broadcast) -> Reply:
+        """Listen and respond."""
+        broadcast, held = follow(broadcast, self.held)
+        self._held = settle(held, broadcast.receipts, self._clients)
+        del held
         here = self._hear(broadcast)
         uplink, rows = Uplink.none(), [client - self._clients.start for client in here.context.present]
         if rows:
             uplink, memory = self._respond(here, pick(self.held.memory, rows))
-            self.held = replace(self.held, memory=place(self.held.memory, rows, memory, len(self._clients)))
-        reply = Reply(exchange, here.context.present, uplink)
-        self.held = replace(self.held, last=reply)
+            self._held = replace(self.held, memory=place(self.held.memory, rows, memory, len(self._clients)))
+        reply = Reply(broadcast.receipts.exchange, here.context.present, uplink)
+        self._held = replace(self.held, last=reply)
         return reply
+
+    def _recall(self, receipts: Receipts) -> Held:
+        """What was on disk when the server stopped, where it goes on from there and has taken nothing since."""
+        if receipts.since == 0 or any(receipts.has(client, receipts.since) for client in self._clients):
+            return Held()
+        snapshots = self._snapshots(receipts)
+        for exchange in (receipts.since, receipts.since - 1):  # where it stopped within one, it begins with that
+            if exchange in snapshots.numbers:
+                return from_checkpoint(*snapshots.load(exchange), self._device)
+        return Held()
+
+    def _snapshots(self, receipts: Receipts) -> Checkpoints:
+        return Checkpoints(Path(self._folder or receipts.folder), self._name)
 
     def _hear(self, broadcast: Broadcast) -> Broadcast:
         """The broadcast as those hear it that take part; copies of the model change with it."""
@@ -72,7 +101,7 @@ class Host:
         present, keeping = here.context.present, broadcast.downlink.content in ("start", "update")
         listeners = self._clients if keeping else present  # a copy goes on while its client is absent
         own, copies = listen(broadcast.weights, broadcast.downlink, self.held.copies, listeners, broadcast.context)
-        self.held = replace(self.held, copies=copies)
+        self._held = replace(self.held, copies=copies)
         if own is None or not present:
             return here
         return replace(here, weights=pick(own, [client - self._clients.start for client in present]), own_weights=True)

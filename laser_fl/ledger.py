@@ -1,8 +1,9 @@
 """The ledger: what every round cost, and proof that nobody spent more than the budget."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from laser_fl.channels.base import Usage
 from laser_fl.errors import PowerError
 from laser_fl.replies import Fault
+
+_KINDS: Mapping[Any, Callable[[str], Any]] = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
 
 POWER_TOLERANCE = 1e-5  # relative; rounding of float32 signals
 
@@ -54,6 +57,11 @@ class Entry:
     faults: int
     retries: int
     left_out: str
+
+    @classmethod
+    def parse(cls, row: Mapping[str, str]) -> "Entry":
+        """Undo a row of ledger.csv. Raises ValueError or KeyError."""
+        return cls(**{field.name: _KINDS[field.type](row[field.name]) for field in fields(cls)})
 
     @property
     def warning(self) -> str:

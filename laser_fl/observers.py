@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from laser_fl.loop import Training
+    from laser_fl.training import Training
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,24 @@ class Metrics:
     channel_uses: int
     energy: float
     latency_seconds: float
+
+    @classmethod
+    def parse(cls, row: Mapping[str, str]) -> "Metrics":
+        """Undo a row of metrics.csv. Raises ValueError or KeyError."""
+        test, ema_test = (
+            {name.removeprefix(kind): float(value) for name, value in row.items() if name.startswith(kind)}
+            for kind in ("test_", "ema_test_")
+        )
+        return cls(
+            round=int(row["round"]),
+            epoch=float(row["epoch"]),
+            train_loss=float(row["train_loss"]) if row["train_loss"] else None,
+            test=test,
+            ema_test=ema_test,
+            channel_uses=int(row["channel_uses"]),
+            energy=float(row["energy"]),
+            latency_seconds=float(row["latency_seconds"]),
+        )
 
     @property
     def scores(self) -> dict[str, float]:
@@ -47,8 +65,14 @@ class Metrics:
 class Observer:
     """Looks on while a run goes; does nothing unless overridden."""
 
+    def on_begin(self, training: "Training") -> None:
+        """Before the first round."""
+
     def on_round(self, training: "Training", seconds: float) -> None:
         """After every round; `training.ledger[-1]` is its entry. seconds: what it took."""
 
     def on_evaluation(self, training: "Training", metrics: Metrics) -> None:
         """After every evaluation."""
+
+    def on_checkpoint(self, training: "Training") -> None:
+        """After a round whose state is to be kept, and after its evaluation."""

@@ -20,11 +20,15 @@ class Receipts:
     exchange: counted from 0 over the run; one that is repeated keeps its number.
     taken: for each client of the run, the last exchange of which the server took its reply; -1 before that.
     since: the first exchange of this server; above 0 where it goes on from a checkpoint.
+    save: whether hosts are to take a snapshot of what their clients hold after this exchange. folder: where to, each
+        on its own disk.
     """
 
     exchange: int = 0
     taken: tuple[int, ...] = ()
     since: int = 0
+    save: bool = False
+    folder: str = ""
 
     def has(self, client: int, exchange: int) -> bool:
         """Whether the server took what `client` sent in `exchange`, or later."""

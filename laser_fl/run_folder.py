@@ -2,12 +2,14 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,22 +17,23 @@ from typing import Any
 
 from safetensors.torch import save
 
+from laser_fl.checkpoints import CheckpointError, Checkpoints
 from laser_fl.config import RunConfig
 from laser_fl.environment import environment
-from laser_fl.errors import ConfigError
-from laser_fl.loop import Training
+from laser_fl.errors import ConfigError, LaserError, StorageError, reason_of
+from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LEDGER, METRICS, SPECTRUM, SUMMARY, TIMING, WEIGHTS
+from laser_fl.ledger import Entry
 from laser_fl.observers import Metrics, Observer
+from laser_fl.resuming import latest, refuse_other_run
 from laser_fl.tasks.base import BEST
 from laser_fl.trackers.base import tracker_class
-
-CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
-SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
-ENVIRONMENT, SPECTRUM = "environment.json", "spectrum.csv"
+from laser_fl.training import Training
 
 
-def default_path(config: RunConfig, now: datetime) -> Path:
-    """Where a run goes that was not told: runs/<task>-<strategy>-<time>."""
-    return Path("runs") / f"{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
+def path_of(config: RunConfig, now: datetime) -> Path:
+    """A run's folder: the one to go on with, or else as told, or else runs/<task>-<strategy>-<time>."""
+    default = f"runs/{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
+    return Path(config.resume or config.out_dir or default).expanduser()
 
 
 def refuse_used(path: Path) -> None:
@@ -48,8 +51,8 @@ class RunFolder(Observer):
     ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
     line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so
     that the tables can be compared bit by bit; ``spectrum.csv`` the updates' spectra, where asked
-    for; ``weights.safetensors`` the final weights; ``summary.json`` the result. The config's tracker
-    is told of everything, too.
+    for; ``weights.safetensors`` the final weights; ``summary.json`` the result; ``checkpoints/`` what it
+    takes to go on. The config's tracker is told of everything, too.
     """
 
     def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
@@ -58,7 +61,6 @@ class RunFolder(Observer):
         Raises:
             ConfigError: it holds something already, or cannot be written to; or the tracker is not installed.
         """
-        tracker = tracker_class(config.tracker)
         self.path = path
         self._config = config
         self._engine = engine
@@ -66,18 +68,51 @@ class RunFolder(Observer):
         self._spectra: list[dict[str, Any]] = []
         self._seconds: list[float] = []
         self._started = time.perf_counter()
+        self._checkpoints = Checkpoints(path / CHECKPOINTS, "server")
+        tracker = tracker_class(config.tracker)
+        if config.resume:
+            refuse_other_run(path, config, engine)
+            self._tracker = tracker(path, config)
+            return
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._tracker = tracker(path, config)
             self._write_json(CONFIG, config.to_flat())
-            self._write_json(ENVIRONMENT, environment())
+            self._write_json(ENVIRONMENT, environment() | {"engine": engine})
         except OSError as error:
-            raise ConfigError(f"out-dir: must be writable ({error.strerror}), got {str(path)!r}") from None
-        except ConfigError:  # the tracker's; what it left there must not make the folder a used one
+            raise ConfigError(f"out-dir: must be writable ({reason_of(error)}), got {str(path)!r}") from None
+        except LaserError as error:  # the tracker's; what it left there must not make the folder a used one
             for left in path.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-            raise
+            raise ConfigError(str(error)) from None
+
+    def on_begin(self, training: Training) -> None:
+        """Make `training` what it was at the last checkpoint, where the config says so; tell it where the next ones go.
+
+        Raises:
+            CheckpointError: there is none from which all can go on.
+        """
+        if self._config.checkpoint_every:
+            training.snapshots = str(self._checkpoints.folder.resolve())
+        if not self._config.resume:
+            return
+        numbers, tensors = latest(self._checkpoints)
+        rows = numbers["rows"]
+        read = {name: self._read_csv(name, rows[name]) for name in (METRICS, LEDGER, TIMING, SPECTRUM)}
+        training.restore(numbers, tensors, [Entry.parse(row) for row in read[LEDGER]])
+        self._metrics = [Metrics.parse(row) for row in read[METRICS]]
+        self._spectra = read[SPECTRUM]
+        self._seconds = [float(row["seconds"]) for row in read[TIMING]]
+        self._started -= numbers["seconds"]
+
+    def on_checkpoint(self, training: Training) -> None:
+        """Keep what it takes to go on from here; raises StorageError."""
+        self._write_tables(training)
+        numbers, tensors = training.state()
+        rows = {METRICS: len(self._metrics), LEDGER: len(training.ledger), TIMING: len(self._seconds)}
+        beside = {"rows": rows | {SPECTRUM: len(self._spectra)}, "seconds": self._elapsed}
+        self._checkpoints.save(training.round, numbers | beside, tensors)
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Remember what the round took."""
@@ -108,6 +143,8 @@ class RunFolder(Observer):
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
         if training is not None:
             self._write_tables(training)
+            if training.stuck:
+                self.on_checkpoint(training)
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
         self._close_tracker(completed=False)
@@ -150,7 +187,7 @@ class RunFolder(Observer):
             summary["silent_rounds"] = len(ledger) - len(heard)
             for column in ("channel_uses", "uplink_energy", "downlink_energy", "latency_seconds", "faults", "retries"):
                 summary[f"total_{column}"] = sum(getattr(entry, column) for entry in ledger)
-        summary["seconds_total"] = time.perf_counter() - self._started
+        summary["seconds_total"] = self._elapsed
         if seconds:
             summary["seconds_per_round"] = sum(seconds) / len(seconds)
         return summary
@@ -161,6 +198,24 @@ class RunFolder(Observer):
         timing = ({"round": i, "seconds": s} for i, s in enumerate(self._seconds, start=1))
         self._write_csv(TIMING, timing)
         self._write_csv(SPECTRUM, self._spectra)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _read_csv(self, name: str, rows: int) -> list[dict[str, Any]]:
+        """The first rows of a table. Raises CheckpointError where there are fewer."""
+        if rows == 0:
+            return []
+        path = self.path / name
+        try:
+            with path.open(newline="") as file:
+                read = list(itertools.islice(csv.DictReader(file), rows))
+        except (OSError, ValueError, csv.Error) as error:
+            raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
+        if len(read) < rows:
+            raise CheckpointError(f"{path}: must have at least the checkpoint's {rows} rows, got {len(read)}")
+        return read
 
     def _write_csv(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
@@ -179,10 +234,15 @@ class RunFolder(Observer):
         return strict
 
     def _write(self, name: str, content: bytes) -> None:
-        """Replace the file in one step, so that a killed run never leaves half of one."""
+        """Replace the file in one step, so that a killed run never leaves half of one. Raises StorageError."""
         part = self.path / f".{name}.part"
-        part.write_bytes(content)
-        part.replace(self.path / name)
+        try:
+            part.write_bytes(content)
+            part.replace(self.path / name)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StorageError(f"{self.path / name}: cannot be written ({reason_of(error)})") from None
 
 
 def _json(value: Any) -> Any:

@@ -1,13 +1,14 @@
 """The server's model: a replica that steps on what was heard, its buffers, and their moving average."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.replica import Replica, Stepping
+from laser_fl.replica import Replica, State, Stepping
 
 
 class Server:
@@ -54,6 +55,18 @@ class Server:
             return self.model
         correction = 1 - self._decay**self._steps
         return {name: total / correction for name, total in self._sums.items()}
+
+    def state(self, exchange: int, shared: Tensors) -> tuple[State, Tensors, int]:
+        """All that decides how the server goes on: its replica, buffers and sums by name, and steps of the average."""
+        beside = {f"buffer/{n}": b for n, b in self._buffers.items()} | {f"sum/{n}": s for n, s in self._sums.items()}
+        return self.replica.state(exchange, shared), beside, self._steps
+
+    def restore(self, state: State, beside: Tensors, steps: int) -> None:
+        """Undo `state`; its tensors become the server's. Raises KeyError where they are another model's."""
+        self._buffers = {name: beside[f"buffer/{name}"] for name in self._buffers}
+        self._sums = {name: beside[f"sum/{name}"] for name in self._sums}
+        self.replica = Replica(replace(state, weights={name: state.weights[name] for name in self.replica.weights}))
+        self._steps = steps
 
     def step(self, update: Tensors, buffers: Tensors | None = None) -> None:
         """One optimizer iteration on `update`, a gradient per block; the buffers become `buffers`."""

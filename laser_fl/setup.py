@@ -10,11 +10,12 @@ from platformdirs import user_cache_path
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.loop import Evaluate, Training
+from laser_fl.loop import Evaluate
 from laser_fl.models.base import Network
 from laser_fl.plan import Plan
 from laser_fl.tasks import TASKS
 from laser_fl.tasks.base import Task
+from laser_fl.training import Training
 
 DATA_VARIABLE = "LASER_FL_DATA"
 

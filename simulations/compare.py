@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.run_folder import METRICS
+from laser_fl.files import METRICS
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Scheme
 from laser_fl.tables import from_fields

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.loop import Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.replies import Reply
 from laser_fl.schemes.exchanges.alternating import Alternating
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
+from laser_fl.training import Training
 from simulations.volume import model_blocks
 
 

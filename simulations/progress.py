@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from laser_fl.loop import Training
 from laser_fl.observers import Metrics, Observer
+from laser_fl.training import Training
 
 if TYPE_CHECKING:
     from simulations.sweep import Run

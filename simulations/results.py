@@ -10,7 +10,7 @@ import pandas as pd
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import TrainingError
-from laser_fl.run_folder import ENVIRONMENT
+from laser_fl.files import ENVIRONMENT
 from laser_fl.tasks.base import BEST
 from simulations.sweep import NOT_THE_RUN, Grid, Run
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError
-from laser_fl.run_folder import CONFIG, SUMMARY
+from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.trackers.base import tracker_class
 from simulations import presets
@@ -42,7 +42,13 @@ NOT_IN_A_SETUP = {
     "out_dir": "",
     "channel": "",
 }
-NOT_THE_RUN = ("out-dir", "data-dir", "tracker")  # keys that do not change what it computes
+NOT_THE_RUN = (
+    "out-dir",
+    "data-dir",
+    "tracker",
+    "checkpoint-every",
+    "resume",
+)  # keys that do not change what it computes
 NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "local_learning_rate": 0.0, "out_dir": ""}
 
 
@@ -234,7 +240,7 @@ def _probe(config: RunConfig) -> float:
 def _here(run: Run) -> Run:
     """The run with every path absolute: the cluster's processes have directories of their own."""
     paths = {"out_dir": str(run.folder), "data_dir": str(data_dir(run.config).resolve())}
-    return replace(run, config=run.config.model_copy(update=paths))
+    return replace(run, config=run.config.model_copy(update=paths | {"checkpoint_every": 0}))  # a run is begun anew
 
 
 def _carry_out(run: Run) -> str:

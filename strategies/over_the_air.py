@@ -15,13 +15,14 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError, WireError
-from laser_fl.loop import Evaluate, Training, train
+from laser_fl.loop import Evaluate, train
 from laser_fl.mapped import Board, NotHereError
 from laser_fl.observers import Observer
 from laser_fl.pipeline import Broadcast
 from laser_fl.plan import Plan
 from laser_fl.replies import Fault, Kind, Reply
 from laser_fl.streams import Device
+from laser_fl.training import Training
 from laser_fl.wire import (
     add_held,
     asks_for_everything,

@@ -3,7 +3,6 @@
 import logging
 from datetime import datetime
 from logging import INFO, WARNING
-from pathlib import Path
 
 from flwr.app import Context
 from flwr.common.logger import log
@@ -11,10 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.loop import Training
 from laser_fl.observers import Metrics, Observer
-from laser_fl.run_folder import RunFolder, default_path
+from laser_fl.run_folder import RunFolder, path_of
 from laser_fl.setup import prepare
+from laser_fl.training import Training
 from laser_fl.wire import write_tensors
 from strategies.over_the_air import OverTheAir
 
@@ -35,9 +34,7 @@ def _run(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     setup = prepare(config)
     plan = setup.plan
-    folder = RunFolder(
-        Path(config.out_dir).expanduser() if config.out_dir else default_path(config, datetime.now()), config, "flower"
-    )
+    folder = RunFolder(path_of(config, datetime.now()), config, "flower")
     network = setup.network
     strategy = OverTheAir(
         config,

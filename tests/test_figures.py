@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure as Picture
 from typer.testing import CliRunner
 
-from laser_fl.run_folder import SPECTRUM
+from laser_fl.files import SPECTRUM
 from laser_fl.tables import Entry, Table
 from simulations.cli import app
 from simulations.figures import FIGURES

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from clients.node import hosted, hosted_here, reply
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Training
 from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.replies import Reply
 from laser_fl.schemes import SCHEMES
+from laser_fl.training import Training
 from laser_fl.wire import (
     hosted_by,
     read_broadcast,

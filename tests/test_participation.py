@@ -14,13 +14,14 @@ from laser_fl.channels.base import Links
 from laser_fl.config import parse
 from laser_fl.downlink import Downlink, listen, noise_std
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.host import Held, place
-from laser_fl.loop import Training
+from laser_fl.held import Held
+from laser_fl.host import place
 from laser_fl.participation import participants
 from laser_fl.pipeline import Broadcast, receive, send
 from laser_fl.plan import Plan
 from laser_fl.schemes import random_k, sketch
 from laser_fl.streams import Streams
+from laser_fl.training import Training
 from simulations.engines import in_process
 from simulations.progress import Reporter
 from tests import oracle

@@ -13,13 +13,13 @@ from laser_fl.channels.base import Usage
 from laser_fl.config import parse
 from laser_fl.errors import PowerError, TrainingError
 from laser_fl.ledger import POWER_TOLERANCE, Tally
-from laser_fl.loop import Training
 from laser_fl.norms import norms
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
 from laser_fl.power import SMALLEST_SHARE, shares
 from laser_fl.streams import Streams
+from laser_fl.training import Training
 from tests.helpers import VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
 
 SCALES = st.sampled_from([0.0, 1e-36, 1e-12, 1e-3, 1.0, 1e3, 1e12, 1e30])

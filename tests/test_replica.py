@@ -6,11 +6,11 @@ import torch
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.host import Held
-from laser_fl.loop import Training
+from laser_fl.held import Held
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.replica import News, OutOfStepError, Replica, State, Stepping
+from laser_fl.training import Training
 from simulations.engines import in_process
 from tests.helpers import VARIANTS, answer, names, silent_losses, tensors
 

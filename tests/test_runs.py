@@ -10,18 +10,20 @@ from safetensors.torch import load_file
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import Training, train
+from laser_fl.loop import train
 from laser_fl.observers import Observer
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.run_folder import RunFolder
 from laser_fl.schemes import SCHEMES
 from laser_fl.tables import Entry, Table
+from laser_fl.training import Training
 from simulations.engines import in_process
 from tests.helpers import absorb, names
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "rounds": 6, "evaluate-every": 4}
 FILES = {
+    "checkpoints",
     "config.json",
     "environment.json",
     "metrics.csv",
@@ -125,7 +127,7 @@ def test_an_interrupted_run_keeps_what_there_is(tmp_path):
 def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
     """By hand: two blocks of 3 and 1 values, two clients, powers 1 and 4 by a policy of our own."""
     policy = Entry("tests.test_runs:rising", "1, then 4")
-    monkeypatch.setattr("laser_fl.loop.POLICIES", Table({"constant": policy}))
+    monkeypatch.setattr("laser_fl.training.POLICIES", Table({"constant": policy}))
     config = parse(
         {"strategy": "z-sgd", "clients": 2, "noise-variance": 0.25, "rounds": 2, "power-allocation": "uniform"}
     )

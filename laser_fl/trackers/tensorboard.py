@@ -6,9 +6,9 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from laser_fl.config import RunConfig
-from laser_fl.loop import Training
 from laser_fl.observers import Metrics
 from laser_fl.trackers.base import Tracker
+from laser_fl.training import Training
 
 
 class TensorBoard(Tracker):

@@ -71,6 +71,12 @@ class _Receipts(BaseModel):
     exchange: Index
     taken: tuple[Annotated[int, Field(ge=-1)], ...]
     since: Index
+    save: bool
+    folder: str
+
+    @property
+    def receipts(self) -> Receipts:
+        return Receipts(**self.model_dump())
 
 
 class _Downlink(BaseModel):
@@ -132,7 +138,7 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
             downlink=Downlink(down.content, down.noise_std),
             buffers=take_tensors(records, BUFFERS, device, board) if first else {},
             told=told,
-            receipts=Receipts(receipts.exchange, receipts.taken, receipts.since),
+            receipts=receipts.receipts,
             caps=caps,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import ConfigRecord, RecordDict
 
 from laser_fl.blocks import Tensors
-from laser_fl.host import Held
+from laser_fl.held import Held
 from laser_fl.mapped import Slot
 from laser_fl.receipts import flatten, unflatten
 from laser_fl.replica import Follower, State
@@ -41,8 +41,8 @@ def put_held(state: RecordDict, held: Held, reply: RecordDict, side: int, show: 
 
 def take_held(
     told: RecordDict, state: RecordDict, follows: bool, device: Device = "cpu", show: Show | None = None
-) -> Held:
-    """Undo `put_held`: as the server sent it back in what it `told`, or as it was put away.
+) -> Held | None:
+    """Undo `put_held`: as the server sent it back in what it `told`, or as it was put away; None: nothing was.
 
     follows: whether the replica is needed, if there is one. show: moves what changes in place to where it is to be
         put next; what was put away stays as it is.
@@ -51,6 +51,8 @@ def take_held(
         NotHereError: it lies in files that this process cannot see.
         WireError: it is not what was put away.
     """
+    if LAST not in state:
+        return None
     memory, copies = (_take(key, told, state, device) for key in (MEMORY, COPIES))
     if memory and show is not None:
         memory = show(MEMORY, memory).map()
@@ -117,10 +119,8 @@ def _take(key: str, told: RecordDict, state: RecordDict, device: Device) -> Tens
     return {}
 
 
-def _take_last(told: RecordDict, state: RecordDict, device: Device) -> Reply | None:
+def _take_last(told: RecordDict, state: RecordDict, device: Device) -> Reply:
     """What was said last, with what is pending of it."""
-    if LAST not in state:
-        return None
     said = RecordDict({key: told[name] if name in told else state[name] for key, name in SAID.items()})
     reply = read_reply(said, device)
     with reading("what is pending"):

@@ -50,16 +50,22 @@ ENGINES = "In this process, through `flwr run`, or that on SuperLink and SuperNo
 def run(
     preset: Preset = None,
     config: Overrides = None,
-    engine: Annotated[Engine, typer.Option(help=ENGINES)] = Engine.in_process,
+    engine: Annotated[Engine | None, typer.Option(help=ENGINES)] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of Flower's engines; default 2.")] = None,
     port: Annotated[int | None, typer.Option(help="Of the deployment's SuperLink; default: a free one.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run that stopped: go on with it.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train one model with one strategy."""
+    """Train one model with one strategy, or go on with a run that stopped."""
     with one_line_errors():
-        settings = settings_of(preset, config, out)
-        folder = Path(settings.out_dir).expanduser() if settings.out_dir else _default_folder(settings)
+        if resume is None:
+            settings, engine = settings_of(preset, config, out), engine or Engine.in_process
+        else:
+            if given := [name for name, value in (("--preset", preset), ("-c", config), ("--out", out)) if value]:
+                raise ConfigError(f"--resume: takes all settings from the run, got {given[0]}, too")
+            settings, engine, nodes = going_on(resume, engine, nodes)
+        folder = _folder(settings)
         if nodes is not None and engine is Engine.in_process:
             raise ConfigError(f"--nodes: must go with --engine flower or deployment, got {nodes}")
         if port is not None and engine is not Engine.deployment:
@@ -106,10 +112,23 @@ def compare(
             raise LaserError("\n".join(failed))
 
 
-def _default_folder(settings: RunConfig) -> Path:
-    from laser_fl.run_folder import default_path
+def going_on(folder: Path, engine: Engine | None, nodes: int | None) -> tuple[RunConfig, Engine, int | None]:
+    """The settings, the engine and the number of nodes of the run that stopped in `folder`. Raises ConfigError."""
+    from laser_fl.resuming import about
 
-    return default_path(settings, datetime.now())
+    known = about(folder)
+    was = Engine(known.engine)
+    if engine is None or {engine, was} == {Engine.deployment, Engine.flower}:
+        engine = engine or was  # Flower's engines go on with each other's runs
+    if nodes is not None and known.nodes not in (nodes, None):
+        raise ConfigError(f"--nodes: must be {known.nodes} as in the run that goes on, got {nodes}")
+    return known.config, engine, None if engine is Engine.in_process else nodes or known.nodes
+
+
+def _folder(settings: RunConfig) -> Path:
+    from laser_fl.run_folder import path_of
+
+    return path_of(settings, datetime.now())
 
 
 def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:

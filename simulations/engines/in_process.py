@@ -20,7 +20,8 @@ class InProcess:
         """Raises ConfigError for what only data and length can tell is wrong."""
         self.training = setup.training()
         clients = range(setup.config.clients)
-        self._host = Host(clients, Crew(setup.task, setup.network, setup.config, clients).answer)
+        crew = Crew(setup.task, setup.network, setup.config, clients)
+        self._host = Host(clients, crew.answer, device=setup.device)
 
     def advance(self) -> bool:
         """Carry one broadcast to the clients and their replies back; True where that ended a round."""

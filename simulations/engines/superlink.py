@@ -27,6 +27,7 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.resuming import refuse_other_run
 from laser_fl.run_folder import refuse_used
 from laser_fl.setup import data_dir, prepare
 
@@ -50,10 +51,14 @@ def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, 
         raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {config.clients}")
     if not (APP / "pyproject.toml").is_file():
         raise ConfigError(f"engine: {engine} needs the project's source tree (pip install -e .), not found in {APP}")
-    refuse_used(out)
+    if config.resume:
+        refuse_other_run(out, config, "flower")
+    else:
+        refuse_used(out)
     prepare(config).training()  # refuses what depends on the data, the device and the run's length
     # The apps run in another directory: whatever is relative to this one must not stay so.
-    return config.to_flat() | {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
+    paths = {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
+    return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
 
 
 def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from laser_fl.errors import DataError
-from laser_fl.run_folder import CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
+from laser_fl.files import CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
 from laser_fl.tasks.base import BEST
 from simulations.compare import COMPARISON
 from simulations.reproduction import FIGURE, Reproduction

@@ -1,0 +1,76 @@
+"""Going on with a run that stopped: which run it was, and the last checkpoint from which all of it can go on."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from laser_fl.blocks import Tensors
+from laser_fl.checkpoints import CheckpointError, Checkpoints, Numbers
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError, LaserError, reason_of
+from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT
+from laser_fl.replica import State
+
+MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run's folder says of the run. nodes: among which its clients were spread, where it has snapshots."""
+
+    config: RunConfig
+    engine: str
+    nodes: int | None
+
+
+def about(path: Path) -> About:
+    """Read what a run was, so as to go on with it. Raises ConfigError where `path` is not a run's folder."""
+    try:
+        there, environment = (json.loads((path / name).read_text()) for name in (CONFIG, ENVIRONMENT))
+        config = parse(there | {"resume": str(path)})
+        engine = str(environment["engine"])
+    except (OSError, ValueError, KeyError, TypeError, LaserError) as error:
+        raise ConfigError(f"resume: must be the folder of a run ({reason_of(error)}), got {str(path)!r}") from None
+    places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in (path / CHECKPOINTS).glob("node-*")]
+    return About(config, engine, max((int(place[1]) for place in places if place), default=None))
+
+
+def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
+    """Raise ConfigError where `path` is not the folder of the run that `config` is to go on with."""
+    known = about(path)
+    if known.engine != engine:
+        raise ConfigError(f"resume: must go on with the engine {known.engine}, got {engine}")
+    before = known.config.to_flat()
+    for key, value in config.to_flat().items():
+        if key not in MAY_CHANGE and value != before[key]:
+            raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on, got {value}")
+
+
+def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
+    """The newest checkpoint of a server from which it and all hosts, as far as they are on this disk, can go on.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    reasons = []
+    for number in checkpoints.numbers:
+        try:
+            numbers, tensors = checkpoints.load(number)
+            exchange = State.parse(numbers["replica"], {}, {}).exchange
+            _refuse_missing_hosts(checkpoints.folder, exchange)
+            return numbers, tensors
+        except (LaserError, KeyError, TypeError, ValueError) as error:
+            reasons.append(reason_of(error))
+    raise CheckpointError("; ".join(reasons) or f"{checkpoints.folder}: there is no checkpoint to go on from")
+
+
+def _refuse_missing_hosts(folder: Path, exchange: int) -> None:
+    """Raise CheckpointError where a host that has snapshots here has none that is whole and of this exchange."""
+    hosts = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
+    for host in sorted(hosts):
+        snapshots = Checkpoints(folder, host)
+        known = [number for number in snapshots.numbers if number in (exchange, exchange - 1)]
+        if not known:
+            raise CheckpointError(f"{folder}: {host} has no snapshot of exchange {exchange - 1}")
+        snapshots.load(max(known))

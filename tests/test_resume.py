@@ -1,0 +1,268 @@
+"""A run that stopped goes on as if nothing had happened, to the last bit."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from laser_fl.checkpoints import CheckpointError, Checkpoints, load, save
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.observers import Observer
+from laser_fl.training import Training
+from simulations.cli import app
+from simulations.engines import in_process
+from strategies.server_app import app as server_app
+from tests.grids import FakeGrid
+from tests.helpers import VARIANTS, names
+
+SHORT = {
+    "model": "linear", "clients": 5, "batch-size": 16, "rounds": 14, "evaluate-every": 3, "checkpoint-every": 4,
+    "momentum": 0.9,
+}  # fmt: skip
+CASES = {
+    **VARIANTS,
+    "adamw, one cycle": {"optimizer": "adamw", "lr-schedule": "one-cycle", "factor-exchange": "two-phase"},
+    "drifting copies": {"downlink": "update", "downlink-power": 1e4},
+    "compressed": {"downlink": "compressed", "lr-schedule": "cosine"},
+    "absences": {"strategy": "random-k", "fraction": 0.6, "dropout-rate": 0.2, "power-policy": "steps-up"},
+    "silence": {"channel": "fading", "gain-threshold": 1.0, "spectrum-rank": 2},
+    "local steps": {"local-steps": 3, "client-batching": "loop"},
+}
+SAME = ("weights.safetensors", "metrics.csv", "ledger.csv")
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stop(Observer):
+    """Ends a run after a round as an error would."""
+
+    def __init__(self, round):
+        self.round = round
+
+    def on_round(self, training, seconds):
+        if training.round == self.round:
+            raise StoppedError
+
+
+def run(path, resume=False, observers=(), **options):
+    values = SHORT | {k.replace("_", "-"): v for k, v in options.items()}
+    return in_process.run(parse(values | {"resume": str(path) if resume else ""}), path, observers)
+
+
+def stop(path, after, **options):
+    with pytest.raises(StoppedError):
+        run(path, observers=[Stop(after)], **options)
+
+
+def same(one, other):
+    files = SAME + (("spectrum.csv",) if (one / "spectrum.csv").exists() else ())
+    return all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("case", names(CASES))
+def test_a_run_that_stopped_gives_the_run_that_did_not(tmp_path, case):
+    run(tmp_path / "whole", **CASES[case])
+    for after in (5, 12):
+        stop(tmp_path / str(after), after, **CASES[case])
+        assert not (tmp_path / str(after) / "weights.safetensors").exists()
+        summary = run(tmp_path / str(after), resume=True, **CASES[case])
+        assert (summary["status"], summary["rounds"]) == ("completed", 14)
+        assert same(tmp_path / "whole", tmp_path / str(after))
+
+
+def test_a_run_may_stop_again_and_again(tmp_path):
+    run(tmp_path / "whole")
+    stop(tmp_path / "run", 6)
+    for after in (7, 9, 13):
+        with pytest.raises(StoppedError):
+            run(tmp_path / "run", resume=True, observers=[Stop(after)])
+    run(tmp_path / "run", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
+    """SIGKILL at rounds at random; three of the twenty of which the README tells."""
+    program = (
+        "import os, signal, sys; from pathlib import Path; from laser_fl.observers import Observer\n"
+        "from tests.test_resume import run\n"
+        "class Kill(Observer):\n"
+        "    def on_round(self, training, seconds):\n"
+        "        if training.round == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(Path(sys.argv[1]), observers=[Kill()], strategy=sys.argv[3])"
+    )
+    draw = random.Random(0)
+    for i, strategy in enumerate(("laser", "random-k", "z-sgd")):
+        run(tmp_path / strategy, strategy=strategy)
+        path, after = tmp_path / f"{i}", draw.randint(5, 13)
+        killed = subprocess.run([sys.executable, "-c", program, str(path), str(after), strategy], check=False)
+        assert killed.returncode == -9
+        assert not (path / "summary.json").exists()
+        run(path, resume=True, strategy=strategy)
+        assert same(tmp_path / strategy, path)
+
+
+class Stopping(FakeGrid):
+    """Breaks off at a round."""
+
+    def __init__(self, nodes, values, at):
+        super().__init__(nodes, values)
+        self.at = at
+
+    def send_and_receive(self, messages, *, timeout=None):
+        if messages[0].content.config_records["exchange"]["round"] == self.at:
+            raise StoppedError
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+@pytest.mark.parametrize("case", ["laser", "laser two-phase", "random-k", "drifting copies", "compressed", "absences"])
+@pytest.mark.parametrize("own_disk", [False, True])
+def test_nodes_take_up_what_they_held_where_the_server_goes_on(tmp_path, case, own_disk):
+    """They are new to Flower, as after a restart; each one's snapshots lie in the run's folder or on its own disk."""
+
+    def go(path, grid, **more):
+        values = parse(SHORT | {"client-batching": "loop"} | CASES[case] | {"out-dir": str(path)} | more).to_flat()
+        nodes = grid(values)
+        if own_disk:
+            for node, context in enumerate(nodes.contexts.values()):
+                context.node_config["checkpoint-dir"] = str(tmp_path / f"disk-{node}")
+        server_app(nodes, Context(1, 0, {}, RecordDict(), values))
+
+    go(tmp_path / "whole", lambda values: FakeGrid(2, values))
+    for disk in tmp_path.glob("disk-*/*"):
+        disk.unlink()
+    with pytest.raises(StoppedError):
+        go(tmp_path / "run", lambda values: Stopping(2, values, 10))
+    go(tmp_path / "run", lambda values: FakeGrid(2, values), resume=str(tmp_path / "run"))
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert bool(list(tmp_path.glob("disk-*/node-*-of-2-*"))) == own_disk
+
+
+class TestDamage:
+    """The newest checkpoint that is whole serves."""
+
+    def stopped(self, tmp_path):
+        run(tmp_path / "whole")
+        stop(tmp_path / "run", 13)
+        return tmp_path / "run" / "checkpoints"
+
+    @pytest.mark.parametrize("kind", ["server", "node-0-of-1"])
+    @pytest.mark.parametrize("how", ["truncated", "flipped", "foreign", "empty", "gone"])
+    def test_a_damaged_file_makes_the_one_before_it_serve(self, tmp_path, kind, how):
+        folder = self.stopped(tmp_path)
+        file = max(folder.glob(f"{kind}-*"))
+        content = file.read_bytes()
+        if how == "gone":
+            file.unlink()
+        elif how == "foreign":
+            save_file({"w": torch.ones(3)}, file)
+        else:
+            half = len(content) // 2
+            flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+            file.write_bytes({"truncated": content[:half], "flipped": flipped, "empty": b""}[how])
+        run(tmp_path / "run", resume=True)
+        assert same(tmp_path / "whole", tmp_path / "run")
+
+    def test_where_none_is_left_each_is_named_and_nothing_is_touched(self, tmp_path):
+        folder = self.stopped(tmp_path)
+        for file in folder.glob("server-*"):
+            file.write_bytes(file.read_bytes()[:-1])
+        ledger = (tmp_path / "run" / "ledger.csv").read_bytes()
+        with pytest.raises(CheckpointError, match=r"server-00000012.*cannot be read.*server-00000008.*cannot be read"):
+            run(tmp_path / "run", resume=True)
+        assert (tmp_path / "run" / "ledger.csv").read_bytes() == ledger
+
+    def test_another_version_is_refused_by_name(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("laser_fl.checkpoints.VERSION", "2")
+        save(tmp_path / "a.safetensors", {}, {"w": torch.ones(2)})
+        monkeypatch.undo()
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: must be a .* of version 1, got .* of 2"):
+            load(tmp_path / "a.safetensors")
+
+    def test_a_table_that_lost_rows_is_named(self, tmp_path):
+        self.stopped(tmp_path)
+        (tmp_path / "run" / "ledger.csv").write_text("round\n")
+        with pytest.raises(CheckpointError, match=r"ledger\.csv: must have at least the checkpoint's 12 rows, got 0"):
+            run(tmp_path / "run", resume=True)
+
+
+def test_the_last_two_are_kept_and_come_back_in_their_order(tmp_path):
+    kept = Checkpoints(tmp_path / "new", "some")
+    tensors = {"b": torch.arange(3), "a": torch.tensor(2.5, dtype=torch.float64), "none": torch.zeros(0, 4)}
+    for number in (3, 10, 100):
+        kept.save(number, {"at": number, "inf": float("inf")}, tensors)
+    assert list(kept.numbers) == [100, 10]
+    numbers, read = kept.load(100)
+    assert numbers == {"at": 100, "inf": float("inf")}
+    assert list(read) == list(tensors)
+    assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == t.dtype for name, t in tensors.items())
+
+
+@pytest.mark.parametrize("strategy", ["laser", "z-sgd"])
+@pytest.mark.parametrize("at", [0, 7])
+def test_a_run_that_is_stuck_stops_with_a_checkpoint_and_goes_on_when_its_clients_are_back(
+    tmp_path, monkeypatch, strategy, at
+):
+    """What they had said already is said again: it is not computed twice."""
+    run(tmp_path / "whole", strategy=strategy)
+    whole = Training.absorb
+
+    def deaf(training, replies, faults=()):
+        return whole(training, [] if training.round == at else replies, faults)
+
+    monkeypatch.setattr(Training, "absorb", deaf)
+    with pytest.raises(TrainingError, match=f"round {at + 1}: client 0: no reply came; 0 of 5 clients .* in 4 tries"):
+        run(tmp_path / "run", strategy=strategy)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    run(tmp_path / "run", resume=True, strategy=strategy)
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+class TestTheCommand:
+    def invoke(self, *arguments):
+        return CliRunner().invoke(app, ["run", "--quiet", *arguments])
+
+    def settings(self):
+        return [f"-c={key}={value}" for key, value in SHORT.items()]
+
+    def test_goes_on_with_the_runs_own_settings(self, tmp_path):
+        run(tmp_path / "whole")
+        stop(tmp_path / "run", 10)
+        done = self.invoke("--resume", str(tmp_path / "run"))
+        assert done.exit_code == 0, done.output
+        assert same(tmp_path / "whole", tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["--resume", "nowhere"], "resume: must be the folder of a run (No such file or directory), got 'nowhere'"),
+            (["--resume", "run", "-c", "rank=3"], "--resume: takes all settings from the run, got -c, too"),
+            (["--resume", "run", "--engine", "flower"], "resume: must go on with the engine in-process, got flower"),
+            (["-c", "resume=run", "-c", "rank=3"], "model: must be linear as in the run that goes on, got mlp"),
+        ],
+    )
+    def test_refuses_what_is_not_that_run(self, tmp_path, monkeypatch, arguments, line):
+        monkeypatch.chdir(tmp_path)
+        stop(tmp_path / "run", 10)
+        refused = self.invoke(*arguments)
+        assert (refused.exit_code, refused.stderr.strip()) == (2, line)
+
+
+def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path):
+    stop(tmp_path / "run", 10, checkpoint_every=0)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    with pytest.raises(CheckpointError, match="there is no checkpoint to go on from"):
+        run(tmp_path / "run", resume=True, checkpoint_every=0)
+    assert issubclass(CheckpointError, LaserError)
+    with pytest.raises(ConfigError, match="resume: must be the folder of a run"):
+        run(tmp_path / "other", resume=True)
