@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 
 from laser_fl.checkpoints import CheckpointError, Checkpoints
@@ -28,6 +29,8 @@ from laser_fl.resuming import latest, refuse_other_run
 from laser_fl.tasks.base import BEST
 from laser_fl.trackers.base import tracker_class
 from laser_fl.training import Training
+
+LOCK = ".lock"
 
 
 def path_of(config: RunConfig, now: datetime) -> Path:
@@ -72,11 +75,13 @@ class RunFolder(Observer):
         tracker = tracker_class(config.tracker)
         if config.resume:
             refuse_other_run(path, config, engine)
+            self._lock = self._locked()
             self._tracker = tracker(path, config)
             return
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
             self._tracker = tracker(path, config)
             self._write_json(CONFIG, config.to_flat())
             self._write_json(ENVIRONMENT, environment() | {"engine": engine})
@@ -134,6 +139,7 @@ class RunFolder(Observer):
         self._write(WEIGHTS, save(weights))
         summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
         self._close_tracker(completed=True)
+        self._release()
         return summary
 
     def fail(self, training: Training | None, error: BaseException) -> None:
@@ -148,6 +154,21 @@ class RunFolder(Observer):
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
         self._close_tracker(completed=False)
+        self._release()
+
+    def _locked(self) -> FileLock:
+        """Keep others from writing here. Raises ConfigError where one does: a killed command may leave a run."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(f"out-dir: must not be in use by a run, got {str(self.path)!r}") from None
+        return lock
+
+    def _release(self) -> None:
+        self._lock.release()
+        with suppress(OSError):
+            (self.path / LOCK).unlink(missing_ok=True)
 
     def _close_tracker(self, completed: bool) -> None:
         """Tell the tracker that the run is over; what goes wrong there changes nothing here."""

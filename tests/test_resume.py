@@ -1,10 +1,14 @@
 """A run that stopped goes on as if nothing had happened, to the last bit."""
 
 import json
+import os
 import random
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import torch
 from flwr.app import Context, RecordDict
@@ -17,7 +21,7 @@ from laser_fl.errors import ConfigError, LaserError, TrainingError
 from laser_fl.observers import Observer
 from laser_fl.training import Training
 from simulations.cli import app
-from simulations.engines import in_process
+from simulations.engines import flower, in_process
 from strategies.server_app import app as server_app
 from tests.grids import FakeGrid
 from tests.helpers import VARIANTS, names
@@ -35,6 +39,7 @@ CASES = {
     "silence": {"channel": "fading", "gain-threshold": 1.0, "spectrum-rank": 2},
     "local steps": {"local-steps": 3, "client-batching": "loop"},
 }
+KILL = int(os.environ.get("LASER_FL_KILL", "0"))  # chooses when the killed runs are killed
 SAME = ("weights.safetensors", "metrics.csv", "ledger.csv")
 
 
@@ -100,7 +105,7 @@ def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
         "        if training.round == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
         "run(Path(sys.argv[1]), observers=[Kill()], strategy=sys.argv[3])"
     )
-    draw = random.Random(0)
+    draw = random.Random(KILL)
     for i, strategy in enumerate(("laser", "random-k", "z-sgd")):
         run(tmp_path / strategy, strategy=strategy)
         path, after = tmp_path / f"{i}", draw.randint(5, 13)
@@ -109,6 +114,26 @@ def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
         assert not (path / "summary.json").exists()
         run(path, resume=True, strategy=strategy)
         assert same(tmp_path / strategy, path)
+
+
+@pytest.mark.slow
+def test_a_killed_flower_run_goes_on_on_another_superlink(tmp_path):
+    """Every process is killed, from the command to Ray's actors; about a minute."""
+    values = SHORT | {"rounds": 60, "client-batching": "loop", "checkpoint-every": 10}
+    in_process.run(parse(values), tmp_path / "whole")
+    options = [word for key, value in values.items() for word in ("-c", f"{key}={value}")]
+    program = [sys.executable, "-c", "from simulations.cli import app; app()", "run", "--engine", "flower"]
+    command = [*program, "--out", str(tmp_path / "run"), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "run" / "checkpoints" / "server-00000020.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(random.Random(KILL).uniform(0, 2))
+        for child in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    flower.run(parse(values | {"resume": str(tmp_path / "run")}), tmp_path / "run", 2, lambda line: None)
+    assert same(tmp_path / "whole", tmp_path / "run")
 
 
 class Stopping(FakeGrid):
@@ -231,9 +256,6 @@ def test_a_run_that_is_stuck_stops_with_a_checkpoint_and_goes_on_when_its_client
 class TestTheCommand:
     def invoke(self, *arguments):
         return CliRunner().invoke(app, ["run", "--quiet", *arguments])
-
-    def settings(self):
-        return [f"-c={key}={value}" for key, value in SHORT.items()]
 
     def test_goes_on_with_the_runs_own_settings(self, tmp_path):
         run(tmp_path / "whole")
