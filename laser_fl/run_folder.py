@@ -143,7 +143,13 @@ class RunFolder(Observer):
         return summary
 
     def fail(self, training: Training | None, error: BaseException) -> None:
-        """Keep what there is of a run that stopped, and why it did."""
+        """Keep what there is of a run that stopped, and why it did, as far as the disk still takes it."""
+        with suppress(StorageError):
+            self._keep(training, error)
+        self._close_tracker(completed=False)
+        self._release()
+
+    def _keep(self, training: Training | None, error: BaseException) -> None:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
@@ -153,8 +159,6 @@ class RunFolder(Observer):
                 self.on_checkpoint(training)
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
-        self._close_tracker(completed=False)
-        self._release()
 
     def _locked(self) -> FileLock:
         """Keep others from writing here. Raises ConfigError where one does: a killed command may leave a run."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, DataError, LaserError
+from laser_fl.errors import ConfigError, DataError, LaserError, reason_of
 from simulations import presets
 from simulations.texts import shown
 
@@ -84,3 +84,9 @@ def one_line_errors() -> Iterator[None]:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         refused = isinstance(error, (ConfigError, DataError))
         raise typer.Exit(REFUSED if refused else FAILED) from None
+    except OSError as error:  # of a disk: full, read-only, gone, somebody else's
+        if error.filename is None:
+            raise
+        line = f"{error.filename}: {reason_of(error)}"
+        errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
