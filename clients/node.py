@@ -1,14 +1,16 @@
 """A Flower node: which clients it hosts, what they remember, how it answers a broadcast."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
 from flwr.app import Context, Message
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
 from laser_fl.host import Host, Respond
-from laser_fl.mapped import NotHereError, Slot, write
+from laser_fl.mapped import NotHereError, Slot, is_board, write
 from laser_fl.replica import OutOfStepError
 from laser_fl.streams import Device
 from laser_fl.wire import (
@@ -64,7 +66,16 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
     clients = hosted_here(context, clients_of(told))
     if begins(told):
         forget(state)
-    board, side = board_of(told), side_of(state)
+    board = board_of(told)
+    # One process at a time works for a node: another may still be at what is late by now.
+    with FileLock(board / f"node-{_place(context)[0]}") if board and is_board(board) else nullcontext():
+        return _answer(message, context, respond, device, clients, board)
+
+
+def _answer(
+    message: Message, context: Context, respond: Respond, device: Device, clients: range, board: Path | None
+) -> Message:
+    told, state, side = message.content, context.state, side_of(context.state)
     show = None if board is None else partial(_show, board, f"{_place(context)[0]}-{side}")
     try:
         broadcast = read_broadcast(told, device)

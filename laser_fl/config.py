@@ -212,8 +212,6 @@ class RunConfig(BaseModel):
         if self.downlink == "compressed" and not math.isinf(self.downlink_power):
             rule = "must be inf (no noise) for downlink compressed"
             raise ValueError(f"downlink-power: {rule}, got {self.downlink_power}")
-        if self.min_clients > self.clients:
-            raise ValueError(f"min-clients: must be at most the {self.clients} clients, got {self.min_clients}")
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self

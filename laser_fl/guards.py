@@ -17,11 +17,15 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.schemes.base import owners
 
+CROWD = 3  # speakers of whom one stands out
 WINDOW = 10  # exchanges of which the largest usual norm counts; before there are as many there is no cap
 
 
 class NormCaps:
-    """What norms were usual: the median over the speakers, of which one bad client moves little."""
+    """What norms were usual: the median over the speakers, of which one bad client moves little.
+
+    Of two nobody can tell which is the bad one: then it is the larger.
+    """
 
     def __init__(self, factor: float, usual: Mapping[str, Sequence[float]] | None = None) -> None:
         """factor: the cap over the largest usual norm; inf: there is no cap. usual: to go on from."""
@@ -46,7 +50,8 @@ class NormCaps:
     def observe(self, names: Iterable[str], norms: Float64[Tensor, "speakers signals"]) -> None:
         """Take note of an exchange's norms, where anybody spoke."""
         if len(norms) > 0:
-            for name, usual in zip(names, norms.median(dim=0).values.tolist(), strict=True):
+            middle = norms.median(dim=0).values if len(norms) >= CROWD else norms.amax(dim=0)
+            for name, usual in zip(names, middle.tolist(), strict=True):
                 self._usual[name].append(usual)
 
 

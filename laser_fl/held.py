@@ -24,12 +24,14 @@ class Held:
     follower: of all the host's clients, where the server broadcasts what it heard; it is not in checkpoints.
     last: what they said last; it is said again where the server asks again, and goes back into the memory where
         the server has not taken it.
+    heard: the last round whose broadcast the copies have followed.
     """
 
     memory: Tensors = field(default_factory=dict)
     copies: Tensors = field(default_factory=dict)
     follower: Follower | None = None
     last: Reply | None = None
+    heard: int = -1
 
 
 def to_checkpoint(held: Held) -> tuple[Numbers, Tensors]:
@@ -39,7 +41,8 @@ def to_checkpoint(held: Held) -> tuple[Numbers, Tensors]:
     pending, kept = flatten(uplink.pending)
     trees = dict(zip(TREES, (held.memory, held.copies, uplink.signals, uplink.buffers, kept), strict=True))
     tensors = {f"{tree}/{name}": tensor for tree, named in trees.items() for name, tensor in named.items()}
-    numbers = {"exchange": held.last.exchange, "clients": held.last.clients, "pending": pending}
+    last, clients = held.last.exchange, held.last.clients
+    numbers = {"exchange": last, "clients": clients, "pending": pending, "heard": held.heard}
     return numbers, tensors | {name: getattr(uplink, name) for name in REPORTS}
 
 
@@ -54,7 +57,7 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
         reports: dict[str, Any] = {name: tensors[name] for name in REPORTS}
         pending = unflatten(numbers["pending"], trees["kept"])
         uplink = Uplink(trees["signals"], buffers=trees["buffers"], pending=pending, **reports)
-        last = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), uplink)
+        last, heard = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), uplink), int(numbers["heard"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint: does not hold what clients hold ({error})") from None
-    return Held(trees["memory"], trees["copies"], last=last)
+    return Held(trees["memory"], trees["copies"], last=last, heard=heard)

@@ -12,7 +12,7 @@ from laser_fl.downlink import listen
 from laser_fl.held import Held, from_checkpoint, to_checkpoint
 from laser_fl.pipeline import Broadcast, Uplink
 from laser_fl.receipts import Receipts
-from laser_fl.replica import following
+from laser_fl.replica import OutOfStepError, following
 from laser_fl.replies import Reply
 from laser_fl.streams import Device
 
@@ -53,7 +53,7 @@ class Host:
         """Let those that take part in the round respond; the others only listen. What was said already is said again.
 
         Raises:
-            OutOfStepError: the server told what it heard, but an exchange before that was missed.
+            OutOfStepError: the server told what it heard, or its update, but one before that was missed.
             StorageError: the server asked for a snapshot, but it cannot be written.
         """
         receipts = broadcast.receipts
@@ -100,8 +100,10 @@ class Host:
             return here
         present, keeping = here.context.present, broadcast.downlink.content in ("start", "update")
         listeners = self._clients if keeping else present  # a copy goes on while its client is absent
+        if broadcast.downlink.content == "update" and self.held.heard != broadcast.context.round - 1:
+            raise OutOfStepError(f"round {broadcast.context.round + 1}: the update before it was missed")
         own, copies = listen(broadcast.weights, broadcast.downlink, self.held.copies, listeners, broadcast.context)
-        self._held = replace(self.held, copies=copies)
+        self._held = replace(self.held, copies=copies, heard=broadcast.context.round)
         if own is None or not present:
             return here
         return replace(here, weights=pick(own, [client - self._clients.start for client in present]), own_weights=True)

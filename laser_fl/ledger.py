@@ -64,11 +64,6 @@ class Entry:
         return cls(**{field.name: _KINDS[field.type](row[field.name]) for field in fields(cls)})
 
     @property
-    def warning(self) -> str:
-        """Who was left out, as a line for a log; empty where nobody was."""
-        return f"round {self.round}: left out clients {self.left_out}" if self.left_out else ""
-
-    @property
     def figures(self) -> dict[str, float]:
         """What of it can be drawn over the rounds."""
         return {name: value for name, value in vars(self).items() if name != "round" and not isinstance(value, str)}

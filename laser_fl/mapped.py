@@ -158,6 +158,11 @@ class Board:
         self._lock.release()
 
 
+def is_board(folder: Path) -> bool:
+    """Whether `folder` is a board that this process can see."""
+    return (folder / TAKEN).is_file()
+
+
 def write(slot: Slot, tensors: Tensors) -> None:
     """Write tensors into the slot's file, which is made where there is none; nothing where they are the file's."""
     slot.reserve()

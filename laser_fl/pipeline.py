@@ -166,6 +166,8 @@ def send(
     said = _say(speaking, broadcast)
     held_back: Tensors = {}
     if (share := share_within(broadcast.caps, said.signal_norms, list(said.signals), list(speaking))) is not None:
+        if scheme.promises.digital:  # a message is made of all blocks at once: smaller ones make room for others
+            share = share.amin(dim=1, keepdim=True).expand_as(share)
         within = {name: m * along(share[:, i], m) for i, (name, m) in enumerate(speaking.items())}
         held_back = {name: m - within[name] for name, m in speaking.items()}
         speaking, said = within, _say(within, broadcast)

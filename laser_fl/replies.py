@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
+from laser_fl.guards import CROWD
 from laser_fl.norms import norms
 from laser_fl.pipeline import Uplink, join
 from laser_fl.schemes.base import Context, Scheme, owners
@@ -63,7 +64,8 @@ class Taken:
 class Expected:
     """What replies to an exchange must be like.
 
-    dtype: of signals. buffers: of the model, where clients send theirs. caps: on the norms of signals.
+    dtype: of signals. buffers: of the model, where clients send theirs. caps: on the norms of signals, as far as they
+    are known; capped: whether there are any at all.
     """
 
     exchange: int
@@ -72,11 +74,12 @@ class Expected:
     dtype: torch.dtype
     buffers: Tensors
     caps: Mapping[str, float]
+    capped: bool = True
 
     def take(self, replies: Sequence[Reply], known: Iterable[Fault] = ()) -> Taken:
         """Look all replies over. known: faults of clients whose replies never came."""
         faults = {fault.client: fault for fault in known}
-        claims = Counter(client for reply in replies for client in reply.clients)
+        claims = Counter(c for reply in replies if reply.exchange == self.exchange for c in reply.clients)
         sound = []
         for reply in sorted(replies, key=lambda reply: reply.clients):
             wrong = next(self._faults_of(reply, claims), None)
@@ -165,7 +168,8 @@ class Expected:
         caps = torch.tensor([self.caps.get(name, torch.nan) for name in names], dtype=torch.float64)
         if not caps.isnan().any():
             return (caps * (1 + ABOVE)).clamp(max=LARGEST)
-        usual = torch.where(received.isfinite(), received, torch.nan).nanmedian(dim=0).values if len(received) else caps
+        finite = torch.where(received.isfinite(), received, torch.nan)
+        usual = finite.nanmedian(dim=0).values if len(received) >= CROWD and self.capped else caps
         absurd = torch.where(usual > 0, ABSURD * usual, LARGEST)
         return torch.where(caps.isnan(), absurd, caps * (1 + ABOVE)).clamp(max=LARGEST)
 

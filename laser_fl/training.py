@@ -14,7 +14,7 @@ from laser_fl.channels.base import Channel
 from laser_fl.checkpoints import CheckpointError, Numbers
 from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
-from laser_fl.errors import TrainingError
+from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.guards import NormCaps
 from laser_fl.ledger import Entry, Tally
 from laser_fl.pipeline import Broadcast, Uplink, receive
@@ -31,18 +31,22 @@ from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 from laser_fl.turnout import Turnout, refuse_silence
 
+NAMED = 3  # of those who are left out of a round, in a warning; the ledger names them all
+
 
 class Training:
     """The server's side of a run, advanced one exchange at a time.
 
     `broadcast` says what goes down now, `absorb` takes what came up; between them lies the engine.
 
+    warning: who was left out of the last round, and why, in a line for a log; empty where nobody was.
     snapshots: where hosts keep what their clients hold, in rounds after which the run could go on; "": nowhere.
     """
 
     _turnout: Turnout
     _tally: Tally
     _phase: int
+    _shared_before: Tensors
 
     def __init__(
         self,
@@ -59,14 +63,17 @@ class Training:
         which weight decay does not apply. buffers: what follows the data without being trained.
 
         Raises:
-            ConfigError: nobody is expected to speak in the whole run.
+            ConfigError: nobody is expected to speak in the whole run, or more are asked for than there are.
         """
+        if config.min_clients > config.clients:
+            raise ConfigError(f"min-clients: must be at most the {config.clients} clients, got {config.min_clients}")
         self.config = config
         self.plan = plan
         self.round = 0
         self.ledger: list[Entry] = []
         self.train_loss: float | None = None
         self.spectrum: dict[str, float] = {}
+        self.warning = ""
         self.snapshots = ""
         self.server = Server(weights, config, plan.rounds, undecayed, buffers or {})
         self._blocks = blocks_of(weights, transposed)
@@ -159,10 +166,14 @@ class Training:
             self._begin_round()
 
     def start_over(self, missed: bool) -> Broadcast:
-        """The same to nodes without a replica: with all they need to begin.
+        """The same to nodes without a replica, or without copies that are up to date: with all they need to begin.
 
         missed: they missed what was told, which costs another broadcast; or they only lost what they had.
         """
+        if not self._compressed:
+            weights = self.server.weights
+            self._tally.broadcast_floats += _floats(weights) if missed else 0
+            return replace(self.broadcast(), weights=weights, downlink=Downlink("start"))
         state = self._state()
         self._tally.broadcast_floats += state.floats if missed else 0
         return replace(self.broadcast(), told=state)
@@ -208,7 +219,8 @@ class Training:
         """What the replies to this exchange must be like."""
         ctx, like = self._context(), next(iter(self.server.weights.values()))
         buffers = self.server.buffers if self._phase == 0 else {}
-        return Expected(self._exchange, ctx, self._scheme, like.dtype, buffers, self._caps.told)
+        capped = not math.isinf(self.config.norm_cap)
+        return Expected(self._exchange, ctx, self._scheme, like.dtype, buffers, self._caps.told, capped)
 
     def _repeat(self, taken: Taken) -> None:
         """Let the exchange be repeated. Raises TrainingError after `max-retries` times."""
@@ -237,6 +249,8 @@ class Training:
             self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights, self._shared))
             self._news_floats = self._news.floats
         self._shared = reception.shared
+        if self._phase > 0 and not ctx.speakers:  # all who spoke before were left out: as if nobody had
+            self._shared, self._news = self._shared_before, None
         self._update = reception.update
         self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats + beside)
 
@@ -253,13 +267,14 @@ class Training:
             self.config, self._channel, self._scheme, self._blocks, self.round, self._power, self._streams
         )
         self._down, self._downlink = self._make_downlink()
-        self._phase = 0
+        self._phase, self._shared_before = 0, self._shared
         self._tally = Tally(torch.zeros(self.config.clients, dtype=torch.float64))
         self._buffers, self._update = {}, None
 
     def _end_round(self) -> bool:
         """Step on the update; a round in which nobody spoke leaves the server as it was."""
         self.ledger.append(self._entry())
+        self.warning = _warning(self.round + 1, self._tally.faults)
         update = self._update
         if self.config.downlink == "update":
             self._sent = {name: w.clone() for name, w in self.server.weights.items()}
@@ -341,6 +356,13 @@ class Training:
             bits=turnout.bits,
             streams=self._streams,
         )
+
+
+def _warning(round: int, faults: Sequence[Fault]) -> str:
+    if not faults:
+        return ""
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return f"round {round}: left out {'; '.join(str(fault) for fault in faults[:NAMED])}{more}"
 
 
 def _floats(tensors: Tensors) -> int:

@@ -40,7 +40,7 @@ class Reporter(Observer):
     def on_round(self, training: Training, seconds: float) -> None:
         """Report a round, and who was left out of it."""
         self._seconds += seconds
-        self._report(training, "", training.ledger[-1].warning)
+        self._report(training, "", training.warning)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:
         """Report loss and scores."""

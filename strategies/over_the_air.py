@@ -1,12 +1,11 @@
 """The base of all strategies: a Flower Strategy whose aggregation happens in the air."""
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from logging import INFO, WARNING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -33,6 +32,7 @@ from laser_fl.wire import (
     write_broadcast,
     write_tensors,
 )
+from strategies.carrier import Carrier, addressed, nodes_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -77,7 +77,7 @@ class OverTheAir(Strategy):
         self._board: Board | None = None
         self._elsewhere: set[int] = set()
         self._hosted: dict[int, range] = {}
-        self._sent: dict[str, int] = {}
+        self._carrier = Carrier()
         self._wants_arrays = True
 
     def start(
@@ -99,7 +99,7 @@ class OverTheAir(Strategy):
             ConfigError: there are more nodes than clients.
             TrainingError: too few clients answered, as often as the config allows.
         """
-        nodes = _nodes_of(grid, self.config.min_available_nodes, timeout)
+        nodes = nodes_of(grid, self.config.min_available_nodes, timeout)
         config = self._for_nodes(nodes)
         plan = self._plan or Plan(num_rounds)
         weights = read_tensors(initial_arrays, self._device)
@@ -116,8 +116,7 @@ class OverTheAir(Strategy):
 
         def advance() -> bool:
             server_round = training.round + 1
-            self._sent.clear()
-            _nodes_of(grid, 1, timeout)
+            nodes_of(grid, 1, timeout)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             replies = self._send_and_receive(grid, list(messages), timeout)
             arrays, metrics = self.aggregate_train(server_round, replies)
@@ -156,7 +155,7 @@ class OverTheAir(Strategy):
             if some:
                 content = write_broadcast(self._running().broadcast(), how)
                 content["config"] = config
-                messages += [_message(content, node) for node in sorted(some)]
+                messages += [addressed(content, node) for node in sorted(some)]
         return messages
 
     def aggregate_train(
@@ -210,7 +209,7 @@ class OverTheAir(Strategy):
 
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Carry messages out and replies back; nodes that can make nothing of theirs are told again, in full."""
-        replies = self._carry(grid, messages, timeout)
+        replies = self._carrier.carry(grid, messages, timeout)
         asked = {
             reply.metadata.src_node_id: reply.content
             for reply in replies
@@ -222,25 +221,16 @@ class OverTheAir(Strategy):
         if far:
             log(INFO, "nodes %s are on other hosts: the model is sent to them", sorted(far))
             self._elsewhere |= far
-        told = self._running().broadcast()
-        if told.told is not None:
-            told = self._running().start_over(missed=bool(asked.keys() - far))
+        told = anew = self._running().broadcast()
+        if asked.keys() - far or told.told is not None:
+            anew = self._running().start_over(missed=bool(asked.keys() - far))
         again = [
-            self._tell_again(message, told, asked) for message in messages if message.metadata.dst_node_id in asked
+            self._tell_again(message, told if node in far and told.told is None else anew, asked)
+            for message in messages
+            if (node := message.metadata.dst_node_id) in asked
         ]
         heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
-        return heard + self._carry(grid, again, timeout)
-
-    def _carry(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Send messages, and wait for their replies; remember whose they are."""
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
-        self._sent |= {m.metadata.message_id: m.metadata.dst_node_id for m in messages if m.metadata.message_id}
-        return replies
-
-    def _sender(self, reply: Message) -> int:
-        """The node that a reply is of; where a node is gone, the SuperLink replies for it."""
-        told = reply.metadata
-        return self._sent.get(told.reply_to_message_id, told.src_node_id) if reply.has_error() else told.src_node_id
+        return heard + self._carrier.carry(grid, again, timeout)
 
     def _tell_again(self, message: Message, told: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
         """The broadcast in full, with what the node's clients held where it lies in files that it cannot see."""
@@ -251,7 +241,7 @@ class OverTheAir(Strategy):
         if far and self._board is not None:
             with suppress(WireError, NotHereError):  # then the node has lost it
                 add_held(content, asked[node], self._board.path)
-        return _message(content, node)
+        return addressed(content, node)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
@@ -266,7 +256,7 @@ class OverTheAir(Strategy):
         said: list[Reply] = []
         failed: dict[int, tuple[Kind, str]] = {}
         for message in replies:
-            node = self._sender(message)
+            node = self._carrier.sender(message)
             if message.has_error():
                 failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
                 continue
@@ -291,17 +281,3 @@ def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
     of_clients = 3 + (config.downlink == "update")  # memory, signals and what they stand for, copies
     of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
     return (3 + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())
-
-
-def _message(content: RecordDict, node: int) -> Message:
-    return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
-
-
-def _nodes_of(grid: Grid, least: int, timeout: float) -> int:
-    """How many nodes there are, once at least so many have registered; simulated ones do so together."""
-    deadline = time.monotonic() + timeout
-    while len(nodes := list(grid.get_node_ids())) < least:
-        if time.monotonic() > deadline:
-            raise TrainingError(f"{len(nodes)} of {least} nodes have registered within {timeout:.0f} seconds")
-        time.sleep(0.1)
-    return len(nodes)

@@ -62,7 +62,7 @@ class _Log(Observer):
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Say who was left out."""
-        if warning := training.ledger[-1].warning:
+        if warning := training.warning:
             log(WARNING, "%s", warning)
 
     def on_evaluation(self, training: Training, metrics: Metrics) -> None:

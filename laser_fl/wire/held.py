@@ -18,7 +18,7 @@ from laser_fl.wire.replies import CLIENTS, REPORTS, SIGNALS, read_reply
 from laser_fl.wire.tensors import Show, put_tensors, reading, take_tensors
 
 MEMORY, COPIES = "memory", "copies"
-LAST, KEPT, SIDE = "last", "kept", "side"
+LAST, KEPT, SIDE, HEARD = "last", "kept", "side", "heard"
 SAID = {key: f"said-{key}" for key in (CLIENTS, REPORTS, SIGNALS, BUFFERS)}
 LARGE = (MEMORY, COPIES, KEPT, SAID[SIGNALS], SAID[BUFFERS])  # what lies in files, where there are any
 EVERYTHING = "everything"
@@ -36,7 +36,7 @@ def put_held(state: RecordDict, held: Held, reply: RecordDict, side: int, show: 
         state[said] = reply[key]
     text, tensors = flatten(held.last.uplink.pending)
     put_tensors(state, KEPT, tensors, show)
-    state[LAST] = ConfigRecord({"pending": text, SIDE: side})
+    state[LAST] = ConfigRecord({"pending": text, SIDE: side, HEARD: held.heard})
 
 
 def take_held(
@@ -62,7 +62,8 @@ def take_held(
         if show is not None:
             known = State.parse(known.numbers, show(REPLICA, known.model).map(), known.shared)
         follower = Follower(known)
-    return Held(memory, copies, follower, _take_last(told, state, device))
+    last: dict[str, Any] = dict(state.config_records[LAST])
+    return Held(memory, copies, follower, _take_last(told, state, device), int(last[HEARD]))
 
 
 def side_of(state: RecordDict) -> int:

@@ -1,0 +1,298 @@
+"""A fault costs its clients the round, and nobody else: nothing is lost and nothing counts twice."""
+
+import math
+import random
+from dataclasses import replace
+from itertools import product
+
+import pandas as pd
+import pytest
+import torch
+
+from laser_fl.blocks import Block
+from laser_fl.config import parse
+from laser_fl.host import Host, settle
+from laser_fl.loop import Training
+from laser_fl.pipeline import send
+from laser_fl.plan import Plan
+from laser_fl.receipts import KINDS, Receipts
+from laser_fl.schemes.kept import Everything, Picked, Product, Sparse, Whole
+from simulations.progress import Reporter
+from tests.faults import SPOILERS, faulty_run, single, spoil
+from tests.helpers import SHAPES, VARIANTS, context, exact, names, scheme, tensors
+
+REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]
+SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
+
+
+def part(kind):
+    """Something of that kind for a block of 5 x 4, stored transposed, and two clients."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.randn(2, 4, 5, dtype=torch.float64, generator=generator)
+    left, right = torch.split(torch.randn(2, 9, 2, dtype=torch.float64, generator=generator), [5, 4], dim=1)
+    places = torch.tensor([[3, 19, 0], [7, 2, 11]])
+    return {
+        Everything: lambda: Everything(drawn),
+        Whole: lambda: Whole(drawn),
+        Product: lambda: Product(Block("w", (4, 5), True), left, right),
+        Picked: lambda: Picked(places[0], drawn.view(2, -1)[:, places[0]]),
+        Sparse: lambda: Sparse(places, drawn.view(2, -1).gather(1, places)),
+    }[KINDS[kind]]()
+
+
+class TestWhatWasLostComesBack:
+    @pytest.mark.parametrize("kind", names(KINDS))
+    def test_restoring_undoes_leaving(self, kind):
+        kept = part(kind)
+        before = part("Everything").values.clone()  # of which Everything, Picked and Sparse are a part
+        corrected = before.clone()
+        kept.leave_(corrected)
+        assert not torch.equal(corrected, before)
+        kept.restore_(corrected)
+        torch.testing.assert_close(corrected, before, rtol=1e-14, atol=1e-14)
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    @pytest.mark.parametrize("round", [0, 1, 2])
+    @pytest.mark.parametrize("name", REMEMBERING)
+    def test_it_does_for_all_that_schemes_keep(self, name, round, transposed):
+        chosen = scheme(name)
+        blocks = context().blocks
+        if transposed:
+            blocks = tuple(replace(b, transposed=len(b.shape) == 2) for b in blocks)
+        shared = {n: t.double() for n, t in chosen.init(blocks, context().streams).items()}
+        phases = len(chosen.promises.phase_shares)
+        for t, phase in product(range(round + 1), range(phases)):
+            ctx = replace(context(round=t, phase=phase), blocks=blocks)
+            corrected = tensors(seed=t)
+            signals, kept = chosen.encode(corrected, shared, ctx)
+            assert phase == phases - 1 or not kept  # it is stated once a round
+            _, shared = chosen.decode(exact(signals), shared, ctx)
+        assert list(kept) == list(SHAPES)
+        for n, one in kept.items():
+            whole = corrected[n].clone()
+            one.leave_(whole)
+            assert not torch.equal(whole, corrected[n])
+            one.restore_(whole)
+            torch.testing.assert_close(whole, corrected[n], rtol=1e-13, atol=1e-13)
+
+
+def losses_of(here):
+    return torch.zeros(len(here.context.present), dtype=torch.float64)
+
+
+def gradients_of(ctx, clients):
+    drawn = tensors(clients=clients, seed=ctx.round)
+    return {name: g[list(ctx.present)] for name, g in drawn.items()}
+
+
+class Books:
+    """By client and block: the gradients that it had, and what was taken of what it said."""
+
+    def __init__(self, clients):
+        self.had, self.taken = ({n: t * 0 for n, t in tensors(clients=clients).items()} for _ in range(2))
+
+    def add(self, book, clients, values):
+        for row, client in enumerate(clients):
+            for n in SHAPES:
+                book[n][client] += values[n][row]
+
+    def take(self, reply, clients):
+        """Note what `clients`, of those of `reply`, said."""
+        for pending in reply.uplink.pending:
+            whole = {n: torch.zeros(len(pending.clients), *shape).double() for n, shape in SHAPES.items()}
+            for n, kept in pending.kept.items():
+                kept.restore_(whole[n])
+            rows = [row for row, client in enumerate(pending.clients) if client in clients]
+            self.add(self.taken, [pending.clients[row] for row in rows], {n: w[rows] for n, w in whole.items()})
+
+    def agree(self, client, memory, row):
+        return all(
+            torch.allclose(self.taken[n][client] + memory[n][row], self.had[n][client], rtol=1e-9, atol=1e-9)
+            for n in SHAPES
+        )
+
+
+SITUATIONS = {
+    "all there": {},
+    "some absent": {"fraction": 0.7},
+    "fading": {"channel": "fading", "gain-threshold": 0.7, "fraction": 0.8},
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("situation", names(SITUATIONS))
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_what_was_taken_and_what_is_remembered_is_all_there_was(name, situation, seed):
+    """Whatever subset of replies the server takes, and whoever misses a broadcast: Σ taken + memory = Σ gradients."""
+    chance, clients = random.Random(seed), 6
+    options = {"clients": clients, "seed": seed, "norm-cap": "inf", "max-retries": 10**6, "power": 5e3}
+    options |= {"compression-factor": 0.3}
+    training = Training(parse(VARIANTS[name] | SITUATIONS[situation] | options), tensors(clients=None), Plan(12))
+    books, lost = Books(clients), 0
+    shares = [range(0, 2), range(2, 3), range(3, 6)]
+
+    def respond(here, memory):
+        ctx = here.context
+        if ctx.phase:
+            return send(here, None, losses_of(here), memory)
+        gradients = gradients_of(ctx, clients)
+        books.add(books.had, ctx.present, gradients)
+        return send(here, gradients, losses_of(here), memory)
+
+    hosts = [Host(share, respond) for share in shares]
+    said = {}
+    while not training.finished:
+        told = training.broadcast()
+        replies = []
+        for i, host in enumerate(hosts):
+            if chance.random() < 0.15:
+                continue  # it misses the broadcast
+            said[i] = host.answer(told)
+            if chance.random() < 0.8:
+                replies += [one for one in single(said[i], told.context.speakers) if chance.random() < 0.8]
+            lost += len(said[i].clients)
+        training.absorb(replies)
+        for reply in said.values():
+            fresh = [c for c in reply.clients if training._taken[c] == reply.exchange == told.receipts.exchange]
+            books.take(reply, fresh)
+        lost -= sum(taken == told.receipts.exchange for taken in training._taken)
+    assert lost > 10
+    after = Receipts(10**6, tuple(training._taken))
+    for share, host in zip(shares, hosts, strict=True):
+        memory = settle(host.held, after, share).memory
+        for client in share:
+            assert not memory or books.agree(client, memory, client - share.start)
+
+
+class Spoiled:
+    """A run of a few clients, whose replies a test can spoil; the gradients are drawn by round."""
+
+    def __init__(self, clients=4, rounds=12, power="inf", **options):
+        values = {"clients": clients, "power": power, "norm-cap": 1e6, "learning-rate": 1.0} | options
+        self.training = Training(parse(values), tensors(clients=None), Plan(rounds))
+        self.host = Host(range(clients), self.respond)
+        self.answers = 0
+
+    def respond(self, here, memory):
+        self.answers += 1
+        clients = self.training.config.clients
+        return send(here, None if here.context.phase else gradients_of(here.context, clients), losses_of(here), memory)
+
+    def exchange(self, hows=None):
+        """One exchange; hows: by client, how its reply is spoilt. Returns what `absorb` does."""
+        told = self.training.broadcast()
+        replies, faults = [], []
+        for reply in single(self.host.answer(told), told.context.speakers):
+            (client,) = reply.clients
+            some, known = spoil(reply, hows[client]) if hows and client in hows else ([reply], [])
+            replies, faults = replies + some, faults + known
+        return self.training.absorb(replies[::-1], faults)
+
+    def weights(self):
+        return {n: w.clone() for n, w in self.training.server.weights.items()}
+
+
+class TestEveryFault:
+    BAD = (1, 3)
+
+    @pytest.mark.parametrize("how", names(SPOILERS))
+    def test_leaves_out_its_clients_and_the_update_is_the_mean_of_the_others(self, how):
+        run = Spoiled(5, strategy="sgd")
+        for t in range(3):
+            before = run.weights()
+            assert run.exchange(dict.fromkeys(self.BAD, how) if t != 1 else None)
+            others = [0, 2, 4] if t != 1 else list(range(5))
+            for n, g in tensors(clients=5, seed=t).items():
+                torch.testing.assert_close(before[n] - run.weights()[n], g[others].mean(dim=0), rtol=1e-12, atol=1e-12)
+        kind = SPOILERS[how][0]
+        lines = run.training.ledger
+        assert [(line.present, line.speakers) for line in lines] == [(3, 3), (5, 5), (3, 3)]
+        assert [(line.faults, line.retries) for line in lines] == [(2, 0), (0, 0), (2, 0)]
+        assert [line.left_out for line in lines] == [f"1 {kind}; 3 {kind}", "", f"1 {kind}; 3 {kind}"]
+
+    @pytest.mark.parametrize("how", names(SPOILERS))
+    def test_in_the_first_phase_keeps_a_client_out_of_the_second(self, how):
+        """What it had to say waits: the next round's update holds it."""
+        run = Spoiled(3, strategy="laser", **{"factor-exchange": "two-phase"})
+        bias = "hidden bias"  # all of which is sent
+        first, second = (tensors(clients=3, seed=t)[bias] for t in range(2))
+        before = run.weights()
+        assert not run.exchange({1: how})
+        assert run.training.broadcast().context.present == (0, 2)
+        assert run.exchange()
+        torch.testing.assert_close(before[bias] - run.weights()[bias], first[[0, 2]].mean(dim=0))
+        before = run.weights()
+        assert not run.exchange()
+        assert run.training.broadcast().context.present == (0, 1, 2)
+        assert run.exchange()
+        torch.testing.assert_close(before[bias] - run.weights()[bias], second.mean(dim=0) + first[1] / 3)
+        assert run.training.ledger[0].left_out == f"1 {SPOILERS[how][0]}"
+
+    def test_a_stale_reply_beside_a_good_one_costs_nothing(self):
+        """As from a node that was slow, and asked again."""
+        run = Spoiled(3, strategy="sgd")
+        run.exchange()
+        told = run.training.broadcast()
+        replies = list(single(run.host.answer(told), told.context.speakers))
+        assert run.training.absorb([*replies, replace(replies[1], exchange=0)])
+        assert (run.training.ledger[-1].present, run.training.ledger[-1].faults) == (3, 0)
+
+    def test_of_a_reply_of_many_costs_only_those_whose_values_are_bad(self):
+        run = Spoiled(4, strategy="laser")
+        reply = run.host.answer(run.training.broadcast())
+        losses = reply.uplink.losses.clone()
+        losses[2] = math.nan
+        assert run.training.absorb([replace(reply, uplink=replace(reply.uplink, losses=losses))])
+        assert run.training.ledger[-1].left_out == "2 not-finite"
+
+    def test_buffers_that_are_not_finite_do_not_reach_the_server(self):
+        buffers = {"mean": torch.zeros(3)}
+        training = Training(parse({"clients": 3, "strategy": "sgd"}), tensors(clients=None), Plan(2), buffers=buffers)
+        heard = torch.arange(9.0).view(3, 3)
+        heard[1, 2] = math.inf
+
+        def respond(here, memory):
+            return send(here, gradients_of(here.context, 3), losses_of(here), memory, {"mean": heard})
+
+        training.absorb([Host(range(3), respond).answer(training.broadcast())])
+        assert training.ledger[-1].left_out == "1 not-finite"
+        assert training.server.buffers["mean"].tolist() == [3.0, 4.0, 5.0]
+
+    def test_is_named_in_the_ledger_and_on_the_progress_line(self, tmp_path, monkeypatch):
+        hows = {(1, 4): "a loss that is NaN", (1, 0): "nothing comes", (4, 2): "its node fails"}
+        reports = []
+        summary, _ = faulty_run(
+            monkeypatch,
+            parse(SHORT),
+            tmp_path / "run",
+            lambda t, c, _: hows.get((t, c)),
+            [Reporter("one", reports.append)],
+        )
+        ledger = pd.read_csv(tmp_path / "run" / "ledger.csv", keep_default_na=False)
+        assert ledger.left_out.tolist() == ["", "0 late; 4 not-finite", "", "", "2 raised", ""]
+        assert ledger.faults.tolist() == [0, 2, 0, 0, 1, 0]
+        assert [r.warning for r in reports if r.warning] == [
+            "round 2: left out client 0: no reply came; client 4: its gradient, loss or buffers are not finite; "
+            "a lower learning-rate or more power may help",
+            "round 5: left out client 2: its node failed: out of memory",
+        ]
+        assert (summary["total_faults"], summary["total_retries"]) == (3, 0)
+
+
+class TestAPhaseInWhichAllWhoSpokeBeforeAreLeftOut:
+    @pytest.mark.parametrize("downlink", ["model", "compressed"])
+    def test_is_a_round_in_which_nobody_spoke(self, downlink):
+        options = {"factor-exchange": "two-phase", "downlink": downlink, "channel": "fading", "gain-threshold": 0.7}
+        run, emptied = Spoiled(4, rounds=20, strategy="laser", momentum=0.9, power=1e3, **options), 0
+        while not run.training.finished:
+            ctx, before = run.training.broadcast().context, run.weights()
+            hows = {}
+            if ctx.phase == 1 and ctx.round % 2 and 0 < len(ctx.speakers) < len(ctx.present):
+                hows = dict.fromkeys(ctx.speakers, "nothing comes")
+            ended = run.exchange(hows)
+            if hows:
+                emptied += 1
+                assert ended
+                assert run.training.ledger[-1].speakers == 0
+                assert all(torch.equal(w, before[n]) for n, w in run.weights().items())
+        assert emptied > 2
