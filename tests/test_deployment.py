@@ -1,6 +1,7 @@
 """Real SuperLinks and SuperNodes, processes on this machine: they give the in-process run, and let in who is listed.
 
-Slow: 4 to 7 minutes together on two cores, half of them the ten rounds of the first test.
+Slow: about a minute each on two cores. The two marked long, ten rounds and a SuperNode killed and restarted, take five
+minutes each, and are run by hand: pytest -m long.
 """
 
 import json
@@ -36,6 +37,7 @@ def home():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_rounds_on_four_supernodes_give_the_in_process_run_bit_for_bit_and_keep_their_secrets(tmp_path, home):
     config = parse(SHORT | {"rounds": 10, "evaluate-every": 5})
     lines = []
@@ -172,6 +174,7 @@ def shaken_hands(files, host, trusted=None):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_without_a_supernode_that_is_killed_and_with_it_when_it_is_back(tmp_path, home):
     """One of four, after round 3, and again after round 6; about 5 minutes, one of them until its death is noticed."""
     config = parse(SHORT | {"rounds": 12, "evaluate-every": 1})

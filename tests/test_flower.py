@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -29,7 +30,7 @@ from laser_fl.wire import (
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
-from tests.grids import FakeGrid, run_config, run_on_grid
+from tests.grids import SHORT, FakeGrid, run_config, run_on_grid
 from tests.helpers import VARIANTS, names, tensors
 
 
@@ -83,6 +84,26 @@ def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_pat
             parse({"strategy": "sgd", "learning-rate": 1e30, "rounds": 4}), tmp_path / "run", 2, lambda line: None
         )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_killed_actor_costs_its_nodes_nothing_or_a_round(tmp_path):
+    """One of Ray's two; Flower leaves it in its pool, so that it fails from then on, and others answer instead."""
+    killed = []
+
+    def react(line):
+        if "round 3/15" in line and not killed:
+            processes = {" ".join(p.info["cmdline"] or []): p for p in psutil.process_iter(["cmdline"])}
+            actors = [process for name, process in processes.items() if name.startswith("ray::ClientAppActor")]
+            killed.append(actors[0].pid)
+            actors[0].kill()
+
+    config = parse(SHORT | {"rounds": 15, "client-batching": "loop", "min-clients": 5, "max-retries": 20})
+    flower.run(config, tmp_path / "run", 2, react)
+    assert killed
+    in_process.run(config, tmp_path / "direct")
+    for file in ("metrics.csv", "weights.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
 
 
 def test_more_nodes_than_clients_are_refused_in_every_way_to_start(tmp_path):
