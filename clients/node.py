@@ -80,7 +80,7 @@ def _answer(
     try:
         broadcast = read_broadcast(told, device)
         node, nodes = _place(context)
-        held = take_held(told, state, broadcast.is_news, device, show)
+        held = take_held(told, state, broadcast, clients, device, show)
         folder = str(context.node_config.get("checkpoint-dir", ""))
         host = Host(clients, respond, held, f"node-{node}-of-{nodes}", folder, device)
         said = host.answer(broadcast)

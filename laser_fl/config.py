@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,7 +19,7 @@ from pydantic import (
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels import CHANNELS
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, brief, quoted
 from laser_fl.partitions import PARTITIONS
 from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
@@ -63,8 +64,20 @@ def _decibels(value: float) -> float:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return name
+
+
+def _path(name: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", name):
+        raise ValueError("must be a path without control characters")
+    if len(name) > 4000 or any(len(part.encode()) > 255 for part in Path(name).parts):
+        raise ValueError("must be a path of a length that file systems take")
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError("must be a path in a home folder that is known") from None
     return name
 
 
@@ -177,7 +190,9 @@ class RunConfig(BaseModel):
         description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
     )
     checkpoint_every: CountOrNone = Field(100, description="rounds between checkpoints, and one at the end; 0: none")
-    resume: str = Field("", description="folder of a run to go on with from its last checkpoint; other keys as there")
+    resume: Annotated[str, AfterValidator(_path)] = Field(
+        "", description="folder of a run to go on with from its last checkpoint; other keys as there"
+    )
     tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
     min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
@@ -188,8 +203,12 @@ class RunConfig(BaseModel):
     reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
-    data_dir: str = Field("", description="where data sets lie; default $LASER_FL_DATA, else a cache folder")
-    out_dir: str = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
+    data_dir: Annotated[str, AfterValidator(_path)] = Field(
+        "", description="where data sets lie; default $LASER_FL_DATA, else a cache folder"
+    )
+    out_dir: Annotated[str, AfterValidator(_path)] = Field(
+        "", description="the run's folder; default runs/<task>-<strategy>-<time>"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -202,7 +221,9 @@ class RunConfig(BaseModel):
     def _keys_fit_together(self) -> "RunConfig":
         models = TASKS[self.task].options
         if self.model not in models:
-            raise ValueError(f"model: must be one of {', '.join(models)} for task {self.task}, got {self.model!r}")
+            raise ValueError(
+                f"model: must be one of {', '.join(models)} for task {self.task}, got {quoted(self.model)}"
+            )
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")
@@ -226,16 +247,26 @@ class RunConfig(BaseModel):
         return self.model_dump(by_alias=True)
 
 
-def parse(values: Mapping[str, Any]) -> RunConfig:
+def parse(values: Mapping[Any, Any]) -> RunConfig:
     """Read a run config from flat kebab-case keys; strings are converted.
 
     Raises:
         ConfigError: one line per wrong value: the key, the rule, the value received.
     """
+    texts = {key: value for key, value in values.items() if _is_text(key)}
+    wrong = [f"{quoted(key)}: must be a key, which is a text" for key in values if not _is_text(key)]
     try:
-        return RunConfig.model_validate(dict(values))
+        config = RunConfig.model_validate(texts)
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(e) for e in error.errors())) from None
+        raise ConfigError("\n".join([*wrong, *(_line(e) for e in error.errors())])) from None
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return config
+
+
+def _is_text(key: Any) -> bool:
+    """Whether a key can be looked up: Python also has texts of which no bytes can be made."""
+    return isinstance(key, str) and not re.search(r"[\ud800-\udfff]", key)
 
 
 def _line(error: Any) -> str:
@@ -243,10 +274,14 @@ def _line(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return str(message)
-    key = _kebab(str(error["loc"][0]))
+    key = brief(_kebab(str(error["loc"][0]))) or "''"
     if error["type"] == "extra_forbidden":
         keys = [_kebab(name) for name in RunConfig.model_fields]
+        if key in keys:
+            return f"{key}: must be given once, got {error['loc'][0]}, too"
         near = difflib.get_close_matches(key, keys, n=1)
         return f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else f"; known: {', '.join(keys)}")
-    rule = message.removeprefix("Input should be ").removeprefix("must be ").partition(", unable to parse")[0]
-    return f"{key}: must be {rule}, got {error['input']!r}"
+    rule = re.sub("^(Input should be|must be|Unable to parse input string as) ", "", message).partition(
+        ", unable to parse"
+    )[0]
+    return f"{key}: must be {rule}, got {quoted(error['input'])}"

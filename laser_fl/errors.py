@@ -1,5 +1,7 @@
 """What can go wrong in a way that a user can mend; each message is one line."""
 
+MOST = 200  # characters of what somebody sent that a message shows
+
 
 class LaserError(Exception):
     """Base of every error this project raises on purpose."""
@@ -33,3 +35,18 @@ def reason_of(error: BaseException) -> str:
     """What an error says, in one line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(told.split()) or type(error).__name__
+
+
+def brief(text: str) -> str:
+    """A text that somebody sent as a part of a message: on one line, printable, and not long."""
+    start = text[:MOST]
+    line = start if start.isprintable() else repr(" ".join(start.split()))[1:-1]
+    return line if len(text) <= MOST else f"{line}..."
+
+
+def quoted(value: object) -> str:
+    """A value that somebody sent, likewise, as Python writes it."""
+    try:
+        return brief(repr(value[: MOST + 1] if isinstance(value, (str, bytes)) else value))
+    except Exception:  # too many digits, too deep, or no way to write it at all
+        return f"a value of type {type(value).__name__}"

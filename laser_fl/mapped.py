@@ -8,18 +8,21 @@ import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from laser_fl.blocks import Tensors
-from laser_fl.errors import LaserError
+from laser_fl.errors import LaserError, brief
 
 ALIGNMENT = 64  # bytes; a processor's cache line
 IN_MEMORY = Path("/dev/shm")  # a file system of memory, where there is one
@@ -28,6 +31,11 @@ PREFIX, TAKEN = "laser-fl-", "taken"  # a board's name, and the file in it that 
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
+
+_Length = Annotated[int, Field(ge=0, lt=2**40)]
+_Shape = Annotated[tuple[_Length, ...], Field(max_length=32)]
+_Path = Annotated[str, Field(max_length=4096)]
+_Text = TypeAdapter(tuple[str, _Path, tuple[tuple[str, _Shape, str], ...]], config=ConfigDict(strict=True))
 
 
 class NotHereError(LaserError):
@@ -50,9 +58,8 @@ class Slot:
 
     @classmethod
     def parse(cls, text: str) -> "Slot":
-        """Undo `text`."""
-        host, path, layout = json.loads(text)
-        return cls(host, path, tuple((name, tuple(shape), dtype) for name, shape, dtype in layout))
+        """Undo `text`. Raises ValueError where it is none."""
+        return cls(*_Text.validate_json(text))
 
     @property
     def text(self) -> str:
@@ -65,26 +72,27 @@ class Slot:
         return Path(self.path).parent
 
     def map(self) -> Tensors:
-        """The tensors: what is in the file, both ways.
+        """The tensors: what is in the file, both ways. Only files on boards are looked at, whoever names others.
 
         Raises:
-            NotHereError: this process cannot see the file, or there is less in it.
+            NotHereError: this process cannot see the file, or there is less in it, or it is on no board.
         """
         if self.host != _this_host():
-            raise NotHereError(f"{self.path} is on another host")
+            raise NotHereError(f"{brief(self.path)} is on another host")
+        path = Path(self.path)
+        folder = path.parent
+        if not folder.name.startswith(PREFIX):
+            raise NotHereError(f"{brief(self.path)} is on no board")
         try:
-            status = Path(self.path).stat()
+            (folder / TAKEN).lstat()
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                raise NotHereError(f"{brief(self.path)} is no plain file")
             if status.st_size < self._end:
-                raise NotHereError(f"{self.path} has {status.st_size} bytes, not {self._end}")
-            data = _mapped(self.path, status.st_ino, status.st_size)
-        except (OSError, RuntimeError) as error:
-            raise NotHereError(f"{self.path} cannot be mapped: {error}") from None
-        tensors, start = {}, 0
-        for name, shape, dtype in self.layout:
-            kind = TYPES[dtype]
-            tensors[name] = data[start : start + prod(shape) * kind.itemsize].view(kind).view(shape)
-            start += _room(shape, dtype)
-        return tensors
+                raise NotHereError(f"{brief(self.path)} has {status.st_size} bytes, not {self._end}")
+            return self._views(_mapped(self.path, status.st_ino, status.st_size))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise NotHereError(f"{brief(self.path)} cannot be mapped: {brief(str(error))}") from None
 
     def reserve(self) -> None:
         """Make the file long enough, or make it, of zeros; what is in it stays.
@@ -97,10 +105,19 @@ class Slot:
                     os.posix_fallocate(file.fileno(), size, self._end - size)
                 file.truncate(self._end)
 
+    def _views(self, data: torch.Tensor) -> Tensors:
+        """The tensors in the file's bytes."""
+        tensors, start = {}, 0
+        for name, shape, dtype in self.layout:
+            kind = TYPES[dtype]
+            tensors[name] = data[start : start + prod(shape) * kind.itemsize].view(kind).view(shape)
+            start += _room(shape, dtype)
+        return tensors
+
     @property
     def _end(self) -> int:
         if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
-            raise NotHereError(f"{self.path} has values of an unknown type, {unknown.pop()}")
+            raise NotHereError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
         return sum(_room(shape, dtype) for _, shape, dtype in self.layout)
 
 

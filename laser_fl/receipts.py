@@ -47,6 +47,7 @@ class Pending:
 
 
 _Plan = list[tuple[tuple[int, ...], list[tuple[str, str, tuple[str, tuple[int, ...], bool] | None]]]]
+_PLAN = TypeAdapter(_Plan)
 
 
 def flatten(pending: Sequence[Pending]) -> tuple[str, Tensors]:
@@ -67,7 +68,7 @@ def flatten(pending: Sequence[Pending]) -> tuple[str, Tensors]:
 def unflatten(text: str, tensors: Tensors) -> tuple[Pending, ...]:
     """Undo `flatten`. Raises ValueError, KeyError or TypeError where they do not fit together."""
     pending = []
-    for index, (clients, kinds) in enumerate(TypeAdapter(_Plan).validate_json(text)):
+    for index, (clients, kinds) in enumerate(_PLAN.validate_json(text)):
         kept = {}
         for name, kind, block in kinds:
             parts = {key.split("/", 2)[1]: t for key, t in tensors.items() if _is_of(key, index, name)}

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from laser_fl.blocks import Tensors
-from laser_fl.config import RunConfig
+from laser_fl.config import RunConfig, parse
 from laser_fl.errors import TrainingError
 from laser_fl.schemes.base import Context, Heard, Scheme
 
@@ -56,6 +57,15 @@ class Stepping:
             undecayed=tuple(undecayed),
         )
 
+    @property
+    def options(self) -> dict[str, str | float]:
+        """What of it is in a run's config, by its keys there."""
+        own = asdict(self)
+        return {key.replace("_", "-"): own[key] for key in own if key not in ("rounds", "undecayed")}
+
+
+_NUMBERS = TypeAdapter(tuple[int, Stepping, int, tuple[float, ...]])
+
 
 @dataclass(frozen=True)
 class State:
@@ -87,14 +97,24 @@ class State:
 
     @classmethod
     def parse(cls, numbers: str, model: Tensors, shared: Tensors) -> "State":
-        """Undo `numbers` and `model`."""
-        exchange, stepping, steps, rates = json.loads(numbers)
-        stepping["undecayed"] = tuple(stepping["undecayed"])
+        """Undo `numbers` and `model`. Raises ValueError or ConfigError where they are no state."""
+        exchange, stepping, steps, rates = _NUMBERS.validate_json(numbers)
+        checked = Stepping.of(parse(stepping.options), stepping.rounds, stepping.undecayed)
+        if exchange < 0 or not 0 <= steps <= stepping.rounds:
+            raise ValueError(f"{steps} of {stepping.rounds} steps and {exchange} exchanges cannot be")
         weights, optimizer = (
             {name.removeprefix(kind): tensor for name, tensor in model.items() if name.startswith(kind)}
             for kind in ("weight/", "state/")
         )
-        return cls(exchange, Stepping(**stepping), weights, optimizer, shared, steps, tuple(rates))
+        groups = {name in stepping.undecayed for name in weights}
+        if not weights or len(rates) != len(groups):
+            raise ValueError(f"{len(rates)} learning rates are not for {len(groups)} groups of weights")
+        if _kinds(optimizer) != (_kinds(_first_state(weights, checked)) if steps else {}):
+            raise ValueError("it must hold the optimizer's tensors, which are like the weights")
+        counts = [tensor for key, tensor in optimizer.items() if key.startswith("step/")]
+        if counts and not (torch.stack(counts) >= 0).all():  # the optimizer divides by what it makes of them
+            raise ValueError("the optimizer's steps must not be negative")
+        return cls(exchange, checked, weights, optimizer, shared, steps, rates)
 
     def copied(self) -> "State":
         """The same in memory of its own."""
@@ -205,6 +225,10 @@ class Follower:
             return
         if news.exchange != self._exchange:
             raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
+        model = {name: tuple(w.shape) for name, w in self.weights.items()}
+        blocks = {block.name: block.shape for block in news.context.blocks}
+        if model != blocks or not scheme.fits(self.shared, news.context):
+            raise OutOfStepError(f"exchange {news.exchange} was told to a node of another model")
         if news.checksum != checksum(self.weights, self.shared):  # as on another kind of device
             raise OutOfStepError(f"exchange {news.exchange} was told to a node whose model is not the server's")
         if news.heard is not None:
@@ -226,7 +250,7 @@ def following(follower: Follower | None, told: News | State, scheme: Scheme) -> 
 
 def checksum(*trees: Tensors) -> int:
     """The sum of all bits as numbers of 32, which no order of adding changes."""
-    return sum(int(tensor.contiguous().view(torch.int32).sum()) for tree in trees for tensor in tree.values())
+    return sum(int(tensor.reshape(-1).view(torch.int32).sum()) for tree in trees for tensor in tree.values())
 
 
 def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:
@@ -260,6 +284,19 @@ def _schedule(optimizer: Optimizer, stepping: Stepping) -> LRScheduler:
             final_div_factor=0.05,
         )
     return ConstantLR(optimizer, factor=1.0)
+
+
+def _first_state(weights: Tensors, stepping: Stepping) -> Tensors:
+    """Tensors like those of the optimizer after a step."""
+    if stepping.optimizer == "sgd":
+        return {f"momentum_buffer/{name}": w for name, w in weights.items()} if stepping.momentum else {}
+    count = torch.zeros(())
+    states = ({f"step/{n}": count, f"exp_avg/{n}": w, f"exp_avg_sq/{n}": w} for n, w in weights.items())
+    return {key: tensor for state in states for key, tensor in state.items()}
+
+
+def _kinds(tensors: Tensors) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
+from laser_fl.errors import brief
 from laser_fl.guards import CROWD
 from laser_fl.norms import norms
 from laser_fl.pipeline import Uplink, join
@@ -79,15 +80,21 @@ class Expected:
     def take(self, replies: Sequence[Reply], known: Iterable[Fault] = ()) -> Taken:
         """Look all replies over. known: faults of clients whose replies never came."""
         faults = {fault.client: fault for fault in known}
-        claims = Counter(c for reply in replies if reply.exchange == self.exchange for c in reply.clients)
-        sound = []
+        sound, single = [], []
         for reply in sorted(replies, key=lambda reply: reply.clients):
-            wrong = next(self._faults_of(reply, claims), None)
+            wrong = next(self._faults_of(reply), None)
             if wrong is None:
                 sound.append(reply)
             else:
                 faults |= {client: Fault(client, *wrong) for client in reply.clients}
-        uplink, clients = self._joined(sound)
+        claims = Counter(client for reply in sound for client in reply.clients)
+        for reply in sound:
+            if twice := [client for client in reply.clients if claims[client] > 1]:
+                reason = f"there were {claims[twice[0]]} answers of client {twice[0]}"
+                faults |= {client: Fault(client, "twice", reason) for client in reply.clients}
+            else:
+                single.append(reply)
+        uplink, clients = self._joined(single)
         bad = {fault.client: fault for fault in self._faults_in(uplink, clients)}
         if bad:
             uplink, clients = self._without(bad, uplink, clients)
@@ -95,24 +102,24 @@ class Expected:
         faults = {client: Fault(client, "late", "no reply came") for client in lost} | faults | bad
         return Taken(uplink, clients, tuple(faults[client] for client in sorted(lost)))
 
-    def _faults_of(self, reply: Reply, claims: Counter[int]) -> Iterator[tuple[Kind, str]]:
+    def _faults_of(self, reply: Reply) -> Iterator[tuple[Kind, str]]:
         """What is wrong with a reply as a whole; the first counts."""
         if reply.exchange != self.exchange:
             yield "round", f"it replied to exchange {reply.exchange} instead of {self.exchange}"
-        if twice := [client for client in reply.clients if claims[client] > 1]:
-            yield "twice", f"there were {claims[twice[0]]} answers of client {twice[0]}"
         if list(reply.clients) != sorted(set(reply.clients) & set(self.context.present)):
             yield "malformed", f"it was sent for the clients {list(reply.clients)[:5]}"
         got, wanted = _parts(reply.uplink), self._shapes(reply.clients)
         if list(got) != list(wanted):
             wrong = sorted(got.keys() ^ wanted.keys()) or ["their order"]
-            yield "names", f"what it holds is not what the scheme sends: {', '.join(wrong[:3])}"
+            yield "names", f"what it holds is not what the scheme sends: {', '.join(map(brief, wrong[:3]))}"
         for name, tensor in got.items():
             if tuple(tensor.shape) != wanted.get(name):
                 yield "shapes", f"{name} came as {list(tensor.shape)}, not {list(wanted.get(name, ()))}"
-        for name, tensor in reply.uplink.signals.items():
-            if tensor.dtype != self.dtype:
-                yield "shapes", f"signal {name} came as {tensor.dtype}, not {self.dtype}"
+        types = {f"signal {name}": self.dtype for name in reply.uplink.signals}
+        types |= {f"buffer {name}": buffer.dtype for name, buffer in self.buffers.items()}
+        for name, tensor in got.items():
+            if tensor.dtype != (dtype := types.get(name, torch.float64)):
+                yield "shapes", f"{name} came as {tensor.dtype}, not {dtype}"
 
     def _shapes(self, clients: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shapes of a reply's parts."""
@@ -152,7 +159,7 @@ class Expected:
         received = norms(uplink.signals, len(speakers)).cpu()
         finite, most = _finite_rows(uplink), self._most(list(uplink.signals), received)
         fits = (received <= most) & ((received - reported).abs() <= REPORTED * received)
-        if finite.all() and fits.all() and gradient_norms.isfinite().all():
+        if finite.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
             return
         for client in (client for client, whole in zip(clients, finite.tolist(), strict=True) if not whole):
             yield Fault(client, "not-finite", f"its gradient, loss or buffers are not finite; {ADVICE}")
@@ -175,8 +182,8 @@ class Expected:
 
 
 def _finite_rows(uplink: Uplink) -> Bool[Tensor, " clients"]:
-    """The clients whose losses and buffers are finite."""
-    fine = uplink.losses.cpu().isfinite()
+    """The clients whose losses and buffers are finite, and whose losses have a mean that is, too."""
+    fine = uplink.losses.cpu().abs() < LARGEST
     for buffer in uplink.buffers.values():
         fine &= buffer.flatten(start_dim=1).isfinite().all(dim=1).cpu()
     return fine
@@ -194,8 +201,10 @@ def _parts(uplink: Uplink) -> Tensors:
 
 
 def _broken(blocks: list[str], norms: list[float]) -> Iterator[tuple[Kind, str]]:
-    """Blocks whose gradients are not finite."""
+    """Blocks whose gradients are not finite, or have no such norm."""
     for name, norm in zip(blocks, norms, strict=True):
+        if norm < 0:
+            yield "norm", f"the gradient of block {name} is reported to have the norm {norm:.6g}"
         if not norm < LARGEST:
             yield "not-finite", f"the gradient of block {name} is not finite (norm {norm}); {ADVICE}"
 

@@ -10,7 +10,6 @@ from laser_fl.checkpoints import CheckpointError, Checkpoints, Numbers
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, reason_of
 from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT
-from laser_fl.replica import State
 
 MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
 
@@ -57,8 +56,7 @@ def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
     for number in checkpoints.numbers:
         try:
             numbers, tensors = checkpoints.load(number)
-            exchange = State.parse(numbers["replica"], {}, {}).exchange
-            _refuse_missing_hosts(checkpoints.folder, exchange)
+            _refuse_missing_hosts(checkpoints.folder, int(numbers["exchange"]))
             return numbers, tensors
         except (LaserError, KeyError, TypeError, ValueError) as error:
             reasons.append(reason_of(error))

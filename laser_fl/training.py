@@ -129,6 +129,7 @@ class Training:
         replica, beside, steps = self.server.state(self._exchange, self._shared)
         numbers = {
             "round": self.round,
+            "exchange": self._exchange,
             "updates": self._updates,
             "taken": self._taken,
             "usual": self._caps.usual,

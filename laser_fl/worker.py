@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
+from laser_fl.errors import TrainingError
 from laser_fl.models.base import Network
 from laser_fl.pipeline import Broadcast, Uplink, join, send
 from laser_fl.schemes.base import Context
@@ -168,6 +169,7 @@ class Crew:
     """
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
+        self._model = _shapes(network.weights), _shapes(network.buffers)
         self._group = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, network) else 1
         self._worker = Worker(task, network, config, clients)
 
@@ -181,7 +183,11 @@ class Crew:
 
         The memory is changed in place, group by group, so that no more than one group's gradients
         are there at once.
+
+        Raises:
+            TrainingError: the broadcast is of another model than the crew's.
         """
+        self._refuse_others(broadcast)
         parts = self._parts(broadcast)
         if not memory and broadcast.scheme.promises.error_feedback:
             clients = len(broadcast.context.present)
@@ -195,6 +201,13 @@ class Crew:
         ]
         return join(uplinks), memory
 
+    def _refuse_others(self, broadcast: Broadcast) -> None:
+        """Raise TrainingError where a broadcast is of another model."""
+        ctx, (weights, buffers) = broadcast.context, self._model
+        told = {block.name: block.shape for block in ctx.blocks}
+        if told != weights or (ctx.phase == 0 and _shapes(broadcast.buffers) != buffers):
+            raise TrainingError(f"round {ctx.round + 1}: the broadcast is of another model than this node's")
+
     def _parts(self, broadcast: Broadcast) -> list[Broadcast]:
         """What each group of those present sees of the broadcast."""
         present, size = broadcast.context.present, self._group
@@ -207,6 +220,10 @@ def _batches(config: RunConfig, network: Network) -> bool:
     if config.client_batching == "auto":
         return network.batches and not network.draws and config.precision == "float32"
     return config.client_batching == "vmap"
+
+
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _split(tensors: Tensors, sizes: list[int]) -> list[Tensors]:

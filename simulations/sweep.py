@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, LaserError
+from laser_fl.errors import ConfigError, LaserError, brief, quoted
 from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.trackers.base import tracker_class
@@ -104,17 +104,22 @@ def read_grid(path: Path) -> Grid:
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"sweep: must be a file ({error.strerror}), got {str(path)!r}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"sweep: must be TOML ({error}), got {str(path)!r}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"sweep: must be TOML ({brief(str(error))}), got {str(path)!r}") from None
     parts = {"preset", "fixed", "grid", "best-of"}
     if unknown := content.keys() - parts:
-        raise ConfigError(f"sweep: must have no parts but {', '.join(sorted(parts))}, got {min(unknown)!r}")
-    base = presets.load(content["preset"]) if "preset" in content else {}
+        raise ConfigError(f"sweep: must have no parts but {', '.join(sorted(parts))}, got {quoted(min(unknown))}")
+    for part in ("fixed", "grid", "best-of"):
+        if not isinstance(content.get(part, {}), dict):
+            raise ConfigError(f"sweep: {part} must be a table, got {quoted(content[part])}")
+    if not isinstance(preset := content.get("preset", ""), str):
+        raise ConfigError(f"sweep: preset must be a name, got {quoted(preset)}")
+    base = presets.load(preset) if "preset" in content else {}
     axes = {part: content.get(part, {}) for part in ("grid", "best-of")}
     for part, keys in axes.items():
         for key, values in keys.items():
             if not isinstance(values, list) or not values:
-                raise ConfigError(f"sweep: {part}.{key} must be a list of values, got {values!r}")
+                raise ConfigError(f"sweep: {part}.{brief(key)} must be a list of values, got {quoted(values)}")
     return Grid({**base, **content.get("fixed", {})}, axes["grid"], axes["best-of"])
 
 

@@ -261,8 +261,9 @@ class OverTheAir(Strategy):
                 failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
                 continue
             try:
-                said.append(read_reply(message.content, self._device, board))
-                self._hosted[node] = hosted_by(message.content)
+                hosted, reply = hosted_by(message.content), read_reply(message.content, self._device, board)
+                self._hosted[node] = hosted
+                said.append(reply)
             except (WireError, NotHereError) as error:
                 failed[node] = "malformed", str(error)
         return said, [Fault(c, *why) for node, why in failed.items() for c in self._clients_of(node)]

@@ -123,6 +123,15 @@ class Scheme(ABC):
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """The signals that a client sends for `block` in this exchange, and their shapes."""
 
+    def shared_shapes(self, block: Block, ctx: Context) -> Shapes:
+        """What server and clients share for `block` before this exchange, and its shapes; by default nothing."""
+        return {}
+
+    def fits(self, shared: Tensors, ctx: Context) -> bool:
+        """Whether shared state is as it must be before this exchange."""
+        shapes = {name: shape for block in ctx.blocks for name, shape in self.shared_shapes(block, ctx).items()}
+        return {name: tuple(tensor.shape) for name, tensor in shared.items()} == shapes
+
     def values(self, block: Block, ctx: Context) -> int:
         """How many values a client sends for `block` in this exchange."""
         return sum(prod(shape) for shape in self.shapes(block, ctx).values())

@@ -5,8 +5,10 @@ leaves in place, since for large models it is the writing of new memory that cos
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -24,6 +26,15 @@ class Kept(ABC):
     def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
         """Add the part to what was left, contiguous, in place: what was sent was lost."""
 
+    @abstractmethod
+    def fits(self, clients: int, block: Block) -> bool:
+        """Whether it is of so many clients and of `block`."""
+
+    @property
+    def floats(self) -> Iterator[Tensor]:
+        """The tensors of which the part is made, without places."""
+        return (value for value in vars(self).values() if isinstance(value, Tensor) and value.is_floating_point())
+
 
 @dataclass(frozen=True)
 class Everything(Kept):
@@ -39,6 +50,10 @@ class Everything(Kept):
         """The sum."""
         rest.add_(self.values)
 
+    def fits(self, clients: int, block: Block) -> bool:
+        """A row of the block's shape per client."""
+        return self.values.shape == (clients, *block.shape)
+
 
 @dataclass(frozen=True)
 class Whole(Kept):
@@ -53,6 +68,10 @@ class Whole(Kept):
     def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
         """The sum."""
         rest.add_(self.values)
+
+    def fits(self, clients: int, block: Block) -> bool:
+        """A row of the block's shape per client."""
+        return self.values.shape == (clients, *block.shape)
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,13 @@ class Product(Kept):
         stored = tensor.view(len(tensor), left.shape[1], right.shape[1])
         stored.baddbmm_(left, right.mT, alpha=times)
 
+    def fits(self, clients: int, block: Block) -> bool:
+        """A pair of factors of the block's matrix per client."""
+        rows, columns = block.matrix_shape
+        left, right = ((clients, length, *self.left.shape[2:]) for length in (rows, columns))
+        shapes = self.left.shape, self.right.shape
+        return self.left.ndim == 3 and (self.block, *shapes) == (block, left, right)
+
 
 @dataclass(frozen=True)
 class Picked(Kept):
@@ -91,6 +117,10 @@ class Picked(Kept):
     def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
         """The values come back to their places."""
         rest.view(len(rest), -1).index_add_(1, self.places, self.values)
+
+    def fits(self, clients: int, block: Block) -> bool:
+        """Places within the block, and a row of values per client."""
+        return self.values.shape == (clients, *self.places.shape) and _within(self.places, block)
 
 
 @dataclass(frozen=True)
@@ -111,3 +141,13 @@ class Sparse(Kept):
     def scattered(self, size: int) -> Float[Tensor, "clients size"]:
         """The values at their places in rows of `size` values, zero elsewhere."""
         return self.values.new_zeros(len(self.values), size).scatter_(1, self.places, self.values)
+
+    def fits(self, clients: int, block: Block) -> bool:
+        """Places within the block and values, a row of each per client."""
+        shaped = self.places.ndim == 2 and len(self.places) == clients
+        return shaped and self.values.shape == self.places.shape and _within(self.places, block)
+
+
+def _within(places: Tensor, block: Block) -> bool:
+    """Whether places are numbers of a block's values."""
+    return places.dtype == torch.int64 and bool(((places >= 0) & (places < block.size)).all())

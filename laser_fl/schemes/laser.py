@@ -59,6 +59,10 @@ class Laser(Scheme):
         """As the exchange has them."""
         return self.exchange.shapes(block, ctx)
 
+    def shared_shapes(self, block: Block, ctx: Context) -> Shapes:
+        """As the exchange has them."""
+        return self.exchange.shared_shapes(block, ctx)
+
     def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
         """As the exchange has it."""
         return self.exchange.block_norm(norms)

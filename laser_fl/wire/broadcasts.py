@@ -1,21 +1,23 @@
 """Broadcasts as records, and back."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, model_validator
 
-from laser_fl.blocks import Block
+from laser_fl.blocks import Block, Tensors
 from laser_fl.config import parse
 from laser_fl.downlink import Downlink
+from laser_fl.errors import WireError
 from laser_fl.pipeline import Broadcast
 from laser_fl.receipts import Receipts
 from laser_fl.replica import News, State
 from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.base import Context, Heard, Scheme
+from laser_fl.schemes.base import PART, Context, Heard, Scheme
 from laser_fl.streams import Device, Streams
 from laser_fl.tables import from_fields
 from laser_fl.wire.tensors import Show, put_tensors, reading, slot_of, take_tensors
@@ -26,8 +28,12 @@ NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared
 NEWS, HEARD, HEARD_STD = "news", "heard", "heard-std"
 
 Index = Annotated[int, Field(ge=0, lt=2**63)]
+Client = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
 Real = Annotated[float, Field(ge=0)]  # NaN is none
+Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=32)]
+BlockName = Annotated[str, Field(pattern=f"^[^{PART}]+$")]
+_Caps = TypeAdapter(dict[str, Annotated[float, Field(gt=0)]])
 
 
 class _Told(BaseModel):
@@ -41,16 +47,16 @@ class _Told(BaseModel):
     power: Annotated[float, Field(gt=0)]
     noise_std: Real
     clients: Annotated[int, Field(ge=1, lt=2**31)]
-    present: tuple[Index, ...]
-    speakers: tuple[Index, ...]
+    present: tuple[Client, ...]
+    speakers: tuple[Client, ...]
     averaged: Index
     bits: tuple[Real, ...]
     seed: Index
-    blocks: Json[list[tuple[str, tuple[Size, ...], bool]]]
+    blocks: Json[list[tuple[BlockName, Shape, bool]]]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "_Told":
-        if list(self.present) != sorted(set(self.present) & set(range(self.clients))):
+        if list(self.present) != sorted(set(self.present)) or max(self.present, default=0) >= self.clients:
             raise ValueError("present: must be rising numbers of clients")
         if list(self.speakers) != sorted(set(self.speakers) & set(self.present)):
             raise ValueError("speakers: must be among those present, rising")
@@ -122,15 +128,15 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         context = _read_context(exchange)
         down = _Downlink(content=exchange["downlink"], noise_std=exchange["downlink-noise-std"])
         receipts = _Receipts.model_validate(dict(records.config_records[RECEIPTS]))
-        caps = {name: float(cap) for name, cap in records.config_records[CAPS].items()}  # type: ignore[arg-type]
+        caps = _Caps.validate_python(dict(records.config_records[CAPS]))
         scheme = _read_scheme(dict(records.config_records[SCHEME]))
         told: News | State | None = None
         if NUMBERS in records.config_records:
-            told = read_state(records, device)
+            told = read_state(records, device, board)
         elif NEWS in records.config_records:
-            told = _read_news(records, device)
+            told = _read_news(records, device, board)
         first = context.phase == 0
-        return Broadcast(
+        broadcast = Broadcast(
             weights=take_tensors(records, WEIGHTS, device, board) if first else {},
             shared=take_tensors(records, SHARED, device, board),
             scheme=scheme,
@@ -141,6 +147,8 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
             receipts=receipts.receipts,
             caps=caps,
         )
+        _refuse_misfits(broadcast)
+        return broadcast
 
 
 def board_of(records: RecordDict) -> Path | None:
@@ -167,11 +175,14 @@ def write_state(records: RecordDict, state: State, show: Show | None = None) -> 
     put_tensors(records, REPLICA_SHARED, state.shared, show)
 
 
-def read_state(records: RecordDict, device: Device = "cpu") -> State:
-    """Undo `write_state`, onto `device`; on the CPU the tensors of a mapped file are the state's. Raises WireError."""
+def read_state(records: RecordDict, device: Device = "cpu", board: Path | None = None) -> State:
+    """Undo `write_state`, onto `device`; on the CPU the tensors of a mapped file are the state's.
+
+    board: as for `take_tensors`, which says what it raises, too.
+    """
     with reading("replica"):
         numbers = str(records.config_records[NUMBERS]["text"])
-        model, shared = (take_tensors(records, name, device) for name in (REPLICA, REPLICA_SHARED))
+        model, shared = (take_tensors(records, name, device, board) for name in (REPLICA, REPLICA_SHARED))
         return State.parse(numbers, model, shared)
 
 
@@ -183,11 +194,11 @@ def _write_news(records: RecordDict, news: News, show: Show | None) -> None:
         put_tensors(records, HEARD_STD, news.heard.noise_std)
 
 
-def _read_news(records: RecordDict, device: Device) -> News:
+def _read_news(records: RecordDict, device: Device, board: Path | None) -> News:
     told: dict[str, Any] = dict(records.config_records[NEWS])
     news, heard = _News.model_validate(told), None
     if not news.silent:
-        heard = Heard(take_tensors(records, HEARD, device), take_tensors(records, HEARD_STD, device))
+        heard = Heard(take_tensors(records, HEARD, device, board), take_tensors(records, HEARD_STD, device, board))
     return News(news.exchange, _read_context(told), heard, news.checksum)
 
 
@@ -215,9 +226,52 @@ def _read_context(told: dict[str, Any]) -> Context:
 def _read_scheme(options: dict[str, Any]) -> Scheme:
     """The scheme, its options checked like those of a run."""
     name = str(options.pop("name"))
-    config = parse({"strategy": name} | {key.replace("_", "-"): value for key, value in options.items()})
+    config = parse({key.replace("_", "-"): value for key, value in options.items()} | {"strategy": name})
     scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
+    if options.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]
+        raise ValueError(f"the scheme {name} has the options {sorted(known)}, not {sorted(options)}")
     return scheme
+
+
+def _refuse_misfits(broadcast: Broadcast) -> None:
+    """Raise WireError where the parts of a broadcast do not fit together, on which clients would stumble."""
+    ctx, scheme, told = broadcast.context, broadcast.scheme, broadcast.told
+    if (told is None) == (broadcast.downlink.content == "heard"):
+        raise WireError("broadcast: it must hold either the model or what was heard")
+    if len(broadcast.receipts.taken) != ctx.clients:
+        raise WireError(f"broadcast: it has {len(broadcast.receipts.taken)} receipts for {ctx.clients} clients")
+    phases = len(scheme.promises.phase_shares)
+    if max(ctx.phase, told.context.phase if isinstance(told, News) else 0) >= phases:
+        raise WireError(f"broadcast: its phase must be below {phases}")
+    model = {block.name: block.shape for block in ctx.blocks}
+    if len(model) != len(ctx.blocks):
+        raise WireError("broadcast: its blocks must have names of their own")
+    trees = (told.weights, told.shared) if isinstance(told, State) else (broadcast.weights, broadcast.shared)
+    types = {tensor.dtype for tree in trees for tensor in tree.values()}
+    if len(types) > 1 or not all(dtype.is_floating_point for dtype in types):
+        raise WireError("broadcast: its tensors must be floats of one type")
+    if isinstance(told, News):
+        _refuse_other_news(told, scheme, ctx)
+        return
+    _refuse_others("weights", trees[0], model if ctx.phase == 0 or told is not None else {})
+    if not scheme.fits(trees[1], ctx):
+        raise WireError("broadcast: its shared state must fit its blocks and its scheme")
+
+
+def _refuse_other_news(news: News, scheme: Scheme, ctx: Context) -> None:
+    """Raise WireError where news is of another model, or of other signals than the scheme's."""
+    if (news.context.blocks, news.context.clients) != (ctx.blocks, ctx.clients):
+        raise WireError("broadcast: what was heard must be of the same model and clients")
+    if news.heard is not None:
+        shapes = {n: s for block in ctx.blocks for n, s in scheme.shapes(block, news.context).items()}
+        _refuse_others("what was heard", news.heard.values, shapes)
+        _refuse_others("its noise", news.heard.noise_std, dict.fromkeys(shapes, ()))
+
+
+def _refuse_others(what: str, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WireError where tensors are not of these names and shapes, in order."""
+    if [(name, tuple(tensor.shape)) for name, tensor in tensors.items()] != list(shapes.items()):
+        raise WireError(f"broadcast: its {what} must fit its blocks and its scheme")
 
 
 def _name_of(scheme: Scheme) -> str:

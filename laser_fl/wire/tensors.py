@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from laser_fl.blocks import Tensors
-from laser_fl.errors import LaserError, WireError
+from laser_fl.errors import WireError, brief
 from laser_fl.mapped import NotHereError, Slot
 from laser_fl.streams import Device
 
@@ -26,11 +26,11 @@ def reading(what: str) -> Iterator[None]:
     """Whatever goes wrong in here is the sender's fault: a WireError that names `what` was read."""
     try:
         yield
-    except LaserError:
+    except (WireError, NotHereError):
         raise
     except Exception as error:  # a parser may stumble over bad input in any way
-        reason = " ".join(str(error).split())[:200]
-        raise WireError(f"{what}: not what it must be ({type(error).__name__}: {reason})") from None
+        reason = brief(str(error))
+        raise WireError(f"{brief(what)}: not what it must be ({type(error).__name__}: {reason})") from None
 
 
 def write_tensors(tensors: Tensors) -> ArrayRecord:
@@ -63,7 +63,7 @@ def take_tensors(records: RecordDict, name: str, device: Device = "cpu", board: 
         return read_tensors(records.array_records[name], device)
     slot = slot_of(records, name)
     if board not in (None, slot.folder):
-        raise NotHereError(f"{slot.path} is not in {board}")
+        raise NotHereError(f"{brief(slot.path)} is not in {board}")
     return {name: tensor.to(device) for name, tensor in slot.map().items()}
 
 

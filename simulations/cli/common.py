@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, DataError, LaserError, reason_of
+from laser_fl.errors import ConfigError, DataError, LaserError, brief, quoted, reason_of
 from simulations import presets
 from simulations.texts import shown
 
@@ -44,7 +44,7 @@ def key_values(given: list[str] | None, option: str = "-c") -> dict[str, str]:
     for one in given or []:
         key, equals, value = one.partition("=")
         if not equals:
-            raise ConfigError(f"{option}: must be KEY=VALUE, got {one!r}")
+            raise ConfigError(f"{option}: must be KEY=VALUE, got {quoted(one)}")
         values[key.strip()] = value.strip()
     return values
 
@@ -54,7 +54,7 @@ def refuse_keys(overrides: list[str] | None, *keys: str) -> None:
     for override in overrides or []:
         if (key := override.partition("=")[0].strip()) in keys:
             option = "--strategies" if keys == ("strategy",) else f"--{key}"
-            raise ConfigError(f"{key}: must be given by {option} here, got -c {override}")
+            raise ConfigError(f"{key}: must be given by {option} here, got -c {brief(override)}")
 
 
 def frame_table(frame: "pd.DataFrame", title: str) -> Table:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, quoted
 
 _FOLDER = Path(__file__).parent
 
@@ -17,5 +17,5 @@ def names() -> list[str]:
 def load(name: str) -> dict[str, Any]:
     """The flat config keys of a preset. Raises ConfigError for an unknown name."""
     if name not in names():
-        raise ConfigError(f"preset: must be one of {', '.join(names())}, got {name!r}")
+        raise ConfigError(f"preset: must be one of {', '.join(names())}, got {quoted(name)}")
     return tomllib.loads((_FOLDER / f"{name}.toml").read_text())

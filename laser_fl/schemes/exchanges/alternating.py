@@ -45,6 +45,10 @@ class Alternating(LowRank):
         factor = heard.values[block.name]
         return _turned(factor @ basis.mT, ctx), factor
 
+    def basis_length(self, block: Block, ctx: Context) -> int:
+        """Columns' in even rounds, rows' in odd ones."""
+        return block.matrix_shape[ctx.updates % 2]
+
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """One factor: n x r in even rounds, m x r in odd ones."""
         if not self.compresses(block):

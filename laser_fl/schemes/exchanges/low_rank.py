@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import Context, Heard, Scheme
+from laser_fl.schemes.base import Context, Heard, Scheme, Shapes
 from laser_fl.schemes.kept import Everything, Kept, Product
 from laser_fl.streams import Streams
 
@@ -33,6 +33,10 @@ class LowRank(Scheme):
     @abstractmethod
     def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the factors that were heard: (the update, the factor that spans the next basis)."""
+
+    @abstractmethod
+    def basis_length(self, block: Block, ctx: Context) -> int:
+        """How long the vectors of the basis are that is shared before this exchange."""
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Send the factors of compressed matrices, and the other blocks as they are."""
@@ -59,6 +63,10 @@ class LowRank(Scheme):
             update[block.name] = block.from_matrix(product)
             bases[block.name] = self.next_basis(block, factor, ctx)
         return update, bases
+
+    def shared_shapes(self, block: Block, ctx: Context) -> Shapes:
+        """A basis per compressed matrix."""
+        return {block.name: (self.basis_length(block, ctx), self.rank_of(block))} if self.compresses(block) else {}
 
     def compresses(self, block: Block) -> bool:
         """True where one factor is, on average, less than half of the matrix: mn / (r(m + n)/2) > 2."""

@@ -59,6 +59,10 @@ class OneShot(LowRank):
         p, q = (self._factor(block, factor, heard) for factor in "pq")
         return _wide(block, p @ q.mT), q
 
+    def basis_length(self, block: Block, ctx: Context) -> int:
+        """The longer side's."""
+        return max(block.matrix_shape)
+
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """The columns of both factors, the shorter ones first."""
         if not self.compresses(block):

@@ -59,6 +59,10 @@ class TwoPhase(LowRank):
         q = heard.values[block.name]
         return basis @ q.mT, q
 
+    def basis_length(self, block: Block, ctx: Context) -> int:
+        """Rows' in phase 0, columns' in phase 1."""
+        return block.matrix_shape[1 - ctx.phase]
+
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """P (m x r) in phase 0; Q (n x r), or the uncompressed block, in phase 1."""
         if not self.compresses(block):
