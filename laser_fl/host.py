@@ -134,7 +134,8 @@ def follow(broadcast: Broadcast, held: Held) -> tuple[Broadcast, Held]:
     if broadcast.told is None:
         return broadcast, held
     follower = following(held.follower, broadcast.told, broadcast.scheme)
-    if not broadcast.scheme.fits(follower.shared, broadcast.context):
+    ctx = broadcast.context
+    if ctx.speakers and not broadcast.scheme.fits(follower.shared, ctx):
         raise OutOfStepError("what was heard does not lead to the exchange that it was told in")
     followed = replace(broadcast, weights=follower.weights, shared=follower.shared, told=None)
     return followed, replace(held, follower=follower)

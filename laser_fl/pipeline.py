@@ -200,7 +200,7 @@ def receive(
     if not uplink.signals:  # a phase in which this model has nothing to say
         heard, usage = Heard({}, {}), Usage.none(len(ctx.speakers))
     elif scheme.promises.digital:
-        payload = scheme.payload(_values_sent(uplink.signals), ctx)
+        payload = scheme.payload(values_sent(uplink.signals), ctx)
         heard, usage = digital.deliver(uplink.signals, payload, channel_uses, ctx)
         side_channel_floats = 0
     else:
@@ -287,7 +287,7 @@ def _leave(
             corrected[name][slice(None) if rows is None else rows] = rest
 
 
-def _values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:
+def values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:
     """How many values of each speaker's signals are not zero."""
     counts = [signal.flatten(start_dim=1).count_nonzero(dim=1) for signal in signals.values()]
     return torch.stack(counts).sum(dim=0)

@@ -227,7 +227,7 @@ class Follower:
             raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
         model = {name: tuple(w.shape) for name, w in self.weights.items()}
         blocks = {block.name: block.shape for block in news.context.blocks}
-        if model != blocks or not scheme.fits(self.shared, news.context):
+        if model != blocks or (news.heard is not None and not scheme.fits(self.shared, news.context)):
             raise OutOfStepError(f"exchange {news.exchange} was told to a node of another model")
         if news.checksum != checksum(self.weights, self.shared):  # as on another kind of device
             raise OutOfStepError(f"exchange {news.exchange} was told to a node whose model is not the server's")

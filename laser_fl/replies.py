@@ -17,7 +17,7 @@ from laser_fl.blocks import Tensors
 from laser_fl.errors import brief
 from laser_fl.guards import CROWD
 from laser_fl.norms import norms
-from laser_fl.pipeline import Uplink, join
+from laser_fl.pipeline import Uplink, join, values_sent
 from laser_fl.schemes.base import Context, Scheme, owners
 
 Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes", "not-finite", "norm"]
@@ -95,7 +95,7 @@ class Expected:
             else:
                 single.append(reply)
         uplink, clients = self._joined(single)
-        bad = {fault.client: fault for fault in self._faults_in(uplink, clients)}
+        bad = {fault.client: fault for fault in (*self._too_long(uplink, clients), *self._faults_in(uplink, clients))}
         if bad:
             uplink, clients = self._without(bad, uplink, clients)
         lost = set(self.context.present) - set(clients)
@@ -169,6 +169,16 @@ class Expected:
             wrong = [*_broken(blocks, gradient_norms[row].tolist()), *_absurd(values)]
             if wrong:
                 yield Fault(client, *wrong[0])
+
+    def _too_long(self, uplink: Uplink, clients: tuple[int, ...]) -> Iterator[Fault]:
+        """Digital messages that their links do not carry."""
+        ctx = self.context.of(clients)
+        if not self.scheme.promises.digital or not uplink.signals:
+            return
+        payload = self.scheme.payload(values_sent(uplink.signals), ctx).tolist()
+        for client, sent, room in zip(ctx.speakers, payload, ctx.bits, strict=True):
+            if sent > room:
+                yield Fault(client, "malformed", f"its message has {sent:.1f} bits, its link carries {room:.1f}")
 
     def _most(self, names: list[str], received: Norms) -> Float64[Tensor, " signals"]:
         """The largest norm that is no fault, of each signal: its cap, or else what is absurd beside the others'."""

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from clients.node import reply
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, WireError
-from laser_fl.loop import Training
 from laser_fl.mapped import Board, NotHereError, Slot
 from laser_fl.pipeline import Uplink, send
 from laser_fl.plan import Plan
 from laser_fl.replies import Reply
+from laser_fl.training import Training
 from laser_fl.wire import (
     add_held,
     ask_for_everything,
@@ -423,7 +423,7 @@ class TestTheWire:
             if isinstance(text := record.get("slot"), str):
                 refused((ValueError,), Slot.parse, text, lines=99)
 
-    @pytest.mark.parametrize("data", HOSTILE_ARRAYS[12:14])
+    @pytest.mark.parametrize("data", HOSTILE_ARRAYS[12:14], ids=["in an array", "by itself"])
     def test_what_is_pickled_is_not_even_looked_at(self, data):
         record = ArrayRecord({"x": Array("object", (1,), "numpy.ndarray", data)})
         with pytest.raises(WireError, match="array x: not what it must be"):
@@ -477,6 +477,7 @@ class TestAServer:
 
     @given(SCENE, st.integers(0, 2), st.integers(0, 1), CUTS)
     @settings(max_examples=EXAMPLES // 2)
+    @example("d-dsgd", 0, 0, [(2, 0, 6, 6, 24)])  # a value more, and the message is longer than its link
     def test_leaves_out_a_node_that_makes_no_sense_and_goes_on(self, paths, name, place, bad, cuts):
         _, said, servers, board = scene(name)
         server, contents = pick(servers, place), list(pick(said, place))

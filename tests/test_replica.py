@@ -12,6 +12,7 @@ from laser_fl.plan import Plan
 from laser_fl.replica import News, OutOfStepError, Replica, State, Stepping
 from laser_fl.training import Training
 from simulations.engines import in_process
+from tests.grids import run_on_grid
 from tests.helpers import VARIANTS, answer, names, silent_losses, tensors
 
 SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3, "downlink": "compressed"}
@@ -140,3 +141,15 @@ def test_a_noisy_downlink_is_refused():
         ConfigError, match=r"^downlink-power: must be inf \(no noise\) for downlink compressed, got 3\.0$"
     ):
         parse({"downlink": "compressed", "downlink-power": 3.0})
+
+
+def test_nodes_follow_rounds_of_two_phases_in_which_nobody_speaks(tmp_path):
+    config = SHORT | VARIANTS["laser two-phase"] | SITUATIONS["silent rounds"]
+    for downlink in ("model", "compressed"):
+        options = config | {"downlink": downlink, "out-dir": str(tmp_path / downlink)}
+        run_on_grid(parse(options), 2)
+    ledger = pd.read_csv(tmp_path / "model" / "ledger.csv")
+    assert (ledger.speakers == 0).any()
+    assert (ledger.faults == 0).all()
+    for file in ("weights.safetensors", "metrics.csv"):
+        assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "compressed" / file).read_bytes()

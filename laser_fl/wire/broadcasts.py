@@ -254,7 +254,7 @@ def _refuse_misfits(broadcast: Broadcast) -> None:
         _refuse_other_news(told, scheme, ctx)
         return
     _refuse_others("weights", trees[0], model if ctx.phase == 0 or told is not None else {})
-    if not scheme.fits(trees[1], ctx):
+    if ctx.speakers and not scheme.fits(trees[1], ctx):  # where nobody spoke, it is as it was before
         raise WireError("broadcast: its shared state must fit its blocks and its scheme")
 
 
