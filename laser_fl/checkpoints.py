@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -78,6 +79,20 @@ def load(path: Path) -> tuple[Numbers, Tensors]:
         return dict(numbers), {name: tensors[name] for name in names}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path}: its numbers are not what they must be") from None
+
+
+class Progress(BaseModel):
+    """The numbers of a server's checkpoint; what they mean is said where they are in `Training`."""
+
+    round: Annotated[int, Field(ge=0)]
+    exchange: Annotated[int, Field(ge=0)]
+    updates: Annotated[int, Field(ge=0)]
+    taken: list[Annotated[int, Field(ge=-1)]]
+    usual: dict[str, list[float]]
+    train_loss: float | None
+    news_floats: Annotated[int, Field(ge=0)]
+    replica: str
+    steps: Annotated[int, Field(ge=0)]
 
 
 class Checkpoints:

@@ -5,6 +5,7 @@ from typing import Any
 
 from laser_fl.blocks import Tensors
 from laser_fl.checkpoints import CheckpointError, Numbers
+from laser_fl.errors import brief
 from laser_fl.pipeline import Uplink
 from laser_fl.receipts import flatten, unflatten
 from laser_fl.replica import Follower
@@ -58,6 +59,6 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
         pending = unflatten(numbers["pending"], trees["kept"])
         uplink = Uplink(trees["signals"], buffers=trees["buffers"], pending=pending, **reports)
         last, heard = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), uplink), int(numbers["heard"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint: does not hold what clients hold ({error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint: does not hold what clients hold ({brief(str(error))})") from None
     return Held(trees["memory"], trees["copies"], last=last, heard=heard)

@@ -11,10 +11,10 @@ from laser_fl.allocations import ALLOCATIONS
 from laser_fl.blocks import Tensors, blocks_of
 from laser_fl.channels import CHANNELS
 from laser_fl.channels.base import Channel
-from laser_fl.checkpoints import CheckpointError, Numbers
+from laser_fl.checkpoints import CheckpointError, Numbers, Progress
 from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink, noise_std
-from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.guards import NormCaps
 from laser_fl.ledger import Entry, Tally
 from laser_fl.pipeline import Broadcast, Uplink, receive
@@ -127,17 +127,17 @@ class Training:
     def state(self) -> tuple[Numbers, Tensors]:
         """All that decides how the run goes on from here, between two rounds, but for the ledger."""
         replica, beside, steps = self.server.state(self._exchange, self._shared)
-        numbers = {
-            "round": self.round,
-            "exchange": self._exchange,
-            "updates": self._updates,
-            "taken": self._taken,
-            "usual": self._caps.usual,
-            "train-loss": self.train_loss,
-            "news-floats": self._news_floats,
-            "replica": replica.numbers,
-            "steps": steps,
-        }
+        numbers = Progress(
+            round=self.round,
+            exchange=self._exchange,
+            updates=self._updates,
+            taken=self._taken,
+            usual=self._caps.usual,
+            train_loss=self.train_loss,
+            news_floats=self._news_floats,
+            replica=replica.numbers,
+            steps=steps,
+        ).model_dump()
         trees = {"replica": replica.model, "shared": self._shared, "server": beside, "sent": self._sent or {}}
         return numbers, {f"{tree}/{name}": t for tree, named in trees.items() for name, t in named.items()}
 
@@ -152,13 +152,16 @@ class Training:
             tree, _, name = key.partition("/")
             trees.setdefault(tree, {})[name] = tensor.to(next(iter(self.server.weights.values())).device)
         try:
-            state = State.parse(numbers["replica"], trees["replica"], trees["shared"])
-            self.server.restore(state, trees["server"], numbers["steps"])
-            self.round, self._updates, self._taken = (numbers[key] for key in ("round", "updates", "taken"))
-            self._caps = NormCaps(self.config.norm_cap, numbers["usual"])
-            self.train_loss, self._news_floats = numbers["train-loss"], numbers["news-floats"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint: is not this run's ({type(error).__name__}: {error})") from None
+            known = Progress.model_validate(numbers)
+            state = State.parse(known.replica, trees["replica"], trees["shared"])
+            self.server.restore(state, trees["server"], known.steps)
+        except (KeyError, TypeError, ValueError, RuntimeError, LaserError) as error:
+            raise CheckpointError(f"checkpoint: is not this run's ({brief(str(error))})") from None
+        if known.round > self.plan.rounds or len(known.taken) != self.config.clients:
+            raise CheckpointError(f"checkpoint: is of {len(known.taken)} clients after {known.round} rounds")
+        self.round, self._updates, self._taken = known.round, known.updates, known.taken
+        self._caps = NormCaps(self.config.norm_cap, known.usual)
+        self.train_loss, self._news_floats = known.train_loss, known.news_floats
         self._shared, self._sent = state.shared, trees["sent"] or None
         self._exchange = self._since = state.exchange
         self._news = None

@@ -86,6 +86,9 @@ class _StoredCrew(Crew):
         self._group = 1
         self._worker = _Stored()
 
+    def _refuse_others(self, broadcast: Broadcast) -> None:
+        """Stored gradients are of any model."""
+
 
 class _Stored(Worker):
     """One gradient for all clients and rounds."""
