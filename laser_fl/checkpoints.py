@@ -90,7 +90,7 @@ class Progress(BaseModel):
     taken: list[Annotated[int, Field(ge=-1)]]
     usual: dict[str, list[float]]
     train_loss: float | None
-    news_floats: Annotated[int, Field(ge=0)]
+    news_floats: Annotated[int, Field(ge=0)] | None
     replica: str
     steps: Annotated[int, Field(ge=0)]
 

@@ -59,18 +59,21 @@ class Host:
         receipts = broadcast.receipts
         if self._held is None:
             self._held = self._recall(receipts)
-        last = self.held.last
-        if last is None or last.exchange != receipts.exchange:
-            last = self._say(broadcast)
+        reply = self._said(receipts.exchange) or self._say(broadcast)
         if receipts.save:
             self._snapshots(receipts).save(receipts.exchange, *to_checkpoint(self.held))
-        return last
+        return reply
+
+    def _said(self, exchange: int) -> Reply | None:
+        """What was said already in an exchange that is repeated."""
+        last = self.held.last
+        return last if last is not None and last.exchange == exchange else None
 
     def _say(self, broadcast: Broadcast) -> Reply:
         """Listen and respond."""
         broadcast, held = follow(broadcast, self.held)
         self._held = settle(held, broadcast.receipts, self._clients)
-        del held
+        del held  # with the signals of the exchange before, which are not to lie beside the next gradients
         here = self._hear(broadcast)
         uplink, rows = Uplink.none(), [client - self._clients.start for client in here.context.present]
         if rows:

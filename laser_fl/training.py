@@ -91,7 +91,7 @@ class Training:
         self._sent: Tensors | None = None
         self._exchange = self._since = 0
         self._news: News | None = None
-        self._news_floats = 0
+        self._news_floats: int | None = None  # None where all is told, not news
         self._buffers: Tensors = {}
         self._update: Tensors | None = None
         refuse_silence(config, self._channel, plan.rounds, self._streams)
@@ -254,14 +254,18 @@ class Training:
             self._news_floats = self._news.floats
         self._shared = reception.shared
         if self._phase > 0 and not ctx.speakers:  # all who spoke before were left out: as if nobody had
-            self._shared, self._news = self._shared_before, None
+            self._shared, self._news, self._news_floats = self._shared_before, None, None
         self._update = reception.update
         self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats + beside)
 
     def _count_what_went_down(self) -> None:
         """Of this exchange: what all nodes are told, and in a round's first phase the model."""
-        told = self._told()
-        self._tally.broadcast_floats += _floats(self._shared) if told is None else self._news_floats or told.floats
+        if not self._compressed:
+            self._tally.broadcast_floats += _floats(self._shared)
+        elif self._news_floats is None:
+            self._tally.broadcast_floats += self._state().floats
+        else:
+            self._tally.broadcast_floats += self._news_floats
         if self._phase == 0:
             self._tally.broadcast_floats += _floats(self._down) + _floats(self.server.buffers)
 

@@ -35,6 +35,13 @@ CASES = {
     "adamw, one cycle": {"optimizer": "adamw", "lr-schedule": "one-cycle", "factor-exchange": "two-phase"},
     "drifting copies": {"downlink": "update", "downlink-power": 1e4},
     "compressed": {"downlink": "compressed", "lr-schedule": "cosine"},
+    "compressed silence": {
+        "downlink": "compressed",
+        "channel": "fading",
+        "gain-threshold": 2.0,
+        "clients": 3,
+        "seed": 9,
+    },
     "absences": {"strategy": "random-k", "fraction": 0.6, "dropout-rate": 0.2, "power-policy": "steps-up"},
     "silence": {"channel": "fading", "gain-threshold": 1.0, "spectrum-rank": 2},
     "local steps": {"local-steps": 3, "client-batching": "loop"},
