@@ -95,17 +95,12 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [None, signal.SIGTERM, signal.SIGINT], ids=["to its end", "SIGTERM", "Ctrl-C"])
 def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
-    command = [
-        sys.executable,
-        "-c",
-        "from simulations.cli import app; app()",
-        "run",
-        "--engine",
-        "deployment",
-        "--nodes",
-        "2",
-    ]
-    command += ["-c", "model=linear", "-c", "clients=2", "-c", "rounds=1", "--out", str(tmp_path / "run")]
+    # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", heeding + "from simulations.cli import app; app()"]
+    command += ["run", "--engine", "deployment", "--nodes", "2", "--out", str(tmp_path / "run")]
+    rounds = 1 if ending is None else 60
+    command += ["-c", "model=linear", "-c", "clients=2", "-c", f"rounds={rounds}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APP) as process:
         for line in process.stdout:
             if "laser over awgn" in line:  # the run has begun
@@ -124,8 +119,11 @@ def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
 
 
 def home_of(process):
-    """The deployment's folder, as a SuperNode was told it."""
-    command = process.cmdline()
+    """The deployment's folder, as a SuperNode was told it; None of other processes, and of those that just ended."""
+    try:
+        command = process.cmdline()
+    except psutil.NoSuchProcess:
+        return None
     key = "--auth-supernode-private-key"
     return Path(command[command.index(key) + 1]).parents[1] if key in command else None
 

@@ -81,6 +81,7 @@ def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable
     """Start the run and show its log to the end; returns (its id, the log's lines)."""
     command = [tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []
+    env = env | {"PYTHONUNBUFFERED": "1"}  # else its log comes by 8 KB: it does not flush what it prints into a pipe
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
