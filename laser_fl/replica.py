@@ -5,63 +5,23 @@ steps by itself. What it must know of the server's to begin with, or to begin ag
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from laser_fl.blocks import Tensors
-from laser_fl.config import RunConfig, parse
-from laser_fl.errors import TrainingError
+from laser_fl.config import parse
+from laser_fl.errors import TrainingError, quoted
+from laser_fl.receivers import RECEIVERS
 from laser_fl.schemes.base import Context, Heard, Scheme
-
-WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
+from laser_fl.stepping import Stepping, first_received, first_state, optimizer_of, schedule_of
 
 
 class OutOfStepError(TrainingError):
     """A node has missed what it would need to follow the server."""
-
-
-@dataclass(frozen=True)
-class Stepping:
-    """How a model steps: the optimizer and its learning rate over a run of `rounds`.
-
-    undecayed: names of the weights to which weight decay does not apply. The rest is as in the config.
-    """
-
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    lr_schedule: str
-    lr_decay_at: float
-    rounds: int
-    undecayed: tuple[str, ...]
-
-    @classmethod
-    def of(cls, config: RunConfig, rounds: int, undecayed: Collection[str] = ()) -> "Stepping":
-        """The config's."""
-        return cls(
-            optimizer=config.optimizer,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            lr_schedule=config.lr_schedule,
-            lr_decay_at=config.lr_decay_at,
-            rounds=rounds,
-            undecayed=tuple(undecayed),
-        )
-
-    @property
-    def options(self) -> dict[str, str | float]:
-        """What of it is in a run's config, by its keys there."""
-        own = asdict(self)
-        return {key.replace("_", "-"): own[key] for key in own if key not in ("rounds", "undecayed")}
 
 
 _NUMBERS = TypeAdapter(tuple[int, Stepping, int, tuple[float, ...]])
@@ -71,14 +31,16 @@ _NUMBERS = TypeAdapter(tuple[int, Stepping, int, tuple[float, ...]])
 class State:
     """All that decides how a replica goes on.
 
-    exchange: how many exchanges it has followed. optimizer: tensors by ``<key>/<weight's name>``.
-    shared: the scheme's shared state. steps: of the learning-rate schedule; rates: the current ones.
+    exchange: how many exchanges it has followed. optimizer, received: what the optimizer and the receiver remember,
+    by ``<key>/<weight's name>``. shared: the scheme's shared state. steps: of the learning-rate schedule; rates: the
+    current ones.
     """
 
     exchange: int
     stepping: Stepping
     weights: Tensors
     optimizer: Tensors
+    received: Tensors
     shared: Tensors
     steps: int
     rates: tuple[float, ...]
@@ -90,41 +52,45 @@ class State:
 
     @property
     def model(self) -> Tensors:
-        """Weights and the optimizer's tensors, in an order to which a first step only adds."""
-        return {f"weight/{n}": w for n, w in self.weights.items()} | {
-            f"state/{n}": s for n, s in self.optimizer.items()
-        }
+        """Weights, the optimizer's tensors and the receiver's, in an order to which a first step only adds."""
+        trees = {"weight": self.weights, "state": self.optimizer, "received": self.received}
+        return {f"{kind}/{name}": tensor for kind, tree in trees.items() for name, tensor in tree.items()}
 
     @classmethod
     def parse(cls, numbers: str, model: Tensors, shared: Tensors) -> "State":
         """Undo `numbers` and `model`. Raises ValueError or ConfigError where they are no state."""
         exchange, stepping, steps, rates = _NUMBERS.validate_json(numbers)
-        checked = Stepping.of(parse(stepping.options), stepping.rounds, stepping.undecayed)
+        if stepping.receiver not in RECEIVERS:
+            raise ValueError(f"there is no receiver {quoted(stepping.receiver)}")
+        checked = Stepping.of(parse(stepping.options), stepping.rounds, stepping.undecayed, stepping.receiver)
         if exchange < 0 or not 0 <= steps <= stepping.rounds:
             raise ValueError(f"{steps} of {stepping.rounds} steps and {exchange} exchanges cannot be")
-        weights, optimizer = (
+        weights, optimizer, received = (
             {name.removeprefix(kind): tensor for name, tensor in model.items() if name.startswith(kind)}
-            for kind in ("weight/", "state/")
+            for kind in ("weight/", "state/", "received/")
         )
         groups = {name in stepping.undecayed for name in weights}
         if not weights or len(rates) != len(groups):
             raise ValueError(f"{len(rates)} learning rates are not for {len(groups)} groups of weights")
-        if _kinds(optimizer) != (_kinds(_first_state(weights, checked)) if steps else {}):
+        if _kinds(optimizer) != (_kinds(first_state(weights, checked)) if steps else {}):
             raise ValueError("it must hold the optimizer's tensors, which are like the weights")
         counts = [tensor for key, tensor in optimizer.items() if key.startswith("step/")]
         if counts and not (torch.stack(counts) >= 0).all():  # the optimizer divides by what it makes of them
             raise ValueError("the optimizer's steps must not be negative")
-        return cls(exchange, checked, weights, optimizer, shared, steps, rates)
+        if _kinds(received) != (_kinds(first_received(weights, checked)) if steps else {}):
+            raise ValueError("it must hold the receiver's tensors, which are like the weights")
+        return cls(exchange, checked, weights, optimizer, received, shared, steps, rates)
 
     def copied(self) -> "State":
         """The same in memory of its own."""
-        weights, optimizer, shared = (_copied(tree) for tree in (self.weights, self.optimizer, self.shared))
-        return replace(self, weights=weights, optimizer=optimizer, shared=shared)
+        trees = (self.weights, self.optimizer, self.received, self.shared)
+        weights, optimizer, received, shared = (_copied(tree) for tree in trees)
+        return replace(self, weights=weights, optimizer=optimizer, received=received, shared=shared)
 
     @property
     def floats(self) -> int:
         """How many values it is to be told."""
-        trees = (self.weights, self.optimizer, self.shared)
+        trees = (self.weights, self.optimizer, self.received, self.shared)
         return sum(tensor.numel() for tree in trees for tensor in tree.values())
 
 
@@ -154,8 +120,10 @@ class Replica:
         """Go on from `state`, in its tensors."""
         self.weights = state.weights
         self._stepping = state.stepping
+        self._receive = RECEIVERS.load(state.stepping.receiver)
+        self._received = state.received
         self._optimizer = optimizer_of(state.weights, state.stepping)
-        self._schedule = _schedule(self._optimizer, state.stepping)
+        self._schedule = schedule_of(self._optimizer, state.stepping)
         for name, tensor in state.optimizer.items():
             key, _, weight = name.partition("/")
             self._optimizer.state[state.weights[weight]][key] = tensor
@@ -168,10 +136,14 @@ class Replica:
     @classmethod
     def new(cls, weights: Mapping[str, Tensor], stepping: Stepping) -> "Replica":
         """One that has not stepped yet, in weights of its own."""
-        return cls(State(0, stepping, _copied(weights), {}, {}, 0, ()))
+        return cls(State(0, stepping, _copied(weights), {}, {}, {}, 0, ()))
 
-    def step(self, update: Tensors) -> None:
-        """One optimizer iteration on `update`, a gradient per block."""
+    def step(self, update: Tensors, noise: Tensors, weighs: bool = True) -> None:
+        """One optimizer iteration on `update`, a gradient per block. noise: energy of the noise in each, a scalar.
+
+        weighs: whether the receiver is to weigh the update by it.
+        """
+        update, self._received = self._receive(update, noise, self._received, weighs)
         for name, weight in self.weights.items():
             weight.grad = update[name]
         self._optimizer.step()
@@ -193,7 +165,7 @@ class Replica:
             if isinstance(value, Tensor)
         }
         steps: int = self._schedule.last_epoch
-        return State(exchange, self._stepping, self.weights, optimizer, shared, steps, self.rates)
+        return State(exchange, self._stepping, self.weights, optimizer, self._received, shared, steps, self.rates)
 
 
 class Follower:
@@ -234,7 +206,8 @@ class Follower:
         if news.heard is not None:
             update, self.shared = scheme.decode(news.heard, self.shared, news.context)
             if update is not None:
-                self._replica.step(update)
+                noise = scheme.noise_energies(news.heard, news.context)
+                self._replica.step(update, noise, scheme.weighs(news.context))
         self._exchange += 1
 
 
@@ -251,48 +224,6 @@ def following(follower: Follower | None, told: News | State, scheme: Scheme) -> 
 def checksum(*trees: Tensors) -> int:
     """The sum of all bits as numbers of 32, which no order of adding changes."""
     return sum(int(tensor.reshape(-1).view(torch.int32).sum()) for tree in trees for tensor in tree.values())
-
-
-def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:
-    """The optimizer that steps `weights`."""
-    parts = [
-        ([w for name, w in weights.items() if name not in stepping.undecayed], stepping.weight_decay),
-        ([w for name, w in weights.items() if name in stepping.undecayed], 0.0),
-    ]
-    groups: list[dict[str, Any]] = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
-    if stepping.optimizer == "adamw":
-        return AdamW(groups, stepping.learning_rate, betas=(0.9, 0.95))
-    return SGD(groups, stepping.learning_rate, stepping.momentum)
-
-
-def _schedule(optimizer: Optimizer, stepping: Stepping) -> LRScheduler:
-    """The learning rate over the run; a round in which nobody spoke does not count."""
-    rounds = stepping.rounds
-    if stepping.lr_schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=rounds)
-    if stepping.lr_schedule == "step":
-        return MultiStepLR(optimizer, [round(stepping.lr_decay_at * rounds)], gamma=0.1)
-    if stepping.lr_schedule == "one-cycle":  # as in epfml/llm-baselines: from 1/100 to 1/5 of the peak
-        return OneCycleLR(
-            optimizer,
-            max_lr=stepping.learning_rate,
-            total_steps=rounds + 1,
-            pct_start=WARM_UP + 1e-9,  # torch divides by zero where this makes exactly one step
-            anneal_strategy="cos",
-            cycle_momentum=False,
-            div_factor=100,
-            final_div_factor=0.05,
-        )
-    return ConstantLR(optimizer, factor=1.0)
-
-
-def _first_state(weights: Tensors, stepping: Stepping) -> Tensors:
-    """Tensors like those of the optimizer after a step."""
-    if stepping.optimizer == "sgd":
-        return {f"momentum_buffer/{name}": w for name, w in weights.items()} if stepping.momentum else {}
-    count = torch.zeros(())
-    states = ({f"step/{n}": count, f"exp_avg/{n}": w, f"exp_avg_sq/{n}": w} for n, w in weights.items())
-    return {key: tensor for state in states for key, tensor in state.items()}
 
 
 def _kinds(tensors: Tensors) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -9,19 +9,21 @@ from torch import Tensor
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.blocks import Tensors, blocks_of
+from laser_fl.broadcaster import Broadcaster, volume
 from laser_fl.channels import CHANNELS
 from laser_fl.channels.base import Channel
 from laser_fl.checkpoints import CheckpointError, Numbers, Progress
 from laser_fl.config import RunConfig
-from laser_fl.downlink import Downlink, noise_std
+from laser_fl.downlink import Downlink
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.guards import NormCaps
 from laser_fl.ledger import Entry, Tally
-from laser_fl.pipeline import Broadcast, Uplink, receive
+from laser_fl.pipeline import Broadcast, Reception, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
 from laser_fl.receipts import Receipts
-from laser_fl.replica import News, State, checksum
+from laser_fl.receivers import AUTO
+from laser_fl.replica import State
 from laser_fl.replies import Expected, Fault, Reply, Taken
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
@@ -75,12 +77,14 @@ class Training:
         self.spectrum: dict[str, float] = {}
         self.warning = ""
         self.snapshots = ""
-        self.server = Server(weights, config, plan.rounds, undecayed, buffers or {})
         self._blocks = blocks_of(weights, transposed)
         self._streams = Streams(config.seed)
         self._scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
-        channel = "awgn" if self._scheme.promises.noiseless else config.channel
-        self._channel: Channel = from_fields(CHANNELS.load(channel), config)
+        receiver = _receiver(config, self._scheme)
+        self.server = Server(weights, config, plan.rounds, undecayed, buffers or {}, receiver)
+        ideal = self._scheme.promises.noiseless
+        self._broadcaster = Broadcaster(self.server, config.downlink, math.inf if ideal else config.downlink_power)
+        self._channel: Channel = from_fields(CHANNELS.load("awgn" if ideal else config.channel), config)
         self._allocation = ALLOCATIONS.load(config.power_allocation)
         self._policy = POLICIES.load(config.power_policy)
         like = next(iter(weights.values()))
@@ -88,12 +92,9 @@ class Training:
         self._caps = NormCaps(config.norm_cap)
         self._taken = [-1] * config.clients
         self._updates = 0
-        self._sent: Tensors | None = None
         self._exchange = self._since = 0
-        self._news: News | None = None
-        self._news_floats: int | None = None  # None where all is told, not news
         self._buffers: Tensors = {}
-        self._update: Tensors | None = None
+        self._reception: Reception | None = None
         refuse_silence(config, self._channel, plan.rounds, self._streams)
         self._begin_round()
 
@@ -127,6 +128,7 @@ class Training:
     def state(self) -> tuple[Numbers, Tensors]:
         """All that decides how the run goes on from here, between two rounds, but for the ledger."""
         replica, beside, steps = self.server.state(self._exchange, self._shared)
+        news_floats, sent = self._broadcaster.state()
         numbers = Progress(
             round=self.round,
             exchange=self._exchange,
@@ -134,11 +136,11 @@ class Training:
             taken=self._taken,
             usual=self._caps.usual,
             train_loss=self.train_loss,
-            news_floats=self._news_floats,
+            news_floats=news_floats,
             replica=replica.numbers,
             steps=steps,
         ).model_dump()
-        trees = {"replica": replica.model, "shared": self._shared, "server": beside, "sent": self._sent or {}}
+        trees = {"replica": replica.model, "shared": self._shared, "server": beside, "sent": sent}
         return numbers, {f"{tree}/{name}": t for tree, named in trees.items() for name, t in named.items()}
 
     def restore(self, numbers: Numbers, tensors: Tensors, ledger: Sequence[Entry]) -> None:
@@ -161,10 +163,9 @@ class Training:
             raise CheckpointError(f"checkpoint: is of {len(known.taken)} clients after {known.round} rounds")
         self.round, self._updates, self._taken = known.round, known.updates, known.taken
         self._caps = NormCaps(self.config.norm_cap, known.usual)
-        self.train_loss, self._news_floats = known.train_loss, known.news_floats
-        self._shared, self._sent = state.shared, trees["sent"] or None
+        self.train_loss, self._shared = known.train_loss, state.shared
         self._exchange = self._since = state.exchange
-        self._news = None
+        self._broadcaster.restore(known.news_floats, trees["sent"])
         self.ledger = list(ledger)
         if not self.finished:
             self._begin_round()
@@ -174,11 +175,11 @@ class Training:
 
         missed: they missed what was told, which costs another broadcast; or they only lost what they had.
         """
-        if not self._compressed:
+        if not self._broadcaster.compressed:
             weights = self.server.weights
-            self._tally.broadcast_floats += _floats(weights) if missed else 0
+            self._tally.broadcast_floats += volume(weights) if missed else 0
             return replace(self.broadcast(), weights=weights, downlink=Downlink("start"))
-        state = self._state()
+        state = self.server.replica.state(self._exchange, self._shared)
         self._tally.broadcast_floats += state.floats if missed else 0
         return replace(self.broadcast(), told=state)
 
@@ -187,13 +188,13 @@ class Training:
         return Broadcast(
             receipts=Receipts(self._exchange, tuple(self._taken), self._since, self._saves, self.snapshots),
             caps=self._caps.told,
-            weights=self._down,
-            shared={} if self._compressed else self._shared,
+            weights=self._broadcaster.weights,
+            shared={} if self._broadcaster.compressed else self._shared,
             scheme=self._scheme,
             context=self._context(),
-            downlink=self._downlink,
+            downlink=self._broadcaster.downlink,
             buffers=self.server.buffers,
-            told=self._told(),
+            told=self._broadcaster.told(self._exchange, self._shared),
         )
 
     def absorb(self, replies: Sequence[Reply], faults: Sequence[Fault] = ()) -> bool:
@@ -207,7 +208,7 @@ class Training:
         """
         taken = self._expected().take(replies, faults)
         self._tally.faults += taken.faults
-        self._count_what_went_down()
+        self._tally.broadcast_floats += self._broadcaster.floats(self._exchange, self._shared, self._phase == 0)
         if len(taken.clients) < min(self.config.min_clients, len(self._turnout.present)):
             self._repeat(taken)
             return False
@@ -245,99 +246,57 @@ class Training:
             self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
         beside = len(self._caps.told.keys() & uplink.signals.keys())
         if self._phase == 0:
-            beside += _floats(self._buffers)
+            beside += volume(self._buffers)
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
         self._caps.observe(uplink.signals, uplink.signal_norms)
-        if self._compressed:
-            self._news = News(self._exchange, ctx, reception.heard, checksum(self.server.weights, self._shared))
-            self._news_floats = self._news.floats
+        self._broadcaster.hear(self._exchange, ctx, reception.heard, self._shared)
         self._shared = reception.shared
         if self._phase > 0 and not ctx.speakers:  # all who spoke before were left out: as if nobody had
-            self._shared, self._news, self._news_floats = self._shared_before, None, None
-        self._update = reception.update
+            self._shared = self._shared_before
+            self._broadcaster.forget()
+        self._reception = reception
         self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats + beside)
-
-    def _count_what_went_down(self) -> None:
-        """Of this exchange: what all nodes are told, and in a round's first phase the model."""
-        if not self._compressed:
-            self._tally.broadcast_floats += _floats(self._shared)
-        elif self._news_floats is None:
-            self._tally.broadcast_floats += self._state().floats
-        else:
-            self._tally.broadcast_floats += self._news_floats
-        if self._phase == 0:
-            self._tally.broadcast_floats += _floats(self._down) + _floats(self.server.buffers)
 
     def _begin_round(self) -> None:
         """Draw the turnout, and make what goes down."""
         self._turnout = Turnout.drawn(
             self.config, self._channel, self._scheme, self._blocks, self.round, self._power, self._streams
         )
-        self._down, self._downlink = self._make_downlink()
+        self._broadcaster.begin_round()
         self._phase, self._shared_before = 0, self._shared
         self._tally = Tally(torch.zeros(self.config.clients, dtype=torch.float64))
-        self._buffers, self._update = {}, None
+        self._buffers, self._reception = {}, None
 
     def _end_round(self) -> bool:
         """Step on the update; a round in which nobody spoke leaves the server as it was."""
         self.ledger.append(self._entry())
         self.warning = _warning(self.round + 1, self._tally.faults)
-        update = self._update
-        if self.config.downlink == "update":
-            self._sent = {name: w.clone() for name, w in self.server.weights.items()}
+        reception = self._reception
+        self._broadcaster.end_round()
         self.spectrum = {}
-        if update is not None:
+        if reception is not None and reception.update is not None:
             if self.config.spectrum_rank and self.plan.evaluates_after(self.round):
-                self.spectrum = spectrum(update, self._blocks, self.config.spectrum_rank)
-            self.server.step(update, self._buffers)
+                self.spectrum = spectrum(reception.update, self._blocks, self.config.spectrum_rank)
+            self.server.step(reception.update, reception.noise, self._buffers, reception.weighs)
             self._updates += 1
         self.round += 1
         if not self.finished:
             self._begin_round()
         return True
 
-    def _make_downlink(self) -> tuple[Tensors, Downlink]:
-        """What goes down of the model, and under which noise the clients hear it."""
-        weights, power = self.server.weights, self._downlink_power
-        if self._compressed:
-            return {}, Downlink("heard")
-        if self.config.downlink == "model":
-            return weights, Downlink("model", noise_std(weights, power))
-        if self._sent is None:
-            return weights, Downlink("start")
-        update = {name: w - self._sent[name] for name, w in weights.items()}
-        return update, Downlink("update", noise_std(update, power))
-
-    @property
-    def _compressed(self) -> bool:
-        """Whether nodes make the model by themselves of what was heard."""
-        return self.config.downlink == "compressed"
-
-    def _told(self) -> News | State | None:
-        """What they make it of."""
-        return (self._news or self._state()) if self._compressed else None
-
-    def _state(self) -> State:
-        return self.server.replica.state(self._exchange, self._shared)
-
     def _entry(self) -> Entry:
         """The round's line of the ledger; refused where a client exceeded the budget."""
-        ideal = self._downlink.noise_std == 0  # or nothing was sent
+        energy = self._broadcaster.energy
         return self._tally.entry(
             round=self.round + 1,
             present=len(self._turnout.present),
             speakers=len(self._turnout.speakers),
             power=self._power,
             bandwidth=self.config.bandwidth,
-            broadcast_energy=0.0 if ideal else self._downlink_power,
-            broadcast_uses=0 if ideal else self.parameters,
+            broadcast_energy=energy,
+            broadcast_uses=self.parameters if energy else 0,
         )
-
-    @property
-    def _downlink_power(self) -> float:
-        """Of the server, per broadcast of the model."""
-        return math.inf if self._scheme.promises.noiseless else self.config.downlink_power
 
     @property
     def _power(self) -> float:
@@ -348,7 +307,6 @@ class Training:
 
     def _context(self) -> Context:
         power, promises, turnout = self._power, self._scheme.promises, self._turnout
-        sigma = math.sqrt(self._channel.noise_variance) * turnout.links.noise_scale
         averaged = turnout.present if promises.error_feedback else turnout.speakers
         return Context(
             blocks=self._blocks,
@@ -356,7 +314,7 @@ class Training:
             phase=self._phase,
             updates=self._updates,
             power=power * promises.phase_shares[self._phase],
-            noise_std=0.0 if math.isinf(power) else sigma,
+            noise_std=0.0 if math.isinf(power) else self._channel.noise_std(self.config.clients),
             clients=self.config.clients,
             present=turnout.present,
             speakers=turnout.speakers,
@@ -366,12 +324,17 @@ class Training:
         )
 
 
+def _receiver(config: RunConfig, scheme: Scheme) -> str:
+    """The name of the run's receiver. Raises ConfigError where it cannot weigh what the scheme makes of signals."""
+    name = scheme.promises.receiver if config.receiver == AUTO else config.receiver
+    if name != "plain" and not scheme.promises.linear:
+        rule = f"must be plain or auto for strategy {config.strategy}, which is not linear"
+        raise ConfigError(f"receiver: {rule}, got {config.receiver!r}")
+    return name
+
+
 def _warning(round: int, faults: Sequence[Fault]) -> str:
     if not faults:
         return ""
     more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     return f"round {round}: left out {'; '.join(str(fault) for fault in faults[:NAMED])}{more}"
-
-
-def _floats(tensors: Tensors) -> int:
-    return sum(tensor.numel() for tensor in tensors.values())

@@ -1,0 +1,104 @@
+"""How a model steps: optimizer, learning rate over the run, receiver; and what these remember after a step."""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.receivers import RECEIVERS
+
+WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """How a model steps: the optimizer and its learning rate over a run of `rounds`.
+
+    undecayed: names of the weights to which weight decay does not apply. receiver: a name in RECEIVERS, of what
+        weighs the updates. The rest is as in the config.
+    """
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    lr_schedule: str
+    lr_decay_at: float
+    rounds: int
+    undecayed: tuple[str, ...]
+    receiver: str = "plain"
+
+    @classmethod
+    def of(cls, config: RunConfig, rounds: int, undecayed: Collection[str] = (), receiver: str = "plain") -> "Stepping":
+        """The config's."""
+        return cls(
+            optimizer=config.optimizer,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            lr_schedule=config.lr_schedule,
+            lr_decay_at=config.lr_decay_at,
+            rounds=rounds,
+            undecayed=tuple(undecayed),
+            receiver=receiver,
+        )
+
+    @property
+    def options(self) -> dict[str, str | float]:
+        """What of it is in a run's config, by its keys there."""
+        own = asdict(self)
+        return {key.replace("_", "-"): own[key] for key in own if key not in ("rounds", "undecayed")}
+
+
+def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:
+    """The optimizer that steps `weights`."""
+    parts = [
+        ([w for name, w in weights.items() if name not in stepping.undecayed], stepping.weight_decay),
+        ([w for name, w in weights.items() if name in stepping.undecayed], 0.0),
+    ]
+    groups: list[dict[str, Any]] = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
+    if stepping.optimizer == "adamw":
+        return AdamW(groups, stepping.learning_rate, betas=(0.9, 0.95))
+    return SGD(groups, stepping.learning_rate, stepping.momentum)
+
+
+def schedule_of(optimizer: Optimizer, stepping: Stepping) -> LRScheduler:
+    """The learning rate over the run; a round in which nobody spoke does not count."""
+    rounds = stepping.rounds
+    if stepping.lr_schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=rounds)
+    if stepping.lr_schedule == "step":
+        return MultiStepLR(optimizer, [round(stepping.lr_decay_at * rounds)], gamma=0.1)
+    if stepping.lr_schedule == "one-cycle":  # as in epfml/llm-baselines: from 1/100 to 1/5 of the peak
+        return OneCycleLR(
+            optimizer,
+            max_lr=stepping.learning_rate,
+            total_steps=rounds + 1,
+            pct_start=WARM_UP + 1e-9,  # torch divides by zero where this makes exactly one step
+            anneal_strategy="cos",
+            cycle_momentum=False,
+            div_factor=100,
+            final_div_factor=0.05,
+        )
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def first_state(weights: Tensors, stepping: Stepping) -> Tensors:
+    """Tensors like those of the optimizer after a step."""
+    if stepping.optimizer == "sgd":
+        return {f"momentum_buffer/{name}": w for name, w in weights.items()} if stepping.momentum else {}
+    count = torch.zeros(())
+    states = ({f"step/{n}": count, f"exp_avg/{n}": w, f"exp_avg_sq/{n}": w} for n, w in weights.items())
+    return {key: tensor for state in states for key, tensor in state.items()}
+
+
+def first_received(weights: Tensors, stepping: Stepping) -> Tensors:
+    """Tensors like those of the receiver after a step."""
+    silence = {name: torch.zeros((), dtype=torch.float64) for name in weights}
+    known: Tensors = RECEIVERS.load(stepping.receiver)(weights, silence, {})[1]
+    return known
