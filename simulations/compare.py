@@ -15,14 +15,13 @@ from laser_fl.files import METRICS
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Scheme
 from laser_fl.tables import from_fields
+from simulations.figures.curves import COLOURS
 from simulations.side_by_side import Outcome
 
 COMPARISON = "comparison.csv"
-HIGHLIGHTED: dict[str, dict[str, Any]] = {
-    "sgd": {"color": "C0", "lw": 2.2},
-    "z-sgd": {"color": "C1", "lw": 2.2},
-    "laser": {"color": "C2", "lw": 2.2},
-}
+HIGHLIGHTED = ("sgd", "z-sgd", "laser")
+BOLD: dict[str, Any] = {"lw": 2.2, "zorder": 3}
+FAINT: dict[str, Any] = {"lw": 1.2, "alpha": 0.55}
 AXES = {
     "round": "round",
     "channel_uses": "channel uses",
@@ -67,11 +66,11 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
-        for index, (name, outcome) in enumerate(outcomes.items()):
+        for name, outcome in outcomes.items():
             if not (outcome.folder / METRICS).is_file():
                 continue
             metrics = pd.read_csv(outcome.folder / METRICS)
-            style = HIGHLIGHTED.get(name, {"color": f"C{index + 3}", "lw": 1.2, "alpha": 0.55})
+            style = {"color": COLOURS.get(name, "grey"), **(BOLD if name in HIGHLIGHTED else FAINT)}
             if over == "energy" and is_noiseless(name):  # its energy is in the gradient's unit
                 axes.axhline(100 * metrics["test_accuracy"].iloc[-1], ls=":", label=f"{name} (last)", **style)
                 continue

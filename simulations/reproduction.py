@@ -84,8 +84,8 @@ class Reproduction:
 
     def runs(self, root: Path) -> list[Run]:
         """Those of the figure's runs that are asked for, in folders below `root`. Raises ConfigError for none."""
-        wanted = {key: [_read(key, value) for value in values] for key, values in self.only.items()}
         runs = runs_of(self.grids, root)
+        wanted = {key: [_read(key, value, runs) for value in values] for key, values in self.only.items()}
         left = [r for r in runs if all(r.config.to_flat()[key] in values for key, values in wanted.items())]
         if runs and not left:
             raise ConfigError(f"--only: must leave some of the figure's {len(runs)} runs, got {dict(self.only)}")
@@ -108,7 +108,7 @@ class Reproduction:
             judged[part].to_csv(path, index=False)
         picture = self.figure.draw(table)
         if self.changes:
-            picture.suptitle(self.title, fontsize="small")
+            picture.suptitle(self.title, fontsize="small", wrap=True)
         for path in self.pictures(folder):
             picture.savefig(path, dpi=150)
         (folder / FIGURE).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -119,6 +119,12 @@ class Reproduction:
         return self.figure.scales[self.scale].grids
 
 
-def _read(key: str, value: str) -> Any:
-    """A value as the config has it. Raises ConfigError for a wrong one."""
-    return parse({key: value}).to_flat()[key]
+def _read(key: str, value: str, runs: Sequence[Run]) -> Any:
+    """A value as the config has it. Raises ConfigError for one with which none of the runs could be."""
+    refused = ConfigError(f"{key}: there are no runs")
+    for run in runs:
+        try:
+            return parse(run.config.to_flat() | {key: value}).to_flat()[key]
+        except ConfigError as error:
+            refused = error
+    raise refused

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from simulations.figures import figure5, policies
+from simulations.figures.adaptive import ByTask, savings, standing
 from simulations.figures.claims import BELOW_THE_HIGHEST, EVERYWHERE, NOT_AT_THE_HIGHEST
 from simulations.figures.judges import Claim, Claims, Reductions, Scores, power_needed, scored
 from simulations.sweep import Grid
@@ -168,3 +169,41 @@ def test_of_best_of_keys_the_chosen_values_count_and_are_told():
     seen = []
     Claims((Claim("any", lambda means: (str(seen.append(means.max())), True)),), GRID)(both)
     assert seen == [80]
+
+
+class TestOursBesideTheOthers:
+    def results(self):
+        """Two methods and ours over two powers, two seeds each."""
+        scores = {
+            ("laser-adaptive", "auto"): {1.0: (0.90, 0.92), 10.0: (0.95, 0.95)},
+            ("laser", "auto"): {1.0: (0.80, 0.80), 10.0: (0.91, 0.91)},
+            ("laser", "wiener"): {1.0: (0.85, 0.85), 10.0: (0.96, 0.96)},
+        }
+        return pd.DataFrame(
+            {"task": "mnist", "strategy": strategy, "receiver": receiver, "compression-factor": 0.1, "power": power}
+            | {"seed": seed, "best_ema_test_accuracy": score}
+            for (strategy, receiver), powers in scores.items()
+            for power, pair in powers.items()
+            for seed, score in enumerate(pair)
+        )
+
+    def test_ours_stands_by_the_best_other_and_the_spread(self):
+        table = ByTask(standing)(self.results())
+        assert table["best other"].tolist() == ["laser, wiener", "laser, wiener"]
+        assert table["lead"].tolist() == pytest.approx([6.0, -1.0])
+        assert table["spread"].tolist() == pytest.approx([100 * 0.02 / 2**0.5, 0.0])
+        assert table["verdict"].tolist() == ["ahead", "behind"]
+
+    def test_one_seed_is_no_verdict(self):
+        results = self.results()
+        assert ByTask(standing)(results[results["seed"] == 0])["verdict"].tolist() == ["", ""]
+
+    def test_ours_is_as_good_as_laser_at_less_power(self):
+        table = ByTask(savings)(self.results())
+        assert table["needs"].tolist() == [1.0, 1.0]
+        assert table["times less"].tolist() == [1.0, 10.0]
+        assert table["bound"].tolist() == ["at least", "at least"]
+        worse = self.results().replace({"strategy": {"laser-adaptive": "laser", "laser": "laser-adaptive"}})
+        table = ByTask(savings)(worse[worse["receiver"] == "auto"])
+        assert table["bound"].tolist() == ["", "at most"]
+        assert table["times less"].tolist() == pytest.approx([0.1, 1.0])

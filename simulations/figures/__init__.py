@@ -17,6 +17,9 @@ FIGURES = Table(
         "table6": Entry("simulations.figures.figure2:FIGURE2", "see figure2"),
         "table11": Entry("simulations.figures.figure4:FIGURE4", "see figure4"),
         "influence": Entry("simulations.figures.influence:INFLUENCE", "Eq. (4): λ of LASER and Z-SGD over power"),
+        "adaptive": Entry(
+            "simulations.figures.adaptive:ADAPTIVE", "ours: laser-adaptive beside the others, over power"
+        ),
         "channels": Entry("simulations.figures.channels:CHANNELS", "ours: accuracy over power, channel by channel"),
     }
 )

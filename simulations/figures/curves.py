@@ -15,7 +15,7 @@ STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": Fa
 MOST_TICKS = 10
 COLOURS = {
     "laser": "C2", "z-sgd": "C1", "sgd": "C0", "signum": "C3", "random-k": "C4", "sketch": "C5", "a-dsgd": "C6",
-    "d-dsgd": "C7",
+    "d-dsgd": "C7", "laser-adaptive": "C8",
 }  # fmt: skip
 
 

@@ -168,12 +168,12 @@ def power_needed(results: pd.DataFrame, strategy: str, target: float) -> float:
     _, best = score_of(results)
     means = results[results["strategy"] == strategy].groupby("power")["score"].mean().sort_index()
     ahead = (means - target if best is max else target - means).to_numpy()
-    powers = np.log(means.index.to_numpy(dtype=float))
-    reached = np.flatnonzero(ahead >= 0)
+    reached = np.flatnonzero(ahead >= -1e-9)  # equal runs have means that are equal but for their last bits
     if len(reached) == 0:
         return math.inf
     first = int(reached[0])
     if first == 0:
         return float(means.index[0])
     share = -ahead[first - 1] / (ahead[first] - ahead[first - 1])
-    return float(np.exp(powers[first - 1] + share * (powers[first] - powers[first - 1])))
+    below, above = means.index[first - 1], means.index[first]
+    return float(below * (above / below) ** share)
