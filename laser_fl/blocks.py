@@ -45,6 +45,16 @@ class Block:
         rows, columns = self.shape[0], prod(self.shape[1:])
         return (columns, rows) if self.transposed else (rows, columns)
 
+    @cached_property
+    def is_tall(self) -> bool:
+        """True where the matrix view has more rows than columns."""
+        rows, columns = self.matrix_shape
+        return rows > columns
+
+    def wide(self, matrix: Float[Tensor, "... rows columns"]) -> Float[Tensor, "..."]:
+        """Turn a tall block's matrix, so that the first axis is the shorter one, and back."""
+        return matrix.mT if self.is_tall else matrix
+
     def to_matrix(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "... rows columns"]:
         """View (leading axes, *shape) as (leading axes, rows, columns)."""
         leading = tensor.shape[: tensor.ndim - len(self.shape)]

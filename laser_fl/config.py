@@ -22,9 +22,10 @@ from laser_fl.channels import CHANNELS
 from laser_fl.errors import ConfigError, brief, quoted
 from laser_fl.partitions import PARTITIONS
 from laser_fl.policies import POLICIES
+from laser_fl.receivers import AUTO, RECEIVERS
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.exchanges import EXCHANGES
-from laser_fl.schemes.receivers import RECEIVERS
+from laser_fl.schemes.recoveries import RECOVERIES
 from laser_fl.tables import Table
 from laser_fl.tasks import TASKS
 from laser_fl.trackers import TRACKERS
@@ -34,10 +35,10 @@ def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _one_of(table: Table) -> Callable[[str], str]:
+def _one_of(table: Table, *more: str) -> Callable[[str], str]:
     def check(name: str) -> str:
-        if name not in table:
-            raise ValueError(f"must be one of {', '.join(table)}")
+        if name not in (*more, *table):
+            raise ValueError(f"must be one of {', '.join((*more, *table))}")
         return name
 
     return check
@@ -120,15 +121,20 @@ class RunConfig(BaseModel):
     dirichlet_alpha: Positive = Field(0.5, description="of partition=dirichlet; small: uneven")
     shards_per_client: Count = Field(2, description="of partition=shards")
     strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
-    rank: Count = Field(2, description="rank of laser's factors")
+    rank: CountOrNone = Field(2, description="rank of laser's factors; 0: what the power carries, of laser-adaptive")
     factor_exchange: Annotated[str, AfterValidator(_one_of(EXCHANGES))] = Field(
         "alternating", description="how laser's factors get to the server"
     )
     phase_split: float = Field(0.5, gt=0, lt=1, description="power share of the first of two-phase's phases")
-    compression_factor: float = Field(0.1, gt=0, le=1, description="values sent per value: random-k, sketch, a-dsgd")
+    compression_factor: float = Field(
+        0.1, ge=0, le=1, description="values sent per value: random-k (0: what the power carries), sketch, a-dsgd"
+    )
     sparsity: float = Field(0.5, gt=0, le=1, description="largest values kept per number sent: a-dsgd")
-    receiver: Annotated[str, AfterValidator(_one_of(RECEIVERS))] = Field(
-        "lmmse", description="how a-dsgd's server gets the gradient back"
+    recovery: Annotated[str, AfterValidator(_one_of(RECOVERIES))] = Field(
+        "lmmse", description="how a-dsgd's server gets the sparse mean back"
+    )
+    receiver: Annotated[str, AfterValidator(_one_of(RECEIVERS, AUTO))] = Field(
+        AUTO, description="how the server weighs what a linear strategy's clients sent; auto: the strategy's own"
     )
     channel: Annotated[str, AfterValidator(_one_of(CHANNELS))] = Field("awgn", description="what happens in the air")
     power: Annotated[float, AfterValidator(_power)] = Field(
@@ -227,6 +233,10 @@ class RunConfig(BaseModel):
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")
+        if self.rank == 0 and self.strategy == "laser":
+            raise ValueError(f"rank: must be greater than 0 for strategy {self.strategy}, got 0")
+        if self.compression_factor == 0 and self.strategy in ("sketch", "a-dsgd"):
+            raise ValueError(f"compression-factor: must be greater than 0 for strategy {self.strategy}, got 0")
         if self.precision != "float32" and self.client_batching == "vmap":
             rule = f"must be loop or auto for precision {self.precision}"
             raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")

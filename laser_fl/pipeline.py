@@ -119,7 +119,8 @@ class Reception:
     """What the server made of an exchange.
 
     heard: None in a round in which nobody spoke.
-    update: None until the scheme's last phase, and in a round in which nobody spoke.
+    update: None until the scheme's last phase, and in a round in which nobody spoke. noise: the expected energy of
+        the noise in each of its blocks. weighs: whether a receiver is to weigh it by that.
     side_channel_floats: norms up and amplitudes down, per client.
     """
 
@@ -128,6 +129,8 @@ class Reception:
     shared: Tensors
     usage: Usage
     side_channel_floats: int
+    noise: Tensors = field(default_factory=dict)
+    weighs: bool = True
 
 
 def send(
@@ -208,7 +211,8 @@ def receive(
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
         heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
     update, shared = scheme.decode(heard, shared, ctx)
-    return Reception(heard, update, shared, usage, side_channel_floats)
+    noise = {} if update is None else scheme.noise_energies(heard, ctx)
+    return Reception(heard, update, shared, usage, side_channel_floats, noise, scheme.weighs(ctx))
 
 
 def join(uplinks: list[Uplink]) -> Uplink:

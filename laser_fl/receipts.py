@@ -8,9 +8,11 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.kept import Everything, Kept, Picked, Product, Sparse, Whole
+from laser_fl.schemes.kept import Everything, FactorAndColumns, Kept, Picked, Product, Sparse, Whole
 
-KINDS: dict[str, type[Kept]] = {kind.__name__: kind for kind in (Everything, Whole, Product, Picked, Sparse)}
+KINDS: dict[str, type[Kept]] = {
+    kind.__name__: kind for kind in (Everything, Whole, Product, FactorAndColumns, Picked, Sparse)
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.replica import Replica, State, Stepping
+from laser_fl.replica import Replica, State
+from laser_fl.stepping import Stepping
 
 
 class Server:
@@ -21,13 +22,14 @@ class Server:
         rounds: int,
         undecayed: Collection[str] = (),
         buffers: Mapping[str, Tensor] | None = None,
+        receiver: str = "plain",
     ) -> None:
         """weights: what is trained of the initial model; copied. rounds: length of the run, for the schedule.
 
         undecayed: names of the weights to which weight decay does not apply. buffers: what is not trained
-        but follows the data; copied.
+        but follows the data; copied. receiver: a name in RECEIVERS.
         """
-        self.replica = Replica.new(weights, Stepping.of(config, rounds, undecayed))
+        self.replica = Replica.new(weights, Stepping.of(config, rounds, undecayed, receiver))
         self._buffers = {name: b.detach().clone() for name, b in (buffers or {}).items()}
         self._decay = config.ema_decay
         self._sums = {name: torch.zeros_like(w) for name, w in self.model.items()}
@@ -68,9 +70,12 @@ class Server:
         self.replica = Replica(replace(state, weights={name: state.weights[name] for name in self.replica.weights}))
         self._steps = steps
 
-    def step(self, update: Tensors, buffers: Tensors | None = None) -> None:
-        """One optimizer iteration on `update`, a gradient per block; the buffers become `buffers`."""
-        self.replica.step(update)
+    def step(self, update: Tensors, noise: Tensors, buffers: Tensors | None = None, weighs: bool = True) -> None:
+        """One optimizer iteration on `update`, a gradient per block; the buffers become `buffers`.
+
+        noise: energy of the noise in each block of the update. weighs: whether the receiver is to weigh it by that.
+        """
+        self.replica.step(update, noise, weighs)
         self._buffers |= buffers or {}
         self._steps += 1
         torch._foreach_lerp_(list(self._sums.values()), list(self.model.values()), 1 - self._decay)

@@ -91,7 +91,7 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
             phase=phase,
             updates=parity,
             power=config.power,
-            noise_std=1.0,
+            noise_std=0.0 if math.isinf(config.power) else math.sqrt(config.noise_variance),
             clients=config.clients,
             present=everyone,
             speakers=everyone,

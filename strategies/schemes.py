@@ -20,7 +20,7 @@ from laser_fl.streams import Device
 from strategies.over_the_air import OverTheAir
 
 OPTIONS = {
-    "rank", "factor_exchange", "phase_split", "compression_factor", "sparsity", "receiver",
+    "rank", "factor_exchange", "phase_split", "compression_factor", "sparsity", "recovery", "receiver",
     "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients", "fraction",
     "dropout_rate", "rician_k_db", "csi_error_variance", "gain_threshold", "path_loss_exponent",
     "cell_radius", "antennas", "downlink", "downlink_power", "channel_uses", "bandwidth",
@@ -69,6 +69,12 @@ class Laser(_Named):
     def __init__(self, rank: int = 2, power: float = 1.0, **options: Any) -> None:
         """rank: of the factors. power: budget per client and round, linear."""
         super().__init__(rank=rank, power=power, **options)
+
+
+class LaserAdaptive(Laser):
+    """A factor along what was heard lately, and what else the power carries. Source: ours, docs/adaptive.md."""
+
+    strategy = "laser-adaptive"
 
 
 class ZSgd(_Named):

@@ -101,7 +101,7 @@ def simulate(scheme, gradients, noise, power, sigma, allocation, links=None, noi
             if scheme.digital:
                 heard = {key: (sum(s[key] for s in signals) / averaged, 0.0) for key in signals[0]}
             else:
-                heard = receive(scheme, signals, said, noise[t][phase], budget, nu * sigma, allocation, averaged, over)
+                heard = receive(scheme, signals, said, noise[t][phase], budget, (sigma, nu), allocation, averaged, over)
             update = scheme.decode(t, phase, heard)
         updates.append(update)
         for i in present:
@@ -111,8 +111,9 @@ def simulate(scheme, gradients, noise, power, sigma, allocation, links=None, noi
     return updates, memory
 
 
-def receive(scheme, signals, corrected, noise, power, sigma, allocation, averaged, links):
-    """signals[speaker][key] -> {key: (estimate, noise standard deviation)}."""
+def receive(scheme, signals, corrected, noise, power, sigmas, allocation, averaged, links):
+    """signals[speaker][key] -> {key: (estimate, noise std)}. sigmas: the expected one, what it is multiplied with."""
+    sigma, nu = sigmas
     clients, keys = len(signals), list(signals[0])
     blocks = sorted({b for b, _ in keys})
     parts = {b: [key for key in keys if key[0] == b] for b in blocks}
@@ -131,7 +132,7 @@ def receive(scheme, signals, corrected, noise, power, sigma, allocation, average
             transmitted = power * share[b] * part
             used += transmitted
             same = [s[key] for s in signals]
-            heard[key] = transmit(same, transmitted, sigma, noise[keys.index(key)], averaged, links)
+            heard[key] = transmit(same, transmitted, sigma * nu, noise[keys.index(key)], averaged, links)
     assert used <= power * (1 + 1e-9)
     return heard
 
@@ -328,6 +329,58 @@ class Alternating(Plain):
                 u = basis @ u.T if self.turn == 0 else u @ basis.T
             update.append(u)
         self.turn = 1 - self.turn
+        return update
+
+
+class Adaptive(Plain):
+    """laser-adaptive. bases[block]: (short, core, long), None where the block goes as it is; places[round][block]."""
+
+    error_feedback = True
+
+    def __init__(self, bases, places, shapes):
+        self.bases, self.places, self.shapes, self.now = list(bases), places, shapes, 0
+
+    def turned(self, b, matrix):
+        return matrix if self.shapes[b][0] <= self.shapes[b][1] else matrix.T
+
+    def encode(self, t, phase, m):
+        signals, kept, self.now = {}, {}, t
+        for b, g in enumerate(m):
+            if self.bases[b] is None:
+                signals[b, ""] = kept[b] = g
+                continue
+            long, wide = self.bases[b][2], self.turned(b, g)
+            signals[b, "factor"] = wide @ long
+            stands_for = signals[b, "factor"] @ long.T
+            signals[b, "columns"] = np.stack([(wide - stands_for)[:, j] for j in self.places[t][b]], axis=1)
+            for j in self.places[t][b]:
+                stands_for[:, j] = wide[:, j]
+            kept[b] = self.turned(b, stands_for)
+        return signals, kept
+
+    def split(self, block, norms, power, sigma, averaged):
+        short, rank = self.bases[block][0].shape
+        sizes = [short * rank, short * len(self.places[self.now][block])]
+        weights = [max(row[part] for row in norms) * sizes[part] ** 0.5 for part in range(2)]
+        return [w / sum(weights) for w in weights]
+
+    def decode(self, t, phase, heard):
+        update = []
+        for b, known in enumerate(self.bases):
+            if known is None:
+                update.append(heard[b, ""][0])
+                continue
+            short, core, long = known
+            u = heard[b, "factor"][0] @ long.T
+            for place, j in enumerate(self.places[t][b]):
+                u[:, j] += heard[b, "columns"][0][:, place]
+            fading = 1 - 0.5 * len(self.places[t][b]) / len(long)
+            lately = fading * short @ core @ long.T + u
+            short = orthonormal(lately @ long)
+            spread = lately.T @ short
+            long = orthonormal(spread)
+            self.bases[b] = short, spread.T @ long, long
+            update.append(self.turned(b, u))
         return update
 
 

@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, name, spoilt, rounds=WINDOW + 15, **options):
         values = {"clients": CLIENTS, "learning-rate": 1.0, "power": 2e3, "compression-factor": 0.3} | options
-        self.training = Training(parse(VARIANTS[name] | values), tensors(clients=None), Plan(rounds))
+        self.training = Training(parse(values | VARIANTS[name]), tensors(clients=None), Plan(rounds))
         self.spoilt, self.books, self.caps = spoilt, Books(CLIENTS), []
         self.host = Host(range(CLIENTS), self.respond)
 

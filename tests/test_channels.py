@@ -39,7 +39,9 @@ def transmit(sent, power, round=0, variance=SIGMA2, seed=0, channel=None, averag
     links = links.at(~silent)
     sent = {name: signal[~silent] for name, signal in sent.items()}
     ctx = context({}, clients=averaged, round=round, power=power, noise_variance=variance, seed=seed)
-    ctx = replace(ctx, noise_std=ctx.noise_std * links.noise_scale)
+    ctx = replace(
+        ctx, noise_std=0.0 if math.isinf(power) else replace(channel, noise_variance=variance).noise_std(CLIENTS)
+    )
     budget = torch.where(torch.tensor(math.isinf(power)), torch.inf, power * SHARES)
     return air.transmit(sent, norms(sent, int((~silent).sum())), budget, links, ctx)
 
@@ -266,7 +268,8 @@ class TestBlind:
         assert weights.mean().item() == pytest.approx(1, abs=5 * math.sqrt(variance / rounds))
         assert weights.var().item() == pytest.approx(variance, rel=0.15)
         noise = sum(links.noise_scale**2 for links in drawn) / rounds
-        assert noise == pytest.approx(clients / antennas, rel=0.1)
+        assert noise == pytest.approx(1, rel=0.1)
+        assert channel.noise_std(clients) ** 2 == pytest.approx(SIGMA2 * clients / antennas)
 
     def test_a_transmission_is_that_of_all_antennas_combined(self):
         """Antenna by antenna in complex numbers, without noise."""

@@ -66,7 +66,7 @@ def test_a_key_given_twice_and_presets_are_overridden_in_order(tmp_path):
         (["-c", "power=-1"], "power: must be greater than 0 (inf: no noise), got '-1'"),
         (
             ["-c", "strategy=lazer"],
-            "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, d-dsgd, laser, got 'lazer'",
+            f"strategy: must be one of {', '.join(SCHEMES)}, got 'lazer'",
         ),
         (["-c", "powr=1"], "powr: unknown key, did you mean power?"),
         (["-c", "power"], "-c: must be KEY=VALUE, got 'power'"),

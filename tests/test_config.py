@@ -14,7 +14,8 @@ WRONG = [
     ({"powr": 1}, "powr: unknown key, did you mean power?"),
     (
         {"strategy": "lazer"},
-        "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, d-dsgd, laser, got 'lazer'",
+        "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, d-dsgd, laser, laser-adaptive, "
+        "got 'lazer'",
     ),
     (
         {"task": "imagenet"},
@@ -31,14 +32,20 @@ WRONG = [
     ({"power": 0}, "power: must be greater than 0 (inf: no noise), got 0"),
     ({"power": "nan"}, "power: must be greater than 0 (inf: no noise), got 'nan'"),
     ({"power": "much"}, "power: must be a valid number, got 'much'"),
-    ({"rank": 0}, "rank: must be greater than or equal to 1, got 0"),
+    ({"rank": 0}, "rank: must be greater than 0 for strategy laser, got 0"),
+    ({"rank": -1}, "rank: must be greater than or equal to 0, got -1"),
+    ({"receiver": "ears"}, "receiver: must be one of auto, plain, wiener, got 'ears'"),
     ({"rank": "1.5"}, "rank: must be a valid integer, got '1.5'"),
     ({"rank": True}, "rank: must be a number or a text, got True"),
     ({"factor-exchange": "both"}, "factor-exchange: must be one of alternating, two-phase, one-shot, got 'both'"),
     ({"phase-split": 1}, "phase-split: must be less than 1, got 1"),
-    ({"compression-factor": 0}, "compression-factor: must be greater than 0, got 0"),
+    ({"compression-factor": -0.1}, "compression-factor: must be greater than or equal to 0, got -0.1"),
+    (
+        {"strategy": "sketch", "compression-factor": 0},
+        "compression-factor: must be greater than 0 for strategy sketch, got 0",
+    ),
     ({"compression-factor": 1.5}, "compression-factor: must be less than or equal to 1, got 1.5"),
-    ({"receiver": "ears"}, "receiver: must be one of lmmse, amp, got 'ears'"),
+    ({"recovery": "ears"}, "recovery: must be one of lmmse, amp, got 'ears'"),
     ({"clients": 0}, "clients: must be greater than or equal to 1, got 0"),
     ({"noise-variance": -1}, "noise-variance: must be greater than or equal to 0, got -1"),
     ({"noise-variance": math.inf}, "noise-variance: must be a finite number, got inf"),
@@ -98,7 +105,7 @@ def test_a_wrong_value_is_refused_in_one_line(values, line):
 
 def test_every_wrong_value_gets_its_own_line():
     with pytest.raises(ConfigError) as refusal:
-        parse({"power": -1, "rank": 0})
+        parse({"power": -1, "rank": -1})
     assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == ["rank", "power"]
 
 

@@ -16,7 +16,7 @@ from laser_fl.loop import Training
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.receipts import KINDS, Receipts
-from laser_fl.schemes.kept import Everything, Picked, Product, Sparse, Whole
+from laser_fl.schemes.kept import Everything, FactorAndColumns, Picked, Product, Sparse, Whole
 from simulations.progress import Reporter
 from tests.faults import SPOILERS, faulty_run, single, spoil
 from tests.helpers import SHAPES, VARIANTS, context, exact, names, scheme, tensors
@@ -35,6 +35,9 @@ def part(kind):
         Everything: lambda: Everything(drawn),
         Whole: lambda: Whole(drawn),
         Product: lambda: Product(Block("w", (4, 5), True), left, right),
+        FactorAndColumns: lambda: FactorAndColumns(
+            Block("w", (4, 5), True), right, left, places[0, ::2], (drawn - right @ left.mT)[..., places[0, ::2]]
+        ),
         Picked: lambda: Picked(places[0], drawn.view(2, -1)[:, places[0]]),
         Sparse: lambda: Sparse(places, drawn.view(2, -1).gather(1, places)),
     }[KINDS[kind]]()
@@ -127,7 +130,7 @@ def test_what_was_taken_and_what_is_remembered_is_all_there_was(name, situation,
     chance, clients = random.Random(seed), 6
     options = {"clients": clients, "seed": seed, "norm-cap": "inf", "max-retries": 10**6, "power": 5e3}
     options |= {"compression-factor": 0.3}
-    training = Training(parse(VARIANTS[name] | SITUATIONS[situation] | options), tensors(clients=None), Plan(12))
+    training = Training(parse(options | VARIANTS[name] | SITUATIONS[situation]), tensors(clients=None), Plan(12))
     books, lost = Books(clients), 0
     shares = [range(0, 2), range(2, 3), range(3, 6)]
 

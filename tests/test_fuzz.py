@@ -192,7 +192,7 @@ def scene(name, written=False):
     On a board the last replies are those whose files are still there. written: for tests that write into these.
     """
     options, mapped = SCENES[name]
-    config = parse(options | {"clients": CLIENTS, "max-retries": 2**31 - 1, "learning-rate": 1e-3, "power": 1e3})
+    config = parse({"clients": CLIENTS, "max-retries": 2**31 - 1, "learning-rate": 1e-3, "power": 1e3} | options)
     strategy = OverTheAir(config)
     strategy.training = Training(config, tensors(SHAPES, None, dtype=torch.float32), Plan(9), buffers=BUFFERS)
     if mapped:
@@ -383,9 +383,11 @@ def paths(tmp_path_factory):
     ]  # fmt: skip
     assert secret.read_bytes() == b"s" * 9999
     assert (board / "short").read_bytes() == b"abc"
-    assert sorted(path.name for path in folder.rglob("*")) == sorted(
+    locks = {board / f"node-{i}" for i in range(NODES)}  # it is a board, in which nodes lock what is theirs
+    assert sorted(path.name for path in set(folder.rglob("*")) - locks) == sorted(
         ["secret", "laser-fl-board", "taken", "fifo", "folder", "link", "short"]
     )
+    assert not any(lock.exists() and lock.read_bytes() for lock in locks)
     assert not Path(PAYLOAD).exists()
 
 

@@ -88,7 +88,7 @@ class TestBatchNorm:
     def test_the_server_averages_buffers_over_clients_and_over_rounds(self):
         server = Server({"w": torch.zeros(2)}, parse({"ema-decay": 0.5}), 2, buffers={"mean": torch.tensor([4.0])})
         for value in (1.0, 3.0):
-            server.step({"w": torch.zeros(2)}, {"mean": torch.tensor([value])})
+            server.step({"w": torch.zeros(2)}, {}, {"mean": torch.tensor([value])})
         assert server.model["mean"].item() == 3
         assert server.averaged_model["mean"].item() == pytest.approx((0.5 * 1 + 1 * 3) / 1.5)
 
@@ -103,7 +103,7 @@ class TestBatchNorm:
         server = Server(
             {"a": torch.ones(2), "b": torch.ones(2)}, parse({"weight-decay": 0.5, "learning-rate": 1}), 2, ["b"]
         )
-        server.step({"a": torch.zeros(2), "b": torch.zeros(2)})
+        server.step({"a": torch.zeros(2), "b": torch.zeros(2)}, {})
         assert (server.weights["a"].tolist(), server.weights["b"].tolist()) == ([0.5, 0.5], [1, 1])
 
 
@@ -114,7 +114,7 @@ class TestSchedules:
         rates = []
         for _ in range(rounds):
             rates.append(server.replica.rates[0])
-            server.step({"w": torch.zeros(1)})
+            server.step({"w": torch.zeros(1)}, {})
         return rates
 
     def test_one_cycle_rises_from_a_hundredth_and_falls_to_a_fifth_of_the_peak(self):

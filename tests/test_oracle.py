@@ -7,12 +7,15 @@ import torch
 
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels.air import draw_noise
-from laser_fl.schemes import random_k, sketch
+from laser_fl.schemes import places, sketch
+from laser_fl.schemes.exchanges.low_rank import orthonormal
+from laser_fl.schemes.laser_adaptive import CORE, LONG, SHORT
 from laser_fl.schemes.projection import Projection
+from laser_fl.theory import best_share
 from tests import oracle
 from tests.helpers import BITS, SHAPES, VARIANTS, context, scheme, shared_of, tensors, walk_round
 
-ROUNDS, CLIENTS, POWER, VARIANCE = 10, 4, 3.0, 0.5
+ROUNDS, CLIENTS, POWER, VARIANCE = 10, 4, 0.2, 0.5
 FACTOR = 0.3
 MATRIX = {name: (shape[0], prod(shape[1:])) if len(shape) > 1 else shape for name, shape in SHAPES.items()}
 SIZES = [prod(shape) for shape in SHAPES.values()]
@@ -22,9 +25,20 @@ def as_matrix(name, tensor):
     return tensor.reshape(MATRIX[name]).numpy()
 
 
+def first(chosen):
+    """The first shared state; where a twin makes use of it, the bases are orthonormal in float64, too."""
+    return exactly_orthonormal(shared_of(chosen))
+
+
+def exactly_orthonormal(shared):
+    if not any(name.endswith(CORE) for name in shared):
+        return shared
+    return {n: t if n.endswith(CORE) else orthonormal(t) for n, t in shared.items()}
+
+
 def walk(chosen, allocation):
     """Ten rounds through send and receive; returns (updates, noises per round and phase, final memory)."""
-    shared, memory, updates, noises = shared_of(chosen), {}, [], []
+    shared, memory, updates, noises = first(chosen), {}, [], []
     for t in range(ROUNDS):
         receptions, uplinks, contexts, memory = walk_round(
             chosen, shared, memory, tensors(seed=t), t, POWER, VARIANCE, ALLOCATIONS.load(allocation)
@@ -42,15 +56,15 @@ def reshaped(noises):
 
 
 def bases_of(chosen):
-    shared = shared_of(chosen)
+    shared = first(chosen)
     assert len(shared) >= 2
     return [shared[name].numpy() if name in shared else None for name in SHAPES]
 
 
-def indices():
+def indices(factor=FACTOR):
     blocks, streams = context().blocks, context().streams
-    sizes = tuple((b.size, max(1, int(FACTOR * b.size))) for b in blocks)
-    return [[places.tolist() for places in random_k.draw(streams, t, sizes)] for t in range(ROUNDS)]
+    sizes = tuple((b.size, max(1, int(factor * b.size))) for b in blocks)
+    return [[drawn.tolist() for drawn in places.draw(streams, "random-k", t, sizes)] for t in range(ROUNDS)]
 
 
 def hashes():
@@ -70,6 +84,28 @@ def projections():
     return dense
 
 
+def adaptive(chosen):
+    """Its twin, given the first bases and the columns of every round."""
+    shared = first(chosen)
+    bases = [
+        tuple(shared[name + part].numpy() for part in (SHORT, CORE, LONG)) if name + CORE in shared else None
+        for name in SHAPES
+    ]
+    assert len(shared) >= 6
+    rounds = [columns(chosen, context(round=t, power=POWER, noise_variance=VARIANCE)) for t in range(ROUNDS)]
+    return oracle.Adaptive(bases, rounds, SHAPE_LIST)
+
+
+def columns(chosen, ctx):
+    """Of every block, those that are sent in a round; None where all of it is."""
+    assert chosen.weighs(ctx)
+    sampled = [block for block in ctx.blocks if chosen.laser.compresses(block)]
+    sizes = tuple((max(block.matrix_shape), chosen.columns(block, ctx)) for block in sampled)
+    drawn = places.draw(ctx.streams, "laser columns", ctx.round, sizes)
+    named = {block.name: some.tolist() for block, some in zip(sampled, drawn, strict=True)}
+    return [named.get(name) for name in SHAPES]
+
+
 SHAPE_LIST = list(MATRIX.values())
 TWINS = {
     "sgd": lambda chosen: oracle.Plain(),
@@ -81,13 +117,18 @@ TWINS = {
     "a-dsgd lmmse": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.lmmse),
     "a-dsgd amp": lambda chosen: oracle.Projected(projections(), SHAPE_LIST, oracle.amp),
     "d-dsgd": lambda chosen: oracle.Digital(BITS, SHAPE_LIST),
+    "random-k wiener": lambda chosen: oracle.Chosen(
+        indices(best_share(POWER, VARIANCE, CLIENTS, sum(SIZES))), SHAPE_LIST
+    ),
+    "laser-adaptive": adaptive,
+    "laser-adaptive without a rank": adaptive,
     "laser": lambda chosen: oracle.Alternating(bases_of(chosen)),
     "laser alternating": lambda chosen: oracle.Alternating(bases_of(chosen)),
     "laser two-phase": lambda chosen: oracle.TwoPhase(bases_of(chosen), 0.4),
     "laser one-shot": lambda chosen: oracle.OneShot(bases_of(chosen), SHAPE_LIST),
 }
 CASES = [(name, allocation, 2) for name in VARIANTS for allocation in ALLOCATIONS]
-CASES += [(name, "signal-norm", rank) for name in VARIANTS if name.startswith("laser ") for rank in (1, 3)]
+CASES += [(name, "signal-norm", rank) for name in VARIANTS if name.startswith("laser") for rank in (1, 3)]
 
 
 def test_every_scheme_has_a_twin():
@@ -96,7 +137,8 @@ def test_every_scheme_has_a_twin():
 
 @pytest.mark.parametrize(("name", "allocation", "rank"), CASES)
 def test_a_scheme_equals_its_twin(name, allocation, rank):
-    chosen = scheme(name, rank=rank, compression_factor=FACTOR, phase_split=0.4)
+    given = {key.replace("-", "_"): value for key, value in VARIANTS[name].items() if key != "strategy"}
+    chosen = scheme(name, **({"rank": rank, "compression_factor": FACTOR, "phase_split": 0.4} | given))
     updates, noises, memory = walk(chosen, allocation)
     gradients = [
         [[as_matrix(n, g[i]) for n, g in tensors(seed=t).items()] for i in range(CLIENTS)] for t in range(ROUNDS)

@@ -19,7 +19,7 @@ from laser_fl.host import place
 from laser_fl.participation import participants
 from laser_fl.pipeline import Broadcast, receive, send
 from laser_fl.plan import Plan
-from laser_fl.schemes import random_k, sketch
+from laser_fl.schemes import places, sketch
 from laser_fl.streams import Streams
 from laser_fl.training import Training
 from simulations.engines import in_process
@@ -27,7 +27,7 @@ from simulations.progress import Reporter
 from tests import oracle
 from tests.grids import run_on_grid
 from tests.helpers import SHAPES, VARIANTS, answer, context, names, scheme, silent_losses, tensors
-from tests.test_oracle import TWINS, as_matrix, reshaped
+from tests.test_oracle import TWINS, as_matrix, columns, exactly_orthonormal, reshaped
 
 CLIENTS, ROUNDS = 6, 12
 REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]
@@ -60,12 +60,13 @@ class TestSilence:
     def test_a_silent_client_keeps_its_gradient_and_the_mean_is_over_all(self, name):
         chosen, gradients, memory = scheme(name), tensors(), tensors(seed=1)
         speaking = [0, 2]
+        ctx = context(power=math.inf)
+        shared = chosen.init(ctx.blocks, ctx.streams)
+        corrected = {n: memory[n] + gradients[n] for n in SHAPES}
         for phase in range(len(chosen.promises.phase_shares)):
             ctx = silence(context(power=math.inf, phase=phase), speaking)
-            shared = chosen.init(ctx.blocks, ctx.streams) if phase == 0 else shared
             shared = {n: t.double() for n, t in shared.items()}
             told = Broadcast({}, shared, chosen, ctx)
-            corrected = {n: memory[n] + gradients[n] for n in SHAPES} if phase == 0 else corrected
             uplink, memory = send(told, gradients if phase == 0 else None, silent_losses(), memory)
             reception = receive(uplink, shared, chosen, Links.ideal(2), TRAINED, ctx, 100)
             shared = reception.shared
@@ -131,11 +132,14 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
     options = {
         "channel": channel, "clients": CLIENTS, "fraction": 0.7, "dropout-rate": 0.3, "gain-threshold": 0.7,
         "csi-error-variance": 0.1, "antennas": 4, "power": 3.0, "noise-variance": 0.5, "learning-rate": 1.0,
-        "compression-factor": 0.3, "phase-split": 0.4, "rounds": ROUNDS,
+        "compression-factor": 0.3, "phase-split": 0.4, "rounds": ROUNDS, "receiver": "plain",
     }  # fmt: skip
+    if name.startswith("laser-adaptive"):
+        options["power"] = 0.2 if channel == "fading" else 0.02  # at more it is LASER
     config = parse(VARIANTS[name] | options)
     training = Training(config, tensors(clients=None, seed=99), Plan(ROUNDS))
-    held, links, scales, noises, updates = Held(), [], [], [], []
+    training._shared = exactly_orthonormal(training._shared)
+    held, links, scales, noises, updates, told_columns = Held(), [], [], [], [], []
     while not training.finished:
         before, phases = training.server.weights, []
         before = {n: w.clone() for n, w in before.items()}
@@ -156,6 +160,8 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
             phases.append([z.numpy() for z in draw_noise(signals, told.context)] if signals else [])
             done = training.absorb([reply])
         noises.append(phases)
+        if name.startswith("laser-adaptive"):
+            told_columns.append(columns(training._scheme, told.context))
         updates.append({n: before[n] - w for n, w in training.server.weights.items()})
     speakers = [line.speakers for line in training.ledger]
     if channel == "fading":
@@ -171,8 +177,11 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
         twin.indices = all_indices()
     if hasattr(twin, "hashes"):
         twin.hashes = all_hashes()
+    if hasattr(twin, "places"):
+        twin.places = told_columns
+    sigma = 0.5**0.5 * (1.0 if channel == "fading" else (CLIENTS / options["antennas"]) ** 0.5)
     expected, remembered = oracle.simulate(
-        twin, gradients, reshaped(noises), 3.0, 0.5**0.5, "signal-norm", links, scales
+        twin, gradients, reshaped(noises), options["power"], sigma, "signal-norm", links, scales
     )
     for got, wanted in zip(updates, expected, strict=True):
         for n, w in zip(SHAPES, wanted or [0.0] * len(SHAPES), strict=True):
@@ -192,7 +201,7 @@ def links_of(training):
 
 def all_indices():
     sizes = tuple((b.size, max(1, int(0.3 * b.size))) for b in BLOCKS)
-    return [[places.tolist() for places in random_k.draw(Streams(0), t, sizes)] for t in range(ROUNDS)]
+    return [[drawn.tolist() for drawn in places.draw(Streams(0), "random-k", t, sizes)] for t in range(ROUNDS)]
 
 
 def all_hashes():
@@ -210,7 +219,7 @@ class TestARoundInWhichNobodySpoke:
     @pytest.mark.parametrize("reason", [{"channel": "fading", "gain-threshold": 1.0}, {"dropout-rate": 0.6}])
     def test_leaves_the_server_as_it_was_and_the_ledger_says_so(self, variant, reason):
         values = {"clients": 2, "optimizer": "adamw", "weight-decay": 0.1, "lr-schedule": "cosine", "power": 5e3}
-        training = Training(parse(VARIANTS[variant] | values | reason), tensors(clients=None), Plan(30))
+        training = Training(parse(values | VARIANTS[variant] | reason), tensors(clients=None), Plan(30))
         held, silent = Held(), 0
         while not training.finished:
             before = snapshot(training)

@@ -62,7 +62,7 @@ def test_the_ledger_never_shows_more_than_the_budget(variant, allocation, policy
     """A short run over every scheme x allocation x policy."""
     values = {"clients": 4, "power": 2.0, "power-policy": policy, "power-allocation": allocation}
     values["noise-variance"] = 1e-3  # so that digital messages fit, too
-    training = Training(parse(VARIANTS[variant] | values), tensors(clients=None), Plan(6))
+    training = Training(parse(values | VARIANTS[variant]), tensors(clients=None), Plan(6))
     memory = {}
     while not training.finished:
         told = training.broadcast()

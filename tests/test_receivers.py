@@ -1,120 +1,161 @@
-"""Approximate message passing finds sparse means that no linear receiver can."""
+"""The receivers between the air and the optimizer."""
+
+import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_fl.schemes.largest import largest
-from laser_fl.schemes.projection import Projection, cosine_transform, inverse_cosine_transform
-from laser_fl.schemes.receivers.amp import amp
-from laser_fl.schemes.receivers.lmmse import lmmse
-from laser_fl.streams import Streams
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError
+from laser_fl.pipeline import receive, send
+from laser_fl.plan import Plan
+from laser_fl.receivers import RECEIVERS
+from laser_fl.receivers.wiener import gain, wiener
+from laser_fl.schemes.base import Heard
+from laser_fl.training import Training
+from simulations.engines import in_process
+from tests.helpers import SHAPES, VARIANTS, absorb, context, exact, names, scheme, shared_of, silent_losses, tensors
+
+LINEAR = [name for name in VARIANTS if scheme(name).promises.linear]
 
 
-def sparse_clients(clients, size, count, shared):
-    """Sparse vectors of which `shared` of `count` places are the same at all clients."""
-    generator = Streams(3).generator("sparse", clients, size, count)
-    common = torch.randperm(size, generator=generator)[:shared]
-    rows = torch.zeros(clients, size)
-    for row in rows:
-        own = torch.randperm(size, generator=generator)[: count - shared]
-        places = torch.cat([common, own])
-        row[places] = torch.randn(len(places), generator=generator)
-    return rows
+def scalar(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
-def relative_error(estimate, wanted):
-    return ((estimate - wanted).norm() / wanted.norm()).item()
+@pytest.mark.parametrize(("strategy", "own"), [("laser-adaptive", "wiener"), ("laser", "plain"), ("random-k", "plain")])
+def test_auto_is_the_receiver_that_the_scheme_promises(strategy, own):
+    weights = {}
+    for receiver in ("auto", *names(RECEIVERS)):
+        training = Training(
+            parse({"strategy": strategy, "clients": 4, "receiver": receiver, "power": 0.1}),
+            tensors(clients=None),
+            Plan(3),
+        )
+        memory = {}
+        while not training.finished:
+            uplink, memory = send(training.broadcast(), tensors(seed=training.round), silent_losses(), memory)
+            absorb(training, uplink)
+        weights[receiver] = training.server.weights
+    for receiver in names(RECEIVERS):
+        assert (receiver == own) == all(torch.equal(weights["auto"][n], weights[receiver][n]) for n in SHAPES)
 
 
-@pytest.mark.parametrize(("noise", "amp_error"), [(0.0, 0.01), (0.01, 0.25)])
-def test_amp_recovers_overlapping_sparse_clients_and_the_linear_receiver_does_not(noise, amp_error):
-    clients, size, measurements = 5, 4000, 1000
-    mean = sparse_clients(clients, size, count=40, shared=20).mean(dim=0)
-    projection = Projection.drawn(Streams(0), 0, size, measurements)
-    heard = projection.project(mean) + noise * torch.randn(measurements, generator=Streams(1).generator("noise"))
-    std = torch.tensor(noise)
-    assert relative_error(amp(heard, std, projection), mean) < amp_error
-    assert relative_error(lmmse(heard, std, projection), mean) > 0.8
+@pytest.mark.parametrize("receiver", names(RECEIVERS))
+def test_without_noise_every_receiver_takes_the_update_as_it_is(receiver):
+    known, silence = {}, dict.fromkeys(SHAPES, scalar(0.0))
+    for t in range(4):
+        update = tensors(clients=None, seed=t)
+        weighed, known = RECEIVERS.load(receiver)(update, silence, known)
+        assert all(torch.equal(weighed[n], update[n]) for n in SHAPES)
 
 
-def test_amp_beats_the_linear_receiver_nowhere_when_the_mean_is_dense():
-    size, measurements = 2000, 200
-    mean = torch.randn(size, generator=Streams(0).generator("dense"))
-    projection = Projection.drawn(Streams(0), 0, size, measurements)
-    heard, silence = projection.project(mean), torch.tensor(0.0)
-    assert relative_error(lmmse(heard, silence, projection), mean) < relative_error(
-        amp(heard, silence, projection), mean
-    )
+@given(energies=st.lists(st.floats(0.01, 100), min_size=1, max_size=6))
+def test_the_gain_is_that_of_the_sum_so_far(energies):
+    known, total, spent = {}, torch.zeros(3, 5, dtype=torch.float64), 0.0
+    for t, energy in enumerate(energies):
+        update = tensors({"w": (3, 5)}, clients=None, seed=t)
+        before = update["w"].clone()
+        weighed, known = wiener(update, {"w": scalar(energy)}, known)
+        total, spent = total + before, spent + energy
+        expected = max(0.0, 1 - spent / total.square().sum().item())
+        torch.testing.assert_close(weighed["w"], expected * before)
+        assert torch.equal(update["w"], before)
 
 
-@pytest.mark.parametrize("receiver", [amp, lmmse])
-def test_nothing_comes_of_nothing(receiver):
-    projection = Projection.drawn(Streams(0), 0, 100, 20)
-    assert torch.equal(receiver(torch.zeros(20), torch.tensor(0.0), projection), torch.zeros(100))
+def test_nothing_heard_gives_nothing():
+    assert gain(torch.zeros(3), scalar(0.0)) == 1
+    assert gain(torch.zeros(3), scalar(1.0)) == 0
 
 
-def test_the_linear_receiver_is_the_pseudo_inverse_without_noise_and_shrinks_with_it():
-    projection = Projection.drawn(Streams(0), 0, 100, 20)
-    matrix = projection.project(torch.eye(100, dtype=torch.float64)).mT
-    y = torch.randn(20, dtype=torch.float64, generator=Streams(0).generator("y"))
-    quiet = lmmse(y, torch.tensor(0.0), projection)
-    torch.testing.assert_close(quiet, torch.linalg.pinv(matrix) @ y)
-    torch.testing.assert_close(lmmse(y, torch.tensor(5.0**0.5), projection), quiet / 2)
+def test_what_is_not_to_be_weighed_counts_all_the_same():
+    update, noise = tensors(clients=None), dict.fromkeys(SHAPES, scalar(30.0))
+    first, known = wiener({n: u.clone() for n, u in update.items()}, noise, {}, weighs=False)
+    assert all(torch.equal(first[n], update[n]) for n in SHAPES)
+    second, _ = wiener(update, noise, known)
+    for n in SHAPES:
+        torch.testing.assert_close(second[n], update[n] * max(0.0, 1 - 60 / (4 * update[n].square().sum().item())))
 
 
-@given(size=st.integers(1, 65), part=st.floats(0.05, 1))
-def test_the_projection_is_a_matrix_with_orthogonal_rows(size, part):
-    measurements = max(1, int(part * size))
-    projection = Projection.drawn(Streams(size), 0, size, measurements)
-    matrix = projection.project(torch.eye(size, dtype=torch.float64)).mT
-    identity = torch.eye(measurements, dtype=torch.float64)
-    torch.testing.assert_close(matrix @ matrix.mT, projection.gain * identity)
-    y = torch.randn(3, measurements, dtype=torch.float64, generator=Streams(0).generator("y"))
-    torch.testing.assert_close(projection.transpose(y), y @ matrix)
+def test_a_run_steps_on_what_its_receiver_makes(monkeypatch):
+    """Two rounds of Random-K on the server, once plain and once weighed."""
+    receptions, weights = [], {}
+
+    def record(*arguments):
+        receptions.append(receive(*arguments))
+        return receptions[-1]
+
+    monkeypatch.setattr("laser_fl.training.receive", record)
+    for receiver in RECEIVERS:
+        config = parse({"strategy": "random-k", "clients": 4, "receiver": receiver, "power": 300, "learning-rate": 1})
+        training, memory = Training(config, tensors(clients=None), Plan(2)), {}
+        for _ in range(2):
+            told = training.broadcast()
+            uplink, memory = send(told, tensors(seed=told.context.round), silent_losses(), memory)
+            absorb(training, uplink)
+        weights[receiver] = training.server.weights
+    (first, second, again, _), start = receptions, tensors(clients=None)
+    for n in SHAPES:
+        assert torch.equal(first.update[n], again.update[n])
+        total = first.update[n] + second.update[n]
+        one, two = gain(first.update[n], first.noise[n]), gain(total, first.noise[n] + second.noise[n])
+        torch.testing.assert_close(weights["plain"][n], start[n] - total)
+        torch.testing.assert_close(weights["wiener"][n], start[n] - one * first.update[n] - two * second.update[n])
+        assert 0 < two < 1
 
 
-@given(size=st.integers(1, 40))
-def test_the_cosine_transform_is_scipys_in_another_order(size):
-    from scipy.fft import dct
-
-    x = torch.randn(2, size, dtype=torch.float64, generator=Streams(size).generator("x"))
-    ordered = torch.empty_like(x)
-    half = (size + 1) // 2
-    ordered[:, ::2], ordered[:, 1::2] = x[:, :half], x[:, half:].flip(-1)
-    torch.testing.assert_close(cosine_transform(x), torch.from_numpy(dct(ordered.numpy(), norm="ortho")))
-    torch.testing.assert_close(inverse_cosine_transform(cosine_transform(x)), x)
-
-
-def test_a_block_of_ten_million_values_is_projected_and_heard():
-    size, measurements = 10_000_000, 1_000_000
-    projection = Projection.drawn(Streams(0), 0, size, measurements)
-    sparse = torch.zeros(size)
-    sparse[torch.arange(0, size, 100_000)] = 1.0
-    estimate = lmmse(projection.project(sparse), torch.tensor(0.0), projection)
-    assert relative_error(estimate, sparse) == pytest.approx((1 - measurements / size) ** 0.5, rel=0.01)
+@pytest.mark.parametrize(
+    ("power", "rank", "other"), [(1e3, 2, "laser"), (math.inf, 2, "laser"), (math.inf, 0, "sgd"), (0.1, 2, "")]
+)
+def test_a_run_of_laser_adaptive_is_the_other_run_to_the_bit(tmp_path, power, rank, other):
+    config = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "momentum": 0.9, "power": power}
+    runs = {"ours": {"strategy": "laser-adaptive", "rank": rank}, "other": {"strategy": other or "laser"}}
+    for name, keys in runs.items():
+        in_process.run(parse(config | keys), tmp_path / name)
+    same = [(tmp_path / name / "weights.safetensors").read_bytes() for name in runs]
+    assert (same[0] == same[1]) == bool(other)
 
 
-def test_the_largest_values_are_found_per_client():
-    rows = torch.tensor([[1.0, -5.0, 3.0, 0.0], [4.0, 0.5, -0.1, 2.0]])
-    assert largest(rows, 2, in_order=True).tolist() == [[2, 0], [0, 3]]
+@pytest.mark.parametrize("rounds", [1, 30])
+def test_the_gain_is_the_one_with_the_least_error_of_the_sum(rounds):
+    """Monte Carlo, against a search: weighing the sum by it brings the sum of the signals back best."""
+    generator = torch.Generator().manual_seed(0)
+    signal, std, size = torch.randn(2000, generator=generator), 3.0, 2000
+    gains, errors = [], []
+    search = torch.linspace(0, 1, 201)
+    for _ in range(40):
+        total = rounds * signal + std * math.sqrt(rounds) * torch.randn(size, generator=generator)
+        gains.append(gain(total, scalar(rounds * size * std**2)).item())
+        errors.append([(w * total - rounds * signal).square().mean() for w in search])
+    best = search[torch.tensor(errors).mean(dim=0).argmin()].item()
+    assert sum(gains) / len(gains) == pytest.approx(best, abs=0.02)
 
 
-@pytest.mark.parametrize("count", [1, 500, 60_000, 199_999, 200_000])
-@pytest.mark.parametrize("shape", ["normal", "constant", "few large", "sorted", "sample"])
-def test_the_largest_values_of_a_long_row_are_the_largest(shape, count):
-    """Whatever a sample of the row says of it: in some of these it misleads."""
-    row = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    row = {
-        "normal": row,
-        "constant": torch.ones_like(row),
-        "few large": torch.zeros_like(row).index_fill_(0, torch.arange(1, 700), 5.0),
-        "sorted": row.sort().values,
-        "sample": torch.zeros_like(row).index_fill_(0, torch.arange(0, 200_000, 64), 5.0),
-    }[shape]
-    for in_order in (True, False):
-        (places,) = largest(row.unsqueeze(0), count, in_order)
-        assert len(set(places.tolist())) == count
-        values = row[places] if in_order else row[places].sort(descending=True).values
-        assert torch.equal(values, row.topk(count).values)
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_noise_of_an_update_is_what_its_scheme_says(name):
+    """Monte Carlo: the energy of what comes of pure noise."""
+    chosen = scheme(name)
+    phases = len(chosen.promises.phase_shares)
+    ctx = context(phase=phases - 1)
+    shared = shared_of(chosen)
+    if phases > 1:
+        signals, _ = chosen.encode(tensors(), shared, context())
+        _, shared = chosen.decode(exact(signals), shared, context())
+    signals, _ = chosen.encode(tensors(), shared, ctx)
+    generator, draws, energies = torch.Generator().manual_seed(0), 400, dict.fromkeys(SHAPES, 0.0)
+    stds = {n: scalar(0.5 + index) for index, n in enumerate(signals)}
+    for _ in range(draws):
+        noise = {n: stds[n] * torch.randn(s.shape[1:], generator=generator, dtype=s.dtype) for n, s in signals.items()}
+        update, _ = chosen.decode(Heard(noise, stds), shared, ctx)
+        energies = {n: energies[n] + update[n].square().sum().item() / draws for n in SHAPES}
+    said = chosen.noise_energies(Heard(noise, stds), ctx)
+    for n in SHAPES:
+        assert energies[n] == pytest.approx(said[n].item(), rel=0.15)
+
+
+@pytest.mark.parametrize("keys", [{"strategy": "signum"}, {"strategy": "laser", "factor-exchange": "one-shot"}])
+def test_what_is_not_linear_is_not_weighed(keys):
+    with pytest.raises(ConfigError, match="receiver: must be plain or auto for strategy"):
+        Training(parse(keys | {"receiver": "wiener"}), tensors(clients=None), Plan(2))

@@ -9,11 +9,13 @@ from laser_fl.errors import ConfigError
 from laser_fl.held import Held
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
-from laser_fl.replica import News, OutOfStepError, Replica, State, Stepping
+from laser_fl.receivers import RECEIVERS
+from laser_fl.replica import News, OutOfStepError, Replica, State
+from laser_fl.stepping import Stepping
 from laser_fl.training import Training
 from simulations.engines import in_process
 from tests.grids import run_on_grid
-from tests.helpers import VARIANTS, answer, names, silent_losses, tensors
+from tests.helpers import BECOMES_LASER, SHAPES, VARIANTS, answer, names, silent_losses, tensors
 
 SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3, "downlink": "compressed"}
 STEPPINGS = {
@@ -33,7 +35,18 @@ SITUATIONS = {
 @pytest.mark.parametrize("situation", names(SITUATIONS))
 @pytest.mark.parametrize("variant", names(VARIANTS))
 def test_a_run_is_the_run_with_the_model_broadcast(tmp_path, variant, situation):
-    config = SHORT | VARIANTS[variant] | SITUATIONS[situation] | STEPPINGS["momentum"]
+    compare_downlinks(tmp_path, VARIANTS[variant] | SITUATIONS[situation])
+
+
+def test_a_run_that_becomes_laser_is_the_run_with_the_model_broadcast(tmp_path):
+    compare_downlinks(tmp_path, BECOMES_LASER)
+    sent = pd.read_csv(tmp_path / "compressed" / "ledger.csv").uplink_floats
+    assert {2 * 784 + 10, 2 * 10 + 10} & set(sent)
+    assert set(sent) - {2 * 784 + 10, 2 * 10 + 10}
+
+
+def compare_downlinks(tmp_path, options):
+    config = SHORT | options | STEPPINGS["momentum"]
     for downlink in ("model", "compressed"):
         in_process.run(parse(config | {"downlink": downlink}), tmp_path / downlink)
     for file in ("weights.safetensors", "metrics.csv"):
@@ -52,12 +65,14 @@ def test_the_ledger_counts_what_was_heard_of_each_signal_and_its_noise(tmp_path)
 
 
 @pytest.mark.parametrize("stepping", names(STEPPINGS))
+@pytest.mark.parametrize("receiver", names(RECEIVERS))
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_replica_goes_on_from_its_state_as_if_it_had_never_stopped(stepping, steps):
+def test_a_replica_goes_on_from_its_state_as_if_it_had_never_stopped(stepping, receiver, steps):
     config = parse(STEPPINGS[stepping])
-    replica = Replica.new(tensors(clients=None), Stepping.of(config, 10, ["hidden bias"]))
+    noise = dict.fromkeys(SHAPES, torch.tensor(20.0, dtype=torch.float64))
+    replica = Replica.new(tensors(clients=None), Stepping.of(config, 10, ["hidden bias"], receiver))
     for t in range(steps):
-        replica.step(tensors(clients=None, seed=t))
+        replica.step(tensors(clients=None, seed=t), noise)
     state = replica.state(steps, {"basis": torch.ones(2)}).copied()
     parsed = State.parse(state.numbers, state.model, state.shared)
     assert (parsed.exchange, parsed.stepping, parsed.steps, parsed.rates) == (
@@ -66,7 +81,7 @@ def test_a_replica_goes_on_from_its_state_as_if_it_had_never_stopped(stepping, s
     other = Replica(parsed)
     for t in range(steps, 9):
         for one in (replica, other):
-            one.step(tensors(clients=None, seed=t))
+            one.step(tensors(clients=None, seed=t), noise)
         assert replica.rates == other.rates
         assert all(torch.equal(replica.weights[n], other.weights[n]) for n in replica.weights)
 

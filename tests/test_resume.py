@@ -24,7 +24,7 @@ from simulations.cli import app
 from simulations.engines import flower, in_process
 from strategies.server_app import app as server_app
 from tests.grids import FakeGrid
-from tests.helpers import VARIANTS, names
+from tests.helpers import BECOMES_LASER, VARIANTS, names
 
 SHORT = {
     "model": "linear", "clients": 5, "batch-size": 16, "rounds": 14, "evaluate-every": 3, "checkpoint-every": 4,
@@ -32,6 +32,8 @@ SHORT = {
 }  # fmt: skip
 CASES = {
     **VARIANTS,
+    "rank 4": {"rank": 4},
+    "becomes laser": BECOMES_LASER | {"downlink": "compressed"},
     "adamw, one cycle": {"optimizer": "adamw", "lr-schedule": "one-cycle", "factor-exchange": "two-phase"},
     "drifting copies": {"downlink": "update", "downlink-power": 1e4},
     "compressed": {"downlink": "compressed", "lr-schedule": "cosine"},

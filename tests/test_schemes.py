@@ -1,13 +1,14 @@
 """What every scheme of the table promises, held to it through all phases of a round."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from laser_fl.channels.air import draw_noise
 from laser_fl.pipeline import Broadcast, send
-from laser_fl.schemes import random_k, sketch
+from laser_fl.schemes import places, sketch
 from laser_fl.schemes.base import Scheme
 from laser_fl.schemes.exchanges.low_rank import orthonormal
 from laser_fl.schemes.exchanges.one_shot import OneShot
@@ -46,8 +47,9 @@ def dense(kept, corrected):
 def code(chosen, corrected, round, dtype=torch.float64):
     """A round of encode and exact decode: (signals per phase, all that was kept, update, next shared state)."""
     shared, sent, everything_kept, update = shared_of(chosen, dtype=dtype, round=round), [], {}, None
-    for phase in range(len(chosen.promises.phase_shares)):
-        ctx = context(round=round, phase=phase, clients=len(next(iter(corrected.values()))))
+    speaking = range(len(next(iter(corrected.values()))))
+    for phase in range(len(chosen.promises.phase_shares)):  # a run of CLIENTS, of which some speak
+        ctx = replace(context(round=round, phase=phase, clients=CLIENTS).of(speaking), averaged=len(speaking))
         signals, kept = chosen.encode(corrected, shared, ctx)
         assert not everything_kept.keys() & kept.keys()
         everything_kept |= dense(kept, corrected)
@@ -290,7 +292,7 @@ class TestDraws:
     """What the oracle is given cannot be checked by it."""
 
     def test_random_k_draws_without_replacement(self):
-        (drawn,) = random_k.draw(Streams(0), 0, ((1000, 400),))
+        (drawn,) = places.draw(Streams(0), "random-k", 0, ((1000, 400),))
         assert len(set(drawn.tolist())) == 400
         assert drawn.min() >= 0
         assert drawn.max() < 1000

@@ -28,7 +28,7 @@ def test_steps_are_those_of_torchs_optimizer(options, optimizer):
     server, twin, updates = walk(options)
     reference = optimizer(twin)
     for update in updates:
-        server.step(update)
+        server.step(update, {})
         for parameter, gradient in zip(twin, update.values(), strict=True):
             parameter.grad = gradient.clone()
         reference.step()
@@ -41,7 +41,7 @@ def test_a_cosine_schedule_ends_at_zero():
     moved = []
     for update in [*updates, updates[0]]:
         before = server.weights["w"].clone()
-        server.step(update)
+        server.step(update, {})
         moved.append(((server.weights["w"] - before) / update["w"]).abs().mean().item())
     assert moved[0] == pytest.approx(0.02)
     assert moved == sorted(moved, reverse=True)
@@ -53,7 +53,7 @@ def test_the_average_is_the_weighted_mean_of_all_weights():
     assert torch.equal(server.averaged_model["w"], server.weights["w"])
     history = []
     for update in updates:
-        server.step(update)
+        server.step(update, {})
         history.append(server.weights["w"].clone())
     factors = [0.8 ** (3 - t) for t in range(4)]
     expected = sum(f * w for f, w in zip(factors, history, strict=True)) / sum(factors)
@@ -63,5 +63,5 @@ def test_the_average_is_the_weighted_mean_of_all_weights():
 def test_the_initial_weights_are_copied():
     initial = tensors(SHAPES, clients=None)
     before = initial["w"].clone()
-    Server(initial, parse({}), rounds=1).step(tensors(SHAPES, clients=None, seed=3))
+    Server(initial, parse({}), rounds=1).step(tensors(SHAPES, clients=None, seed=3), {})
     assert torch.equal(initial["w"], before)

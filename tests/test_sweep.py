@@ -73,7 +73,7 @@ def test_a_wrong_file_is_refused(tmp_path, text, line):
 def test_a_file_that_is_not_there_and_wrong_values_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="sweep: must be a file"):
         read_grid(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="rank: must be greater than or equal to 1, got 0"):
+    with pytest.raises(ConfigError, match="rank: must be greater than 0 for strategy laser, got 0"):
         runs_of([Grid(TINY, {"rank": [2, 0]})], tmp_path)
 
 

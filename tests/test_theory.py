@@ -10,7 +10,15 @@ from scipy.optimize import minimize, minimize_scalar
 
 from laser_fl.config import parse
 from laser_fl.schemes.exchanges.low_rank import orthonormal
-from laser_fl.theory import influence_laser_bound, influence_z_sgd, rank_one_split, rank_r_split
+from laser_fl.theory import (
+    best_share,
+    heard_part,
+    influence_laser_bound,
+    influence_z_sgd,
+    rank_one_split,
+    rank_r_split,
+    sampling_error,
+)
 from simulations.influence import influences
 from tests.helpers import scheme, tensors, walk_round
 
@@ -115,3 +123,62 @@ def test_the_table_of_a_model_says_where_laser_wins():
     assert (weight.less_noise, bias.less_noise) == ("LASER", "")
     small = influences(parse({"power": 0.001, "clients": 16, "rank": 2}), "linear")
     assert small[0].less_noise == "Z-SGD"
+
+
+@given(
+    power=st.floats(1e-4, 1e6),
+    variance=st.floats(1e-2, 1e2),
+    clients=st.integers(1, 1000),
+    size=st.integers(1, 10**9),
+)
+def test_the_best_share_has_the_least_error(power, variance, clients, size):
+    best = best_share(power, variance, clients, size)
+    least = sampling_error(best, power, variance, clients, size)
+    assert 0 < best <= 1
+    for other in (0.9 * best, 0.999 * best, min(1.0, 1.001 * best), min(1.0, 1.1 * best), 1.0):
+        assert least <= sampling_error(other, power, variance, clients, size) * (1 + 1e-9)
+
+
+def test_all_is_sent_where_the_power_carries_it():
+    assert best_share(1.0, 0.0, 16, 7850) == 1
+    assert best_share(math.inf, 1.0, 16, 7850) == 1
+    assert best_share(1e30, 1.0, 16, 7850) == 1
+    assert best_share(1e-30, 1.0, 16, 7850) == pytest.approx((4 * 16e-30 / (7850 * 15 / 16)) ** (1 / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+def test_the_sampling_error_is_what_memories_and_channel_do(share):
+    """Random-K through the air, on gradients as they are assumed to be: a part that stays, and fresh noise."""
+    clients, size, power, noise_per_value = 8, 20_000, 500.0, 1.0  # V
+    mean = math.sqrt(noise_per_value / clients) * tensors({"w": (size,)}, clients=None, seed=1)["w"]
+    chosen, memory = scheme("random-k", compression_factor=share), {}
+    remembered, heard, warm, rounds = 0.0, 0.0, round(8 / share), round(30 / share)
+    for t in range(rounds):
+        gradients = {"w": mean + math.sqrt(noise_per_value) * tensors({"w": (size,)}, clients, seed=t + 2)["w"]}
+        receptions, _, _, memory = walk_round(chosen, {}, memory, gradients, t, power, shapes={"w": (size,)})
+        if t >= warm:
+            remembered += memory["w"].mean(dim=0).square().sum().item() / (rounds - warm)
+            heard += receptions[-1].noise["w"].item() / (rounds - warm)
+    unit = size * noise_per_value / clients
+    silent = sampling_error(share, math.inf, 1.0, clients, size)
+    assert remembered / unit == pytest.approx(silent, rel=0.06, abs=1e-12)
+    assert heard / unit == pytest.approx(sampling_error(share, power, 1.0, clients, size) - silent, rel=0.06)
+
+
+@pytest.mark.parametrize("power", [1.0, 10.0, 100.0])
+def test_a_factor_that_is_heard_lies_along_what_was_sent_as_far_as_is_said(power):
+    clients, size, draws = 32, 400, 60
+    chosen, overlap = scheme("z-sgd"), 0.0
+    for t in range(draws):
+        shape = {"w": (size,)}
+        mean = math.sqrt(1 / clients) * tensors(shape, clients=None, seed=2 * t)["w"]
+        gradients = {"w": mean + tensors(shape, clients, seed=2 * t + 1)["w"]}
+        receptions, *_ = walk_round(chosen, {}, {}, gradients, t, power, shapes=shape)
+        sent, heard = gradients["w"].mean(dim=0), receptions[-1].update["w"]
+        overlap += (torch.dot(sent, heard) / (sent.norm() * heard.norm())).square().item() / draws
+    assert overlap == pytest.approx(heard_part(power, 1.0, clients, size), rel=0.15)
+
+
+def test_all_of_a_factor_is_heard_where_there_is_no_noise_and_nothing_of_it_in_nothing_but_noise():
+    assert heard_part(math.inf, 1.0, 4, 100) == heard_part(1e30, 1e-300, 4, 100) == heard_part(1.0, 0.0, 4, 100) == 1
+    assert heard_part(1e-300, 1e300, 4, 100) == 0

@@ -46,8 +46,9 @@ def transmit(
     client_power = torch.zeros_like(precoding)
     signal_energy, noise_energy = client_power.new_zeros(2)
     scales = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0)
-    stds = ctx.noise_std * scales
-    silence = ctx.noise_std == 0
+    noise_std = ctx.noise_std * links.noise_scale
+    stds = noise_std * scales
+    silence = noise_std == 0
     heard = [s.new_zeros(s.shape[1:]) for s in signals.values()] if silence else draw_noise(signals, ctx)
     for signal, a, scale, std, y in zip(signals.values(), amplitude, scales, stds, heard, strict=True):
         factor = (a * precoding).to(signal.dtype).unsqueeze(1)
@@ -60,7 +61,7 @@ def transmit(
             received = transmitted if aligned else transmitted.mul_(gain.to(signal.dtype).unsqueeze(1))
             summed = received.sum(dim=0, keepdim=True)
             signal_energy += (norm(summed)[0] * scale).square()
-            here.mul_(ctx.noise_std).add_(summed).mul_(scale)
+            here.mul_(noise_std).add_(summed).mul_(scale)
         noise_energy += std.square() * y.numel()
     uses = sum(y.numel() for y in heard)
     spent = Usage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))

@@ -4,6 +4,7 @@ All channels here add up what the clients transmit; they differ in the links. Wh
 from the links, the walk of the signals through the air, is in `laser_fl.channels.air`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Links:
     precoding: what a client multiplies its signal with, >= 0; 0: it stays silent this round.
     gain: what of a transmission is heard in phase with the others; it may be negative.
     snr_gain: energy gain of a link that is used alone, over the noise; for digital links.
-    noise_scale: what the receiver's combining multiplies the noise with.
+    noise_scale: the noise that is heard in this round over what is heard on average, both as standard deviations.
     """
 
     precoding: Float64[Tensor, " clients"]
@@ -84,6 +85,10 @@ class Channel(ABC):
     @abstractmethod
     def links(self, present: Sequence[int], clients: int, round: int, streams: Streams) -> Links:
         """Draw the links of the clients `present`, out of all `clients`, in `round`."""
+
+    def noise_std(self, clients: int) -> float:
+        """Standard deviation of the noise in a value heard, as both sides expect it of a channel with `clients`."""
+        return math.sqrt(self.noise_variance)
 
     def speaking_probability(self, clients: int, streams: Streams) -> Float64[Tensor, " clients"]:
         """How likely each client is to speak in a round in which it is present."""

@@ -10,6 +10,7 @@ Communications, 2021. Deviations: real signals; one gain for all values of a rou
 subcarrier and symbol.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,5 +38,9 @@ class Blind(Channel):
             precoding=torch.ones(len(present), dtype=torch.float64),
             gain=(total.conj() * gains).real.mean(dim=1),
             snr_gain=gains.abs().square().sum(dim=1),
-            noise_scale=float(total.abs().square().mean().sqrt()) / self.antennas**0.5,
+            noise_scale=float(total.abs().square().mean().sqrt()) / clients**0.5,
         )
+
+    def noise_std(self, clients: int) -> float:
+        """σ √(k/M), which is less the more antennas there are."""
+        return math.sqrt(self.noise_variance * clients / self.antennas)

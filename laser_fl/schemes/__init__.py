@@ -12,5 +12,9 @@ SCHEMES = Table(
         "a-dsgd": Entry("laser_fl.schemes.a_dsgd:ADsgd", "the largest values, projected, with error feedback"),
         "d-dsgd": Entry("laser_fl.schemes.d_dsgd:DDsgd", "digital: the largest values that fit, with error feedback"),
         "laser": Entry("laser_fl.schemes.laser:Laser", "low-rank factors, with error feedback"),
+        "laser-adaptive": Entry(
+            "laser_fl.schemes.laser_adaptive:LaserAdaptive",
+            "ours: a factor along what was heard, and what else the power carries",
+        ),
     }
 )

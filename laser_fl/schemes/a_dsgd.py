@@ -18,7 +18,7 @@ from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Everything, Kept, Sparse
 from laser_fl.schemes.largest import largest
 from laser_fl.schemes.projection import Projection
-from laser_fl.schemes.receivers import RECEIVERS
+from laser_fl.schemes.recoveries import RECOVERIES
 from laser_fl.schemes.sizes import floor
 
 
@@ -28,12 +28,12 @@ class ADsgd(Scheme):
 
     compression_factor: numbers sent per value, in (0, 1].
     sparsity: largest values kept per number sent, k/s, in (0, 1].
-    receiver: a name in RECEIVERS.
+    recovery: a name in RECOVERIES.
     """
 
     compression_factor: float
     sparsity: float
-    receiver: str
+    recovery: str
 
     @property
     def promises(self) -> Promises:
@@ -58,13 +58,13 @@ class ADsgd(Scheme):
 
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
         """Estimate the mean sparse vector of every block."""
-        receive = RECEIVERS.load(self.receiver)
+        recover = RECOVERIES.load(self.recovery)
         update = {}
         for index, block in enumerate(ctx.blocks):
             value = heard.values[block.name]
             if self.compresses(block):
                 projection = self._projection(block, index, ctx)
-                value = receive(value, heard.noise_std[block.name], projection).view(block.shape)
+                value = recover(value, heard.noise_std[block.name], projection).view(block.shape)
             update[block.name] = value
         return update, shared
 

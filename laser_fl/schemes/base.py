@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
+from laser_fl.theory import best_share
 
 Shapes = dict[str, tuple[int, ...]]  # by a signal's name
 
@@ -27,7 +29,7 @@ class Context:
     round: counted from 0. phase: counted from 0, below the scheme's number of phases.
     updates: rounds before this one that gave an update; round, unless there were silent ones.
     power: the power budget of this exchange, linear; inf on a noiseless channel.
-    noise_std: standard deviation of the channel noise per value; 0 at infinite power.
+    noise_std: standard deviation of the channel noise per value, as both sides expect it; 0 at infinite power.
     clients: number of clients k of the run.
     present: numbers of the clients that take part in this round, rising. speakers: of those that
         transmit; they are the rows of signals.
@@ -49,6 +51,16 @@ class Context:
     averaged: int
     bits: tuple[float, ...]
     streams: Streams
+
+    @cached_property
+    def size(self) -> int:
+        """Number of values of the model."""
+        return sum(block.size for block in self.blocks)
+
+    @cached_property
+    def best_share(self) -> float:
+        """The part of the model's values that the power carries best."""
+        return best_share(self.power, self.noise_std**2, self.clients, self.size)
 
     def of(self, clients: Container[int]) -> "Context":
         """The same exchange as some of the clients see it."""
@@ -83,6 +95,7 @@ class Promises:
     digital: signals are messages of bits, which arrive exactly.
     phase_shares: the exchanges of a round, and the share of its budget that each gets.
     bits_per_value: what a digital link would need for a value sent.
+    receiver: the name of the receiver that belongs to it.
     """
 
     linear: bool = False
@@ -91,6 +104,7 @@ class Promises:
     digital: bool = False
     phase_shares: tuple[float, ...] = (1.0,)
     bits_per_value: int = 32
+    receiver: str = "plain"
 
 
 class Scheme(ABC):
@@ -118,6 +132,22 @@ class Scheme(ABC):
     @abstractmethod
     def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
         """Turn what was heard into (update per block, next shared state); no update before the last phase."""
+
+    def noise_energies(self, heard: Heard, ctx: Context) -> Tensors:
+        """The expected energy of the noise in every block of the update; float64 scalars.
+
+        heard: in the last phase. By default each value that was heard moves the update by as much as it moves itself:
+        it goes where it belongs, or is multiplied with orthonormal vectors.
+        """
+        energies: Tensors = {}
+        for name, value in heard.values.items():
+            block = name.partition(PART)[0]
+            energies[block] = energies.get(block, 0.0) + heard.noise_std[name].double().square() * value.numel()
+        return energies
+
+    def weighs(self, ctx: Context) -> bool:
+        """Whether a receiver is to weigh what was heard in this exchange; by default it is."""
+        return True
 
     @abstractmethod
     def shapes(self, block: Block, ctx: Context) -> Shapes:

@@ -66,17 +66,16 @@ class DDsgd(Scheme):
 
     def volume(self, ctx: Context) -> int:
         """The coordinates that fit."""
-        return max((coordinates(bits, _size(ctx.blocks)) for bits in ctx.bits), default=0)
+        return max((coordinates(bits, ctx.size) for bits in ctx.bits), default=0)
 
     def payload(self, values: Int64[Tensor, "*clients"], ctx: Context) -> Float64[Tensor, "*clients"]:
         """log2 C(d, q) + 33 bits for q coordinates, none for none."""
-        size = _size(ctx.blocks)
-        bits = [message_bits(count, size) if count else 0.0 for count in values.flatten().tolist()]
+        bits = [message_bits(count, ctx.size) if count else 0.0 for count in values.flatten().tolist()]
         return torch.tensor(bits, dtype=torch.float64).view(values.shape)
 
     def speaks(self, bits: float, blocks: tuple[Block, ...]) -> bool:
         """Where at least one coordinate fits."""
-        return coordinates(bits, _size(blocks)) >= 1
+        return coordinates(bits, sum(block.size for block in blocks)) >= 1
 
 
 def message_bits(count: int, size: int) -> float:
@@ -107,7 +106,3 @@ def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " client
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum(dim=1, keepdim=True) / chosen.sum(dim=1, keepdim=True).clamp_min(1)
-
-
-def _size(blocks: tuple[Block, ...]) -> int:
-    return sum(block.size for block in blocks)

@@ -104,6 +104,42 @@ class Product(Kept):
 
 
 @dataclass(frozen=True)
+class FactorAndColumns(Kept):
+    """factor · basisᵀ, and some of the columns of the rest, in the matrix view that has the shorter axis first."""
+
+    block: Block
+    factor: Float[Tensor, "clients short rank"]
+    basis: Float[Tensor, "clients long rank"]
+    places: Int64[Tensor, " columns"]
+    columns: Float[Tensor, "clients short columns"]
+
+    def leave_(self, corrected: Float[Tensor, "clients ..."]) -> None:
+        """The rest is left, and zero at the columns."""
+        self._product.leave_(corrected)
+        self._view(corrected).index_fill_(-1, self.places, 0.0)
+
+    def restore_(self, rest: Float[Tensor, "clients ..."]) -> None:
+        """Product and columns come back."""
+        self._product.restore_(rest)
+        self._view(rest).index_add_(-1, self.places, self.columns)
+
+    def fits(self, clients: int, block: Block) -> bool:
+        """Factors of the block's matrix, and a row of columns within it, per client."""
+        short, long = sorted(block.matrix_shape)
+        shaped = self.places.ndim == 1 and self.columns.shape == (clients, short, len(self.places))
+        once = shaped and _within(self.places, long) and len(set(self.places.tolist())) == len(self.places)
+        return once and self.factor.ndim == 3 and self._product.fits(clients, block)
+
+    @property
+    def _product(self) -> Product:
+        sides = (self.basis, self.factor) if self.block.is_tall else (self.factor, self.basis)
+        return Product(self.block, *sides)
+
+    def _view(self, tensor: Float[Tensor, "clients ..."]) -> Tensor:
+        return self.block.wide(self.block.to_matrix(tensor))
+
+
+@dataclass(frozen=True)
 class Picked(Kept):
     """The values at some places, the same for all clients."""
 
@@ -120,7 +156,7 @@ class Picked(Kept):
 
     def fits(self, clients: int, block: Block) -> bool:
         """Places within the block, and a row of values per client."""
-        return self.values.shape == (clients, *self.places.shape) and _within(self.places, block)
+        return self.values.shape == (clients, *self.places.shape) and _within(self.places, block.size)
 
 
 @dataclass(frozen=True)
@@ -145,9 +181,9 @@ class Sparse(Kept):
     def fits(self, clients: int, block: Block) -> bool:
         """Places within the block and values, a row of each per client."""
         shaped = self.places.ndim == 2 and len(self.places) == clients
-        return shaped and self.values.shape == self.places.shape and _within(self.places, block)
+        return shaped and self.values.shape == self.places.shape and _within(self.places, block.size)
 
 
-def _within(places: Tensor, block: Block) -> bool:
-    """Whether places are numbers of a block's values."""
-    return places.dtype == torch.int64 and bool(((places >= 0) & (places < block.size)).all())
+def _within(places: Tensor, size: int) -> bool:
+    """Whether places are numbers below `size`."""
+    return places.dtype == torch.int64 and bool(((places >= 0) & (places < size)).all())

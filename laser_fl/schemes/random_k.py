@@ -5,24 +5,22 @@ Source: paper, Algorithm 3, with error feedback.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept, Picked
+from laser_fl.schemes.places import draw
 from laser_fl.schemes.sizes import sample_size
-from laser_fl.streams import Streams
 
 
 @dataclass(frozen=True)
 class RandomK(Scheme):
     """Signal = the values at the round's indices.
 
-    compression_factor: the part of a block's values that is sent, in (0, 1].
+    compression_factor: the part of a block's values that is sent, in (0, 1]; 0: as many as the power carries.
     """
 
     compression_factor: float
@@ -51,16 +49,10 @@ class RandomK(Scheme):
 
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """max(1, ⌊factor · d⌋) values."""
-        return {block.name: (sample_size(self.compression_factor, block),)}
+        factor = self.compression_factor or ctx.best_share
+        return {block.name: (sample_size(factor, block),)}
 
     def _places(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
-        for block, chosen in zip(ctx.blocks, draw(ctx.streams, ctx.round, sizes), strict=True):
+        for block, chosen in zip(ctx.blocks, draw(ctx.streams, "random-k", ctx.round, sizes), strict=True):
             yield block, chosen.to(like[block.name].device)
-
-
-@lru_cache(maxsize=1)  # both sides draw the same, and in one process several clients do
-def draw(streams: Streams, round: int, sizes: tuple[tuple[int, int], ...]) -> list[Int64[Tensor, " values"]]:
-    """Of every block, given as (size, values sent), the places."""
-    generators = (streams.generator("random-k", round, index) for index in range(len(sizes)))
-    return [torch.randperm(n, generator=g)[:k].clone() for (n, k), g in zip(sizes, generators, strict=True)]

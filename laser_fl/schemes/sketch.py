@@ -52,6 +52,10 @@ class Sketch(Scheme):
             update[block.name] = heard.values[block.name].index_select(0, buckets).mul_(signs).view(block.shape)
         return update, shared
 
+    def noise_energies(self, heard: Heard, ctx: Context) -> Tensors:
+        """Every value of the update has the noise of its bucket."""
+        return {block.name: heard.noise_std[block.name].double().square() * block.size for block in ctx.blocks}
+
     def shapes(self, block: Block, ctx: Context) -> Shapes:
         """max(1, ⌊factor · d⌋) values."""
         return {block.name: (sample_size(self.compression_factor, block),)}

@@ -40,7 +40,8 @@ class Request:
         for key in self.overrides:
             if key in OWN or (only is not None and key not in only):
                 raise ConfigError(f"{key}: is set by the benchmark, got -c {key}={self.overrides[key]}")
-        own = {key.replace("_", "-"): value for key, value in keys.items()}
+        own = {"strategy": next(iter(self.strategies), "laser")}
+        own |= {key.replace("_", "-"): value for key, value in keys.items()}
         values = presets.load(preset) | {"device": "cpu", "rounds": 1_000_000, "epochs": 0} | own
         return parse({**values, **self.overrides})
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.replica import Stepping, optimizer_of
 from laser_fl.schemes import SCHEMES
 from laser_fl.setup import Setup, prepare
+from laser_fl.stepping import Stepping, optimizer_of
 from laser_fl.worker import Crew
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn

@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from laser_fl.config import RunConfig, parse
+from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from simulations import presets
 from simulations.cli.common import Overrides, Preset, console, one_line_errors, refuse_keys, settings_of, two_columns
@@ -42,9 +42,7 @@ def volume(
     with one_line_errors():
         _refuse_unknown_model(model)
         refuse_keys(config, "model", "strategy")
-        settings = settings_of(None, config, None)
-        if strategy is not None:
-            settings = parse(settings.to_flat() | {"strategy": strategy})
+        settings = settings_of(None, [*(config or []), *([f"strategy={strategy}"] if strategy else [])], None)
         from simulations.volume import FLOAT_BYTES, all_volumes, model_blocks, volumes
 
         blocks = model_blocks(model, settings)
@@ -93,15 +91,17 @@ def list_parts() -> None:
     from laser_fl.channels import CHANNELS
     from laser_fl.models import MODELS
     from laser_fl.policies import POLICIES
+    from laser_fl.receivers import RECEIVERS
     from laser_fl.schemes import SCHEMES
     from laser_fl.schemes.exchanges import EXCHANGES
-    from laser_fl.schemes.receivers import RECEIVERS
+    from laser_fl.schemes.recoveries import RECOVERIES
     from laser_fl.tasks import TASKS
     from laser_fl.trackers import TRACKERS
 
     parts = {
         "strategy": SCHEMES,
         "factor-exchange": EXCHANGES,
+        "recovery": RECOVERIES,
         "receiver": RECEIVERS,
         "channel": CHANNELS,
         "power-policy": POLICIES,

@@ -95,12 +95,12 @@ def compare(
         from simulations.side_by_side import run_all
 
         refuse_keys(config, "strategy")
-        settings = settings_of(preset, config, out)
-        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
-        values = settings.to_flat()
         names = [name.strip() for name in strategies.split(",")] if strategies is not None else list(SCHEMES)
         if len(set(names)) < len(names):
             raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
+        settings = settings_of(preset, [*(config or []), f"strategy={names[0]}"], out)
+        root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
+        values = settings.to_flat()
         runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
         with Display(console, quiet) as display:
             outcomes = run_all(runs, display.show)

@@ -108,9 +108,10 @@ def times(matrix: Float[Tensor, "*clients rows columns"], basis: Matrix) -> Floa
 def orthonormal(columns: Float[Tensor, "*batch rows rank"]) -> Float[Tensor, "*batch rows rank"]:
     """Orthonormalise columns: the Q of the QR factorisation with diag(R) >= 0.
 
-    Each matrix by itself; columns that carry nothing are completed to a basis.
+    Each matrix by itself; columns that carry nothing are completed to a basis. In the order of memory in which a
+    checkpoint or a message gives them back: products round by that order.
     """
     factors: tuple[Tensor, Tensor] = torch.linalg.qr(columns)
     q, r = factors
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-    return q * signs.unsqueeze(-2)
+    return (q * signs.unsqueeze(-2)).contiguous()

@@ -40,11 +40,11 @@ class OneShot(LowRank):
         """Draw a basis of the longer side's vectors for every compressed matrix."""
         columns = self.random_bases(blocks, streams, axis=0)
         rows = self.random_bases(blocks, streams, axis=1)
-        return {b.name: (columns if _is_tall(b) else rows)[b.name] for b in blocks if b.name in rows}
+        return {b.name: (columns if b.is_tall else rows)[b.name] for b in blocks if b.name in rows}
 
     def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
         """Send the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; keep P_i Q_iᵀ."""
-        wide = _wide(block, matrix)
+        wide = block.wide(matrix)
         p = orthonormal(times(wide, basis))
         q = (p.mT @ wide).mT.contiguous()  # in this order of factors many times faster than wide.mT @ p
         columns = {
@@ -52,12 +52,12 @@ class OneShot(LowRank):
             for factor, vectors in (("p", p), ("q", q))
             for i, column in enumerate(vectors.unbind(dim=-1))
         }
-        return columns, Product(block, q, p) if _is_tall(block) else Product(block, p, q)
+        return columns, Product(block, q, p) if block.is_tall else Product(block, p, q)
 
     def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
         """Multiply the mean factors; the mean of Q spans the next warm start."""
         p, q = (self._factor(block, factor, heard) for factor in "pq")
-        return _wide(block, p @ q.mT), q
+        return block.wide(p @ q.mT), q
 
     def basis_length(self, block: Block, ctx: Context) -> int:
         """The longer side's."""
@@ -94,13 +94,3 @@ class OneShot(LowRank):
 
 def _part(block: Block, factor: str, column: int) -> str:
     return f"{block.name}{PART}{factor}{column}"
-
-
-def _is_tall(block: Block) -> bool:
-    rows, columns = block.matrix_shape
-    return rows > columns
-
-
-def _wide(block: Block, matrix: Float[Tensor, "... rows columns"]) -> Float[Tensor, "..."]:
-    """Turn a tall block's matrix so that m <= n, and back."""
-    return matrix.mT if _is_tall(block) else matrix

@@ -1,0 +1,45 @@
+"""The receiver that weighs an update by how reliable the sum of all updates so far is.
+
+Of updates u_t = s_t + z_t, with noise of known energy n_t, the sum V = Σ u_t has signal energy ‖V‖² − Σ n_t but for
+what the noise deviates from its mean. The gain that brings the sum of the s_t back from V with the least mean-square
+error is the Wiener gain of the sum,
+
+    w = 1 − Σ n_t / ‖V‖²,   at least 0,
+
+and the round's update is weighed by it. A single update would do for its own gain, but would be shrunk to nothing
+long before the model is past learning from it: the signals of many rounds point the same way and add up, while their
+noise cancels. Each block has a gain of its own. Without noise it is 1, exactly.
+
+Source: Wiener filter as in Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.7;
+docs/adaptive.md.
+"""
+
+import torch
+from torch import Tensor
+
+from laser_fl.blocks import Tensors
+from laser_fl.norms import norm
+
+SUM, NOISE = "sum/", "noise/"
+
+
+def wiener(update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True) -> tuple[Tensors, Tensors]:
+    """Weigh every block by its gain.
+
+    noise: energy of each block's noise, a scalar. known: by ``sum/<block>`` and ``noise/<block>``; empty at first;
+    its sums change in place. weighs: False where this update is to stay as it is; it counts in the sums all the same.
+    """
+    weighed: Tensors = {}
+    after: Tensors = {}
+    for name, u in update.items():
+        total = known[SUM + name].add_(u) if known else u.clone()
+        spent = noise[name] + known.get(NOISE + name, 0.0)
+        weighed[name] = u * gain(total, spent).to(u.dtype) if weighs else u
+        after |= {SUM + name: total, NOISE + name: spent}
+    return weighed, after
+
+
+def gain(total: Tensor, noise: Tensor) -> Tensor:
+    """1 − noise / ‖total‖², at least 0, and 1 without noise; a float64 scalar."""
+    energy = norm(total.unsqueeze(0))[0].square()
+    return torch.where(noise == 0, 1.0, torch.where(energy > noise, 1 - noise / energy, 0.0))
