@@ -72,7 +72,7 @@ def best_share(power: float, noise_variance: float, clients: int, size: int) -> 
 
     Source: ours; docs/adaptive.md.
     """
-    slope = size * noise_variance / (clients * power) * (1 - 1 / clients)
+    slope = size * noise_variance * (clients - 1) / (clients**2 * power)
     if slope <= 2:
         return 1.0
     half, third = 2 / slope, 2 / (3 * slope)
@@ -85,6 +85,7 @@ def heard_part(power: float, noise_variance: float, clients: int, values: float)
 
     A basis made of it holds this part of what it would hold of the gradients without noise.
 
-    Source: ours; docs/adaptive.md, with the assumptions of `sampling_error`. values: d, of the factor.
+    Source: ours; docs/adaptive.md, with the assumptions of `sampling_error`, and many clients: of k, s is less by
+    1 + 1/k. values: d, of the factor.
     """
     return 1 / (1 + values * noise_variance / (2 * clients * power))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from laser_fl.blocks import Block
-from laser_fl.channels import digital
-from laser_fl.channels.base import Links
+from laser_fl.channels import CHANNELS, digital
+from laser_fl.channels.base import Channel, Links
 from laser_fl.config import RunConfig, parse
 from laser_fl.models import MODELS
 from laser_fl.models.base import build
@@ -68,13 +68,17 @@ def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
 
 
 def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
-    """Every scheme over `blocks`, LASER by every exchange; the other options are the config's."""
+    """Every scheme over `blocks`, LASER by every exchange; the other options are the config's.
+
+    Raises:
+        ConfigError: an option that is wrong for one of the schemes.
+    """
     lines = []
     for name in SCHEMES:
         exchanges = list(EXCHANGES) if name == "laser" else [config.factor_exchange]
         for exchange in exchanges:
-            options = config.model_copy(update={"strategy": name, "factor_exchange": exchange})
-            lines += volumes(options, blocks)
+            options = config.to_flat() | {"strategy": name, "factor-exchange": exchange}
+            lines += volumes(parse(options), blocks)
     return lines
 
 
@@ -82,6 +86,7 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
     """(values, their bits, side-channel values) of an even or an odd round, over all its phases."""
     values, bits, side = 0, 0.0, 0
     everyone = tuple(range(config.clients))
+    channel: Channel = from_fields(CHANNELS.load(config.channel), config)
     uses = config.channel_uses or sum(block.size for block in blocks)
     room = digital.capacity(Links.ideal(config.clients), uses, config.power, config.noise_variance)
     for phase in range(len(scheme.promises.phase_shares)):
@@ -91,7 +96,7 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
             phase=phase,
             updates=parity,
             power=config.power,
-            noise_std=0.0 if math.isinf(config.power) else math.sqrt(config.noise_variance),
+            noise_std=0.0 if math.isinf(config.power) else channel.noise_std(config.clients),
             clients=config.clients,
             present=everyone,
             speakers=everyone,

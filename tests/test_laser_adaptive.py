@@ -65,6 +65,9 @@ def test_power_that_rises_and_falls_loses_nothing(shape):
         assert chosen.weighs(ctx) == math.isfinite(power) == ("w#columns" in chosen.shapes(ctx.blocks[0], ctx))
         uplink, memory = send(Broadcast({}, shared, chosen, ctx), gradients, silent_losses(), memory)
         update, shared = chosen.decode(exact(uplink.signals), shared, ctx)
+        if not chosen.weighs(ctx):  # LASER's update is all that was heard lately
+            lately = shared["w#short"] @ shared["w#core"] @ shared["w#long"].mT
+            torch.testing.assert_close(lately, ctx.blocks[0].wide(ctx.blocks[0].to_matrix(update["w"])))
         given, taken = given + gradients["w"].mean(dim=0), taken + update["w"]
         torch.testing.assert_close(taken + memory["w"].mean(dim=0), given)
 
@@ -143,6 +146,15 @@ def test_is_laser_where_its_factors_are_heard(power, rank):
     assert scheme("laser-adaptive", rank=rank).weighs(ctx) != heard
     if heard:
         assert scheme("laser-adaptive", rank=rank).volume(ctx) == scheme("laser", rank=rank).volume(ctx)
+
+
+@pytest.mark.parametrize("power", [1e-6, 0.3, 10.0])
+def test_of_a_square_matrix_it_sends_one_column_beside_the_factor(power):
+    """LASER's longer factor has no more values than the small one; without a rank the power alone decides."""
+    shapes = {"w": (64, 64)}
+    ctx = context(shapes, power=power)
+    assert scheme("laser-adaptive", rank=8).columns(ctx.blocks[0], ctx) == 1
+    assert scheme("laser-adaptive", rank=0).columns(ctx.blocks[0], ctx) == max(1, round(64 * ctx.best_share) - 2)
 
 
 def test_one_client_sends_everything_where_factors_drown():

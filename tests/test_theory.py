@@ -143,6 +143,8 @@ def test_all_is_sent_where_the_power_carries_it():
     assert best_share(1.0, 0.0, 16, 7850) == 1
     assert best_share(math.inf, 1.0, 16, 7850) == 1
     assert best_share(1e30, 1.0, 16, 7850) == 1
+    assert best_share(1e-310, 1.0, 1, 7850) == 1
+    assert best_share(1e-310, 1.0, 16, 7850) == 0
     assert best_share(1e-30, 1.0, 16, 7850) == pytest.approx((4 * 16e-30 / (7850 * 15 / 16)) ** (1 / 3), rel=1e-6)
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from laser_fl.config import parse
+from laser_fl.errors import ConfigError
 from laser_fl.models import MODELS
 from laser_fl.schemes import SCHEMES
 from simulations.engines import in_process
@@ -67,17 +68,38 @@ def test_gpt2s_volumes_are_those_of_table_3(gpt2, options, megabytes):
     assert found == pytest.approx(megabytes, rel=0.05)
 
 
+def counted_and_sent(config, folder):
+    """(what is counted of a round, what a run's ledger says of it), round by round."""
+    in_process.run(config, folder)
+    with (folder / "ledger.csv").open() as file:
+        ledger = list(csv.DictReader(file))
+    lines = volumes(config, model_blocks(config.model))
+    return zip(2 * lines if len(lines) == 1 else lines, ledger, strict=True)
+
+
 @pytest.mark.parametrize("variant", names(VARIANTS))
 def test_what_is_counted_is_what_runs_send(tmp_path, variant):
     config = parse(VARIANTS[variant] | {"model": "mlp", "clients": 4, "rounds": 2, "batch-size": 4, "power": 300})
-    in_process.run(config, tmp_path / "run")
-    with (tmp_path / "run" / "ledger.csv").open() as file:
-        ledger = list(csv.DictReader(file))
-    lines = volumes(config, model_blocks("mlp"))
-    for row, line in zip(ledger, 2 * lines if len(lines) == 1 else lines, strict=True):
+    for line, row in counted_and_sent(config, tmp_path / "run"):
         values = math.ceil(line.bits / 32) if variant == "d-dsgd" else line.values
         assert values > 0
         assert (row["uplink_floats"], row["side_channel_floats"]) == (str(values), str(line.side_values))
+
+
+def test_what_the_power_carries_is_counted_with_the_noise_of_the_channel(tmp_path):
+    sent = set()
+    for antennas in (4, 64):
+        keys = {"strategy": "laser-adaptive", "channel": "blind", "antennas": antennas, "power": 0.1}
+        config = parse(keys | {"model": "linear", "clients": 8, "rounds": 2, "batch-size": 4})
+        for line, row in counted_and_sent(config, tmp_path / str(antennas)):
+            assert row["uplink_floats"] == str(line.values)
+            sent.add(line.values)
+    assert len(sent) == 2
+
+
+def test_an_option_that_is_wrong_for_one_of_the_schemes_is_refused(gpt2):
+    with pytest.raises(ConfigError, match="compression-factor: must be greater than 0 for strategy sketch, got 0"):
+        all_volumes(parse({"strategy": "random-k", "compression-factor": 0}), gpt2)
 
 
 def test_all_schemes_and_exchanges_are_listed_once_whatever_the_config_says(gpt2):

@@ -144,7 +144,7 @@ class LaserAdaptive(Scheme):
         """How many columns are sent of a block's rest, and at least one.
 
         With the factor as many values as the power carries, and, where there is a rank, no more than LASER's longer
-        factor has.
+        factor has, in which of a square matrix there is room for the factor alone.
         """
         rank, (short, long) = self.laser.rank_of(block), sorted(block.matrix_shape)
         most = rank * long // short if self.rank else long
