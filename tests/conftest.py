@@ -7,6 +7,7 @@ from hypothesis import settings
 
 import tests.typecheck  # noqa: F401  the hook looks it up here
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: tests run on all cores at once
 settings.register_profile("laser-fl", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("laser-fl")
 
