@@ -7,6 +7,7 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 
 SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
+AT_ONCE = 32  # short rows that are converted at a time
 CHUNK = 1024  # values whose squares float32 adds up without losing more than rounding
 SAFE_RANGE = 1e-15, 1e15  # norms whose chunks neither overflow nor vanish when float32 squares them
 
@@ -15,11 +16,15 @@ def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     """‖·‖ over all axes but the first, right to about 1e-7.
 
     Chunks are added up in the tensor's own precision and then in float64: one pass at full speed
-    instead of a conversion of every value, which is left to norms outside of SAFE_RANGE.
+    instead of a conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are
+    converted, those of many clients one after another.
     """
     rows = tensor.flatten(start_dim=1)
-    if rows.shape[1] <= SHORT or rows.is_cuda:  # where float64 is cheap, and a look at the result is not
+    is_short = rows.shape[1] <= SHORT
+    if rows.is_cuda or (is_short and len(rows) <= AT_ONCE):  # on GPUs float64 is cheap, a look at the result is not
         return _norm(rows, 1, torch.float64)
+    if is_short:
+        return torch.cat([norm(some) for some in rows.split(AT_ONCE)])
     whole = rows.shape[1] // CHUNK * CHUNK
     chunks = _norm(rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK), 2, rows.dtype)
     rest = _norm(rows[:, whole:], 1, rows.dtype).unsqueeze(1)

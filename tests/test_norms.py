@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laser_fl.norms import CHUNK, norm, norms
+from laser_fl.norms import AT_ONCE, CHUNK, norm, norms
 from laser_fl.streams import Streams
 
 
@@ -12,6 +12,12 @@ from laser_fl.streams import Streams
 def test_a_norm_is_that_of_float64(size, scale):
     values = scale * torch.randn(2, size, generator=Streams(0).generator("values"))
     torch.testing.assert_close(norm(values), values.double().norm(dim=1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("clients", [0, 1, AT_ONCE, AT_ONCE + 1, 5 * AT_ONCE])
+def test_everyone_has_a_norm_however_many_there_are(clients):
+    values = torch.randn(clients, 3, 5, generator=Streams(0).generator("values"))
+    assert torch.equal(norm(values), torch.linalg.vector_norm(values, dim=(1, 2), dtype=torch.float64))
 
 
 def test_a_zero_or_broken_row_leaves_the_others_right():
