@@ -24,7 +24,7 @@ def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     if rows.is_cuda or (is_short and len(rows) <= AT_ONCE):  # on GPUs float64 is cheap, a look at the result is not
         return _norm(rows, 1, torch.float64)
     if is_short:
-        return torch.cat([norm(some) for some in rows.split(AT_ONCE)])
+        return torch.cat([norm(some) for some in torch.split(rows, AT_ONCE)])
     whole = rows.shape[1] // CHUNK * CHUNK
     chunks = _norm(rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK), 2, rows.dtype)
     rest = _norm(rows[:, whole:], 1, rows.dtype).unsqueeze(1)
