@@ -54,7 +54,7 @@ def bench(*arguments):
     return CliRunner().invoke(app, ["bench", *arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     monkeypatch.setenv("LASER_FL_DATA", data_dir)

@@ -151,7 +151,7 @@ class TestCaps:
         with pytest.raises(ConfigError, match=r"norm-cap: must be at least 1 \(inf: none\), got 0.5"):
             parse({"norm-cap": 0.5})
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     @pytest.mark.parametrize("partition", ["iid", "shards"])
     @pytest.mark.parametrize(
         "name", ["laser", "laser two-phase", "laser one-shot", "random-k", "z-sgd", "a-dsgd", "d-dsgd"]

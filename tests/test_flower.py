@@ -58,7 +58,7 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
     """``flwr run`` on Ray, on a SuperLink of its own, with the app's default configuration but for its length."""
     options = {"rounds": 12, "evaluate-every": 6}
@@ -79,7 +79,7 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
         assert (folder / "flower" / file).read_bytes() == (folder / "direct" / file).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
     with pytest.raises(TrainingError, match=r"round 2: client 0: the gradient of block .* is not finite"):
         flower.run(
@@ -88,7 +88,7 @@ def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_pat
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_actor_costs_its_nodes_nothing_or_a_round(tmp_path):
     """One of Ray's two; Flower leaves it in its pool, so that it fails from then on, and others answer instead."""
     killed = []

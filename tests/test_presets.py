@@ -38,7 +38,7 @@ def test_full_resnet18_presets_run_on_a_cpu(tmp_path, monkeypatch, request, name
     assert (ledger.side_channel_floats >= buffers).all()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_dir):
     """On WikiText-2; in a process of its own, whose memory is its own. Of three micro-steps two: they add up alike."""
     options = {"task": "wikitext-2", "device": "cpu", "evaluate-examples": 4, "checkpoint-every": 0} | FEW

@@ -103,7 +103,7 @@ def test_a_run_may_stop_again_and_again(tmp_path):
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
     """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
@@ -125,7 +125,7 @@ def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
         assert same(tmp_path / strategy, path)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_flower_run_goes_on_on_another_superlink(tmp_path):
     """Every process is killed, from the command to Ray's actors; about a minute."""
     values = SHORT | {"rounds": 60, "client-batching": "loop", "checkpoint-every": 10}
