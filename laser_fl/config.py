@@ -203,7 +203,7 @@ class RunConfig(BaseModel):
     min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
     norm_cap: Annotated[float, AfterValidator(_norm_cap)] = Field(
-        10.0, description="largest norm of a signal, over what is usual; a client sends the rest later; inf: none"
+        math.inf, description="largest norm of a signal, over what is usual; a client sends the rest later; inf: none"
     )
     min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
     reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")

@@ -57,9 +57,12 @@ class Examples:
         return into, self.targets.index_select(0, flat).view(rows.shape)
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """The first `count` examples (0: all), `size` at a time."""
-        stop = count or len(self)
-        yield from zip(torch.split(self.inputs[:stop], size), torch.split(self.targets[:stop], size), strict=True)
+        """`count` examples as `subset` draws them (0: all), `size` at a time."""
+        inputs, targets = self.inputs, self.targets
+        if 0 < count < len(self):
+            rows = subset(len(self), count).to(self.device)
+            inputs, targets = inputs[rows], targets[rows]
+        yield from zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
 
     def order(self, config: RunConfig, clients: range) -> Order:
         """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
@@ -71,6 +74,17 @@ def _shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
     """The examples that each client holds."""
     shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
     return shards
+
+
+@lru_cache(maxsize=4)
+def subset(total: int, count: int) -> Int64[Tensor, " count"]:
+    """Draw `count` of `total` places without replacement, rising.
+
+    They are the same in all evaluations of all runs, whatever the run's seed: scores of seeds, strategies and engines
+    are of the same examples.
+    """
+    order = torch.randperm(total, generator=Streams(0).generator("evaluated examples"))
+    return order[:count].sort().values
 
 
 @dataclass(frozen=True)
@@ -103,13 +117,14 @@ class Text:
         return windows[..., :-1], windows[..., 1:]
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """The first `count` windows of the text, one after the other (0: all of it), `size` at a time."""
-        stop = min(len(self.tokens) - 1, count * self.context or len(self.tokens))
-        whole = stop // self.context
-        starts = torch.arange(whole, device=self.tokens.device) * self.context
+        """`count` whole windows as `subset` draws them, or all of the text (0), `size` at a time."""
+        predicted = len(self.tokens) - 1
+        whole = predicted // self.context
+        part = 0 < count < len(self)
+        starts = (subset(whole, min(count, whole)) if part else torch.arange(whole)).to(self.device) * self.context
         for some in torch.split(starts, size) if whole else ():
             yield self.at(some)
-        if rest := stop - whole * self.context:
+        if not part and (rest := predicted - whole * self.context):
             yield replace(self, context=rest).at(starts.new_tensor([whole * self.context]))
 
     def order(self, config: RunConfig, clients: range) -> Order:
