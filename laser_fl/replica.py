@@ -143,7 +143,8 @@ class Replica:
 
         weighs: whether the receiver is to weigh the update by it.
         """
-        update, self._received = self._receive(update, noise, self._received, weighs)
+        steps: int = self._schedule.last_epoch
+        update, self._received = self._receive(update, noise, self._received, weighs, self._stepping.pace(steps))
         for name, weight in self.weights.items():
             weight.grad = update[name]
         self._optimizer.step()

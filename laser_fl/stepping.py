@@ -13,6 +13,7 @@ from laser_fl.config import RunConfig
 from laser_fl.receivers import RECEIVERS
 
 WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
+REACH = 10.0  # sum of a run's step sizes: 1 / (p (1 - p)), a ten-class softmax's curvature along a standardised input
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class Stepping:
             undecayed=tuple(undecayed),
             receiver=receiver,
         )
+
+    def pace(self, steps: int) -> float:
+        """The least gain after `steps` steps with which the run's steps add up to `REACH`, as far as they can.
+
+        A ramp over the run: the noise of early steps stays longest, and gradients are largest then, and so is their
+        noise. 0 for AdamW, which divides by the size of what it is given, so that there a constant gain is none.
+        """
+        if self.optimizer == "adamw":
+            return 0.0
+        mean = min(1.0, REACH * (1 - self.momentum) / (self.learning_rate * self.rounds))
+        first, last = max(0.0, 2 * mean - 1), min(1.0, 2 * mean)
+        return first + (last - first) * steps / self.rounds
 
     @property
     def options(self) -> dict[str, str | float]:

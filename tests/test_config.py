@@ -34,7 +34,7 @@ WRONG = [
     ({"power": "much"}, "power: must be a valid number, got 'much'"),
     ({"rank": 0}, "rank: must be greater than 0 for strategy laser, got 0"),
     ({"rank": -1}, "rank: must be greater than or equal to 0, got -1"),
-    ({"receiver": "ears"}, "receiver: must be one of auto, plain, wiener, got 'ears'"),
+    ({"receiver": "ears"}, "receiver: must be one of auto, plain, wiener, paced, got 'ears'"),
     ({"rank": "1.5"}, "rank: must be a valid integer, got '1.5'"),
     ({"rank": True}, "rank: must be a number or a text, got True"),
     ({"factor-exchange": "both"}, "factor-exchange: must be one of alternating, two-phase, one-shot, got 'both'"),

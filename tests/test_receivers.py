@@ -25,7 +25,7 @@ def scalar(value):
     return torch.tensor(value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("strategy", "own"), [("laser-adaptive", "wiener"), ("laser", "plain"), ("random-k", "plain")])
+@pytest.mark.parametrize(("strategy", "own"), [("laser-adaptive", "paced"), ("laser", "plain"), ("random-k", "plain")])
 def test_auto_is_the_receiver_that_the_scheme_promises(strategy, own):
     weights = {}
     for receiver in ("auto", *names(RECEIVERS)):

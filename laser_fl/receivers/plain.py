@@ -3,6 +3,8 @@
 from laser_fl.blocks import Tensors
 
 
-def plain(update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True) -> tuple[Tensors, Tensors]:
+def plain(
+    update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, pace: float = 0.0
+) -> tuple[Tensors, Tensors]:
     """The update itself; nothing to remember."""
     return update, {}

@@ -1,4 +1,4 @@
-"""The receiver that weighs an update by how reliable the sum of all updates so far is.
+"""The receivers that weigh an update by how reliable the sum of all updates so far is.
 
 Of updates u_t = s_t + z_t, with noise of known energy n_t, the sum V = Σ u_t has signal energy ‖V‖² − Σ n_t but for
 what the noise deviates from its mean. The gain that brings the sum of the s_t back from V with the least mean-square
@@ -9,6 +9,9 @@ error is the Wiener gain of the sum,
 and the round's update is weighed by it. A single update would do for its own gain, but would be shrunk to nothing
 long before the model is past learning from it: the signals of many rounds point the same way and add up, while their
 noise cancels. Each block has a gain of its own. Without noise it is 1, exactly.
+
+`wiener` takes this gain as it is. It waits until the signal shows in the sum, for which a run may be too short; `paced`
+does not let it fall below the run's pace.
 
 Source: Wiener filter as in Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.7;
 docs/adaptive.md.
@@ -23,18 +26,28 @@ from laser_fl.norms import norm
 SUM, NOISE = "sum/", "noise/"
 
 
-def wiener(update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True) -> tuple[Tensors, Tensors]:
-    """Weigh every block by its gain.
+def wiener(
+    update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, pace: float = 0.0
+) -> tuple[Tensors, Tensors]:
+    """Weigh every block by its gain, whatever the pace."""
+    return paced(update, noise, known, weighs)
+
+
+def paced(
+    update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, pace: float = 0.0
+) -> tuple[Tensors, Tensors]:
+    """Weigh every block by its gain, or by the pace where that is more.
 
     noise: energy of each block's noise, a scalar. known: by ``sum/<block>`` and ``noise/<block>``; empty at first;
     its sums change in place. weighs: False where this update is to stay as it is; it counts in the sums all the same.
+    pace: in [0, 1].
     """
     weighed: Tensors = {}
     after: Tensors = {}
     for name, u in update.items():
         total = known[SUM + name].add_(u) if known else u.clone()
         spent = noise[name] + known.get(NOISE + name, 0.0)
-        weighed[name] = u * gain(total, spent).to(u.dtype) if weighs else u
+        weighed[name] = u * gain(total, spent).clamp(min=pace).to(u.dtype) if weighs else u
         after |= {SUM + name: total, NOISE + name: spent}
     return weighed, after
 

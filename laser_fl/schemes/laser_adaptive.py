@@ -54,7 +54,7 @@ class LaserAdaptive(Scheme):
     @property
     def promises(self) -> Promises:
         """Linear, with error feedback, and heard by the receiver that weighs."""
-        return Promises(linear=True, error_feedback=True, receiver="wiener")
+        return Promises(linear=True, error_feedback=True, receiver="paced")
 
     @cached_property
     def laser(self) -> Alternating:
