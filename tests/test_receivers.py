@@ -14,6 +14,7 @@ from laser_fl.plan import Plan
 from laser_fl.receivers import RECEIVERS
 from laser_fl.receivers.wiener import gain, wiener
 from laser_fl.schemes.base import Heard
+from laser_fl.stepping import Stepping
 from laser_fl.training import Training
 from simulations.engines import in_process
 from tests.helpers import SHAPES, VARIANTS, absorb, context, exact, names, scheme, shared_of, silent_losses, tensors
@@ -30,7 +31,7 @@ def test_auto_is_the_receiver_that_the_scheme_promises(strategy, own):
     weights = {}
     for receiver in ("auto", *names(RECEIVERS)):
         training = Training(
-            parse({"strategy": strategy, "clients": 4, "receiver": receiver, "power": 0.1}),
+            parse({"strategy": strategy, "clients": 4, "receiver": receiver, "power": 0.1, "learning-rate": 10}),
             tensors(clients=None),
             Plan(3),
         )
@@ -65,6 +66,38 @@ def test_the_gain_is_that_of_the_sum_so_far(energies):
         assert torch.equal(update["w"], before)
 
 
+@given(energies=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), pace=st.floats(0, 1))
+def test_the_pace_is_the_least_gain(energies, pace):
+    waiting, known = {}, {}
+    for t, energy in enumerate(energies):
+        noise, update = {"w": scalar(energy)}, tensors({"w": (3, 5)}, clients=None, seed=t)
+        reliable, waiting = wiener(update, noise, waiting, pace=pace)
+        weighed, known = RECEIVERS.load("paced")(update, noise, known, pace=pace)
+        expected = torch.maximum(reliable["w"] / update["w"], scalar(pace)) * update["w"]
+        torch.testing.assert_close(weighed["w"], expected)
+
+
+@given(rate=st.floats(1e-4, 10), momentum=st.floats(0, 0.99), rounds=st.integers(1, 1000))
+def test_a_run_at_its_pace_covers_a_distance_of_ten_or_all_that_it_can(rate, momentum, rounds):
+    options = {"learning-rate": rate, "momentum": momentum, "rounds": rounds}
+    stepping = Stepping.of(parse(options), rounds, receiver="paced")
+    paces = [stepping.pace(t) for t in range(rounds)]
+    assert all(0 <= pace <= 1 for pace in paces)
+    assert paces == sorted(paces)
+    at_full_steps = rate * rounds / (1 - momentum)
+    assert sum(paces) / rounds * at_full_steps == pytest.approx(min(10, at_full_steps), rel=1 / rounds + 1e-9)
+
+
+def test_a_run_as_short_as_the_default_takes_what_it_hears_as_it_is():
+    config = parse({"strategy": "laser-adaptive"})
+    rounds = 60 * 8  # epochs of 4,000 digits, 16 clients x 32 of them a round
+    assert Stepping.of(config, rounds, receiver="paced").pace(0) == 1
+
+
+def test_a_constant_gain_means_nothing_to_adamw():
+    assert Stepping.of(parse({"optimizer": "adamw"}), 10, receiver="paced").pace(9) == 0
+
+
 def test_nothing_heard_gives_nothing():
     assert gain(torch.zeros(3), scalar(0.0)) == 1
     assert gain(torch.zeros(3), scalar(1.0)) == 0
@@ -88,7 +121,7 @@ def test_a_run_steps_on_what_its_receiver_makes(monkeypatch):
         return receptions[-1]
 
     monkeypatch.setattr("laser_fl.training.receive", record)
-    for receiver in RECEIVERS:
+    for receiver in ("plain", "wiener"):
         config = parse({"strategy": "random-k", "clients": 4, "receiver": receiver, "power": 300, "learning-rate": 1})
         training, memory = Training(config, tensors(clients=None), Plan(2)), {}
         for _ in range(2):
