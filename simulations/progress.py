@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a run is. line: after an evaluation, what it says; else empty. warning: what went wrong in the round."""
+    """How far a run is. line: after an evaluation, what it says; else empty. warning: what a person should know."""
 
     label: str
     round: int
@@ -36,6 +36,11 @@ class Reporter(Observer):
         self._post = post
         self._seconds = 0.0
         self._state = ""
+
+    def on_begin(self, training: Training) -> None:
+        """Report what there is to know of the run's length."""
+        if notice := training.plan.notice:
+            self._post(Report(self._label, training.round, training.plan.rounds, 0.0, "", "", notice))
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Report a round, and who was left out of it."""
