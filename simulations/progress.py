@@ -83,8 +83,15 @@ class SweepDisplay:
         """One run has ended, or failed for `reason`."""
         self._bar.advance(self._task)
         if reason or not (self._quiet or self._console.is_terminal):
-            line = f"{run.label}  {'failed: ' + reason if reason else 'completed'}"
-            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._print(f"{run.label}  {'failed: ' + reason if reason else 'completed'}")
+
+    def note(self, run: "Run", notice: str) -> None:
+        """There is something to know of a run before it starts."""
+        if not self._quiet:
+            self._print(f"{run.label}  {notice}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class Display:

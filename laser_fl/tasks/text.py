@@ -145,8 +145,10 @@ def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
     if not path.stem.endswith(f"-{path.stat().st_size}"):
         return None
     tokens = _mapped(path)
-    known = len(tokens) == 0 or (tokens.min() >= 0 and tokens.max() < vocabulary)
-    return tokens if known else None
+    if len(tokens) > 0:
+        least, most = tokens.aminmax()
+        return tokens if least >= 0 and most < vocabulary else None
+    return tokens
 
 
 def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
