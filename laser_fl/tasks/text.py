@@ -158,7 +158,7 @@ def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             for piece in pieces:
-                file.write(piece.numpy())
+                file.write(piece.numpy().data)
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
