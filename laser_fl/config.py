@@ -177,7 +177,9 @@ class RunConfig(BaseModel):
     local_learning_rate: NonNegative = Field(
         0.0, description="constant size of those steps; 0: the server's learning-rate, whatever its schedule"
     )
-    epochs: CountOrNone = Field(60, description="length in passes over the data, where rounds is 0")
+    epochs: CountOrNone = Field(
+        60, description="length in passes over the data of the client that has most, where rounds is 0"
+    )
     rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
     learning_rate: Positive = Field(0.02, description="the server's step size")

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Int64
@@ -9,20 +10,30 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
+from laser_fl.partitions import PARTITIONS
 from laser_fl.streams import Streams
+
+
+@lru_cache(maxsize=4)  # the workers of one process ask for the same
+def deal(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """The examples that each client holds, by the config's partition. Raises ConfigError where one would hold none."""
+    _refuse_too_many(config, len(labels))
+    shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
+    if not all(map(len, shards)):
+        raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
+    return shards
+
+
+def _refuse_too_many(config: RunConfig, examples: int) -> None:
+    if config.clients > examples:
+        raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
 
 
 class Order(ABC):
     """The order of data of a range of clients."""
 
-    def __init__(self, config: RunConfig, examples: int, clients: range) -> None:
-        """examples: size of the data set. clients: the part of the run's clients asked for.
-
-        Raises:
-            ConfigError: there are more clients than examples.
-        """
-        if config.clients > examples:
-            raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
+    def __init__(self, config: RunConfig, clients: range) -> None:
+        """clients: the part of the run's clients asked for."""
         self.clients = clients
         self._per_round = config.batch_size * config.accumulation_steps * config.local_steps
         self._streams = Streams(config.seed)
@@ -31,6 +42,11 @@ class Order(ABC):
     @abstractmethod
     def rounds_per_epoch(self) -> int:
         """Rounds of one pass over the largest shard."""
+
+    @property
+    def rounds_per_even_epoch(self) -> int:
+        """The same, if the examples were dealt equally."""
+        return self.rounds_per_epoch
 
     @abstractmethod
     def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
@@ -48,15 +64,10 @@ class Epochs(Order):
     """
 
     def __init__(self, config: RunConfig, shards: Sequence[Tensor], clients: range) -> None:
-        """shards: of all clients, the examples that each holds.
-
-        Raises:
-            ConfigError: one of them holds none.
-        """
-        super().__init__(config, sum(map(len, shards)), clients)
-        if not all(map(len, shards)):
-            raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
+        """shards: of all clients, the examples that each holds."""
+        super().__init__(config, clients)
         self._largest = max(map(len, shards))
+        self._even = -(-sum(map(len, shards)) // len(shards))
         self._shards = {client: shards[client] for client in clients}
         self._shuffled: tuple[int, Tensor] | None = None
 
@@ -64,6 +75,11 @@ class Epochs(Order):
     def rounds_per_epoch(self) -> int:
         """ceil(largest shard / per round)."""
         return -(-self._largest // self._per_round)
+
+    @property
+    def rounds_per_even_epoch(self) -> int:
+        """ceil(mean shard / per round)."""
+        return -(-self._even // self._per_round)
 
     def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
         """Indices of examples."""
@@ -96,7 +112,8 @@ class Windows(Order):
         Raises:
             ConfigError: a client's stretch is shorter than a window.
         """
-        super().__init__(config, tokens // window, clients)
+        super().__init__(config, clients)
+        _refuse_too_many(config, tokens // window)
         self._window = window
         self._stretch = tokens // config.clients
 

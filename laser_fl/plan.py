@@ -13,20 +13,35 @@ class Plan:
     rounds_per_step: rounds of one step, the unit of evaluations and power levels: an epoch, or
         one round where the run is counted in rounds.
     evaluate_every: steps between evaluations.
+    even_rounds: length of the run if all clients held equally many examples; 0: it would be as long.
     """
 
     rounds: int
     rounds_per_epoch: int = 1
     rounds_per_step: int = 1
     evaluate_every: int = 1
+    even_rounds: int = 0
 
     @classmethod
-    def of(cls, config: RunConfig, rounds_per_epoch: int) -> "Plan":
-        """The calendar of `config` on data of which one pass takes `rounds_per_epoch` rounds."""
+    def of(cls, config: RunConfig, rounds_per_epoch: int, rounds_per_even_epoch: int = 0) -> "Plan":
+        """The calendar of `config` on data of which one pass takes `rounds_per_epoch` rounds.
+
+        rounds_per_even_epoch: that it would take if the data were dealt equally; 0: as many.
+        """
         if config.counts_epochs:
-            rounds = config.epochs * rounds_per_epoch
-            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluate_every)
+            rounds, even_rounds = config.epochs * rounds_per_epoch, config.epochs * rounds_per_even_epoch
+            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluate_every, even_rounds)
         return cls(config.rounds, rounds_per_epoch, 1, config.evaluate_every)
+
+    @property
+    def notice(self) -> str:
+        """What to know before the run is compared with others, in a line; empty where there is nothing."""
+        if self.even_rounds in (0, self.rounds):
+            return ""
+        return (
+            f"an epoch has {self.rounds_per_epoch} rounds, which the client with most examples needs, and the run "
+            f"{self.rounds}, not {self.even_rounds} as if all had equally many: compare it at equal rounds or energy"
+        )
 
     @property
     def steps(self) -> int:

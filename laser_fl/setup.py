@@ -38,7 +38,7 @@ class Setup:
     def plan(self) -> Plan:
         """The run's calendar. Raises ConfigError where there are more clients than examples."""
         order = self.task.train.order(self.config, range(0))
-        return Plan.of(self.config, order.rounds_per_epoch)
+        return Plan.of(self.config, order.rounds_per_epoch, order.rounds_per_even_epoch)
 
     def training(self) -> Training:
         """The run, about to begin. Raises ConfigError for what only data and length can tell is wrong."""

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.order import Epochs
-from laser_fl.partitions import PARTITIONS
+from laser_fl.order import deal
 
 
 def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
@@ -22,8 +21,7 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
     from flwr_datasets.visualization import plot_label_distributions
     from matplotlib.figure import Figure
 
-    held = PARTITIONS.load(config.partition)(labels, config)
-    Epochs(config, held, range(0))  # refuses clients that hold nothing
+    held = deal(labels, config)
     owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(held)])
     examples = torch.cat(list(held))
     partitioner = NaturalIdPartitioner("client")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a run is. line: after an evaluation, what it says; else empty. warning: what went wrong in the round."""
+    """How far a run is. line: after an evaluation, what it says; else empty. warning: what a person should know."""
 
     label: str
     round: int
@@ -36,6 +36,11 @@ class Reporter(Observer):
         self._post = post
         self._seconds = 0.0
         self._state = ""
+
+    def on_begin(self, training: Training) -> None:
+        """Report what there is to know of the run's length."""
+        if notice := training.plan.notice:
+            self._post(Report(self._label, training.round, training.plan.rounds, 0.0, "", "", notice))
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Report a round, and who was left out of it."""
@@ -78,8 +83,15 @@ class SweepDisplay:
         """One run has ended, or failed for `reason`."""
         self._bar.advance(self._task)
         if reason or not (self._quiet or self._console.is_terminal):
-            line = f"{run.label}  {'failed: ' + reason if reason else 'completed'}"
-            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._print(f"{run.label}  {'failed: ' + reason if reason else 'completed'}")
+
+    def note(self, run: "Run", notice: str) -> None:
+        """There is something to know of a run before it starts."""
+        if not self._quiet:
+            self._print(f"{run.label}  {notice}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class Display:

@@ -144,22 +144,26 @@ def execute(
     address: str | None = None,
     cpus: int = 1,
     gpus: float = 0,
+    note: Callable[[Run, str], None] | None = None,
 ) -> dict[str, str]:
     """Carry out the runs that are not completed yet; returns why some failed, by label.
 
     show: is told of each run as it ends, and why it failed, or "". address: of a Ray cluster; default: this
-    machine. cpus, gpus: that each run takes of it.
+    machine. cpus, gpus: that each run takes of it. note: is told what there is to know of a run's length.
 
     Raises:
         ConfigError, DataError: a run cannot start; none has then.
     """
     waiting = [run for run in runs if run.summary is None]
-    refuse_wrong([run.config for run in waiting])
+    notices = refuse_wrong([run.config for run in waiting])
     _refuse_others([run.folder for run in waiting])
     if gpus == 0 and any(device_of(run.config).type == "cuda" for run in waiting):
         raise ConfigError(f"gpus: must be greater than 0 for runs on a GPU, or set device=cpu, got {gpus:g}")
     if not waiting:
         return {}
+    for run, notice in zip(waiting, notices, strict=True):
+        if notice and note is not None:
+            note(run, notice)
     with _alone(waiting[0].folder.parent):
         return _on_ray([run for run in waiting if run.summary is None], show, address, cpus, gpus)
 
@@ -191,16 +195,21 @@ def _on_ray(
         ray.shutdown()
 
 
-def refuse_wrong(configs: Sequence[RunConfig]) -> None:
-    """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong."""
+def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:
+    """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong.
+
+    Returns what there is to know of each run's length, or "".
+    """
     setups: dict[str, Setup] = {}
+    notices = []
     for config in configs:
         device_of(config)
         tracker_class(config.tracker)
         key = config.model_copy(update=NOT_IN_A_SETUP).model_dump_json()
         if key not in setups:
             setups = {key: prepare(config.model_copy(update={"device": "cpu"}))}  # one at a time: they are large
-        replace(setups[key], config=config).training()
+        notices.append(replace(setups[key], config=config).training().plan.notice)
+    return notices
 
 
 def _refuse_others(folders: Sequence[Path]) -> None:

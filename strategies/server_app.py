@@ -58,7 +58,12 @@ def _run(grid: Grid, context: Context) -> None:
 
 
 class _Log(Observer):
-    """One line per evaluation on Flower's log, and one per round with faults."""
+    """One line per evaluation on Flower's log, one per round with faults, and one on an unusual length."""
+
+    def on_begin(self, training: Training) -> None:
+        """Say what there is to know of the run's length."""
+        if notice := training.plan.notice:
+            log(WARNING, "%s", notice)
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Say who was left out."""

@@ -19,7 +19,8 @@ WRONG = [
     ),
     (
         {"task": "imagenet"},
-        "task: must be one of mnist-5k, mnist, fashion-mnist, cifar10, cifar100, wikitext-2, wikitext-103, pydoc, "
+        "task: must be one of mnist-5k, mnist, fashion-mnist, cifar10, cifar100, wikitext-2, wikitext-2-raw, "
+        "wikitext-103, wikitext-103-raw, pydoc, "
         "got 'imagenet'",
     ),
     ({"model": "resnet18"}, "model: must be one of linear, mlp for task mnist-5k, got 'resnet18'"),

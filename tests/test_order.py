@@ -6,8 +6,12 @@ import torch
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
 from laser_fl.partitions import PARTITIONS
+from laser_fl.plan import Plan
 from laser_fl.tasks.base import Examples, Text
-from tests.helpers import names
+from laser_fl.training import Training
+from simulations.progress import Reporter
+from strategies.server_app import _Log
+from tests.helpers import names, tensors
 
 
 def order(examples=23, clients=4, batch=4, hosted=None, seed=0):
@@ -107,9 +111,53 @@ def test_more_pieces_than_examples_are_refused():
 
 
 def test_a_partition_that_leaves_a_client_without_examples_is_refused():
-    config = parse({"clients": 800, "partition": "dirichlet", "dirichlet-alpha": 0.01})
-    with pytest.raises(ConfigError, match=r"partition: must leave an example to each of 800 clients .*'dirichlet'"):
-        PARTITIONS.load("dirichlet")(LABELS, config)
+    """The line names the keys that are to be changed."""
+    rule = "dirichlet-alpha: must be large enough to leave each of 800 clients one of 1000 examples, or clients fewer"
+    with pytest.raises(ConfigError, match=rf"^{rule}, got 0\.01$"):
+        dealt(clients=800, partition="dirichlet", dirichlet_alpha=0.01)
+
+
+@pytest.mark.parametrize("partition", names(PARTITIONS))
+def test_more_clients_than_examples_are_refused_in_every_partition(partition):
+    with pytest.raises(ConfigError, match=r"^clients: must be at most the 1000 training examples, got 1001$"):
+        dealt(clients=1001, partition=partition)
+
+
+def dealt(**options):
+    config = parse({name.replace("_", "-"): value for name, value in options.items()})
+    return Examples(torch.zeros(len(LABELS), 1), LABELS).order(config, range(0))
+
+
+class TestUnevenShards:
+    def plan(self, **changes):
+        uneven = {"clients": 8, "partition": "dirichlet", "dirichlet_alpha": 0.1, "batch_size": 25, "epochs": 3}
+        order = dealt(**uneven | changes)
+        config = parse({name.replace("_", "-"): value for name, value in (uneven | changes).items()})
+        return Plan.of(config, order.rounds_per_epoch, order.rounds_per_even_epoch)
+
+    def test_make_a_longer_run_than_even_ones_and_it_says_so(self):
+        longer = -(-max(map(len, deal("dirichlet", dirichlet_alpha=0.1))) // 25)
+        assert longer > 5  # what an eighth of 1,000 examples takes, 25 at a time
+        assert self.plan().rounds == 3 * longer
+        assert self.plan().notice == (
+            f"an epoch has {longer} rounds, which the client with most examples needs, and the run {3 * longer}, "
+            "not 15 as if all had equally many: compare it at equal rounds or energy"
+        )
+
+    def test_are_not_worth_a_word_where_the_run_is_as_long_as_with_even_ones(self):
+        assert self.plan(rounds=40).notice == ""
+        assert self.plan(batch_size=1000).notice == ""
+        assert self.plan(partition="iid").notice == ""
+        assert self.plan(partition="shards").notice == ""
+
+    def test_are_told_once_where_a_run_starts_on_the_terminal_and_in_flowers_log(self, monkeypatch):
+        training = Training(parse({"clients": 8}), tensors(clients=None), self.plan())
+        reports, log = [], []
+        monkeypatch.setattr("strategies.server_app.log", lambda level, *words: log.append(words))
+        for observer in (Reporter("laser", reports.append), _Log()):
+            observer.on_begin(training)
+        assert [report.warning for report in reports] == [training.plan.notice]
+        assert log == [("%s", training.plan.notice)]
 
 
 class TestWindowsOfAText:

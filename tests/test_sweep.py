@@ -197,3 +197,13 @@ def test_a_failure_that_nobody_foresaw_shows_its_last_lines(tmp_path, monkeypatc
     reason = sweep._carry_out(runs_of([Grid(TINY)], tmp_path)[0])
     assert reason.splitlines()[-1] == "ZeroDivisionError: by nothing"
     assert 1 < len(reason.splitlines()) <= sweep.LAST_LINES
+
+
+def test_a_sweep_over_partitions_says_whose_epochs_are_longer_before_it_starts(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(sweep, "_on_ray", lambda *_: told.append("start") or {})
+    base = TINY | {"rounds": 0, "epochs": 2, "dirichlet-alpha": 0.1}
+    runs = runs_of([Grid(base, {"partition": ["iid", "dirichlet"]})], tmp_path)
+    execute(runs, lambda run, reason: None, note=lambda run, notice: told.append(f"{run.config.partition}: {notice}"))
+    longer, start = told
+    assert (longer.startswith("dirichlet: an epoch has "), start) == (True, "start")

@@ -58,12 +58,6 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(task,
     assert "\n" not in line
 
 
-def test_an_incomplete_data_set_is_refused_too(tmp_path):
-    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    with pytest.raises(DataError, match="not found in"):
-        TASKS.load("mnist")(tmp_path, parse({}))
-
-
 def test_the_data_folder_is_the_keys_else_the_variables(monkeypatch):
     monkeypatch.setenv("LASER_FL_DATA", "/from/variable")
     assert str(resolve(parse({"data-dir": "/from/key"}))) == "/from/key"
@@ -186,7 +180,7 @@ class TestText:
         (tmp_path / "gpt2-bpe" / "vocab.bpe").write_text("")
         for wrong in ("{}", "[1]", "no json", json.dumps({str(i): i for i in range(50256)})):
             (tmp_path / "gpt2-bpe" / "encoder.json").write_text(wrong)
-            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens and 50,000 merges"):
+            with pytest.raises(DataError, match=r"encoder\.json: must be GPT-2's 50,257 tokens in JSON, got others"):
                 text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
 
     def test_wrong_merges_are_refused(self, tmp_path, data_dir):
@@ -195,9 +189,10 @@ class TestText:
             shutil.copy(Path(data_dir) / "gpt2-bpe" / name, tmp_path / "gpt2-bpe")
         merges = tmp_path / "gpt2-bpe" / "vocab.bpe"
         lines = merges.read_text(encoding="utf-8").splitlines()
-        for wrong in (lines[:-1], [*lines[:-1], "zz qq"]):
+        others = "merges of tokens in .*encoder"
+        for wrong, rule in ((lines[:-1], "50,000 merges, .*, got 49,999"), ([*lines[:-1], "zz qq"], others)):
             merges.write_text("\n".join(wrong), encoding="utf-8")
-            with pytest.raises(DataError, match="gpt2 vocabulary: must be GPT-2's 50,257 tokens and 50,000 merges"):
+            with pytest.raises(DataError, match=rf"vocab\.bpe: must be .*{rule}"):
                 text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
 
     def test_a_file_is_read_once_and_again_where_it_has_changed(self, tmp_path, monkeypatch):
@@ -210,9 +205,6 @@ class TestText:
         assert bytes(first.test.tokens.tolist()) == b"a few"
         (folder / "wiki.valid.tokens").write_text("a few more")
         assert bytes(load(tmp_path, parse({"context": 4})).test.tokens.tolist()) == b"a few more"
-        (folder / "wiki.valid.tokens").write_text("")
-        with pytest.raises(DataError, match="wikitext-2: its validation text must have at least two tokens, got 0"):
-            load(tmp_path, parse({}))
 
     def test_pieces_make_up_the_text(self, monkeypatch, data_dir, tmp_path):
         lines = "".join(f"line {i} of some text\n" for i in range(50))

@@ -13,11 +13,20 @@ from laser_fl.streams import Streams
 
 
 def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """A Dirichlet draw over clients for each label: the smaller dirichlet-alpha, the fewer hold most of it."""
+    """A Dirichlet draw over clients for each label: the smaller dirichlet-alpha, the fewer hold most of it.
+
+    Raises:
+        ConfigError: in none of the partitioner's tries did every client get an example.
+    """
     from flwr_datasets.partitioner import DirichletPartitioner
 
     alpha, seed = config.dirichlet_alpha, _seed(config)
-    return _deal(DirichletPartitioner(config.clients, "label", alpha, min_partition_size=1, seed=seed), labels, config)
+    partitioner = DirichletPartitioner(config.clients, "label", alpha, min_partition_size=1, seed=seed)
+    try:
+        return _deal(partitioner, labels, config)
+    except ValueError:
+        rule = f"must be large enough to leave each of {config.clients} clients one of {len(labels)} examples"
+        raise ConfigError(f"dirichlet-alpha: {rule}, or clients fewer, got {alpha:g}") from None
 
 
 def shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
@@ -45,12 +54,7 @@ def _deal(partitioner: Any, labels: Tensor, config: RunConfig) -> Sequence[Tenso
     partitioner.dataset = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of every attempt before it gives up
-        try:
-            parts = [partitioner.load_partition(client)["index"] for client in range(config.clients)]
-        except ValueError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            rule = f"must leave an example to each of {config.clients} clients ({reason})"
-            raise ConfigError(f"partition: {rule}, got {config.partition!r}") from None
+        parts = [partitioner.load_partition(client)["index"] for client in range(config.clients)]
     return [torch.tensor(part[:], dtype=torch.int64) for part in parts]
 
 

@@ -1,9 +1,8 @@
 """What every task offers to workers and to the evaluation."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.models.base import Network, build
-from laser_fl.order import Epochs, Order, Windows
-from laser_fl.partitions import PARTITIONS
+from laser_fl.order import Epochs, Order, Windows, deal
 from laser_fl.streams import Device, Streams
 
 BEST: Mapping[str, Callable[[list[float]], float]] = {"accuracy": max, "perplexity": min}
@@ -66,14 +64,7 @@ class Examples:
 
     def order(self, config: RunConfig, clients: range) -> Order:
         """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
-        return Epochs(config, _shards(self.targets, config), clients)
-
-
-@lru_cache(maxsize=4)  # the workers of one process ask for the same
-def _shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """The examples that each client holds."""
-    shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
-    return shards
+        return Epochs(config, deal(self.targets, config), clients)
 
 
 @lru_cache(maxsize=4)

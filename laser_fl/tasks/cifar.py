@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import DataError
+from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.models.resnet18 import resnet18
 from laser_fl.tasks.base import Examples, Task
+from laser_fl.tasks.sources import missing
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, per channel
 MEAN_100, STD_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -49,17 +50,34 @@ def _task(dataset: Any, root: Path, classes: int, mean: tuple[float, ...], std: 
 
 
 def _split(dataset: Any, root: Path, train: bool) -> Examples:
-    """Images as (examples, 3, 32, 32) of 8 bits."""
+    """Images as (examples, 3, 32, 32) of 8 bits.
+
+    torchvision unpickles files of the release only: it compares their checksums first.
+    """
     folder = root / dataset.base_folder
     try:
         data = dataset(root, train=train, download=not folder.is_dir())
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{dataset.__name__}: not found in {folder} and not downloaded ({reason}); "
-            "put its files there, or name their place with data-dir or $LASER_FL_DATA"
-        ) from None
+    except (RuntimeError, OSError) as error:
+        _refuse_others(dataset, root)
+        files = f"its files, or {dataset.filename} in {root},"
+        raise missing(dataset.__name__, [folder], files, brief(reason_of(error))) from None
     return Examples(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+
+
+def _refuse_others(dataset: Any, root: Path) -> None:
+    """Name the file that is not the release's, or lacks. Raises DataError."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder, archive = root / dataset.base_folder, root / dataset.filename
+    files = [(archive, dataset.tgz_md5)] if archive.is_file() else []
+    if folder.is_dir():
+        batches = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+        files = [(folder / name, checksum) for name, checksum in batches]
+    for path, checksum in files:
+        if not check_integrity(path, checksum):
+            rule = f"must be {dataset.__name__}'s as released, of MD5 sum {checksum}"
+            got = f"another in {path.stat().st_size:,} bytes" if path.is_file() else "none"
+            raise DataError(f"{path}: {rule}, got {got}")
 
 
 def normalised(

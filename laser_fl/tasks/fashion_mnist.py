@@ -4,13 +4,11 @@ from pathlib import Path
 
 from laser_fl.config import RunConfig
 from laser_fl.tasks.base import Task
-from laser_fl.tasks.images28 import from_torchvision
+from laser_fl.tasks.images28 import from_files
 
 MEAN, STD = 0.2860, 0.3530
 
 
 def load(data_dir: Path, config: RunConfig) -> Task:
-    """Read Fashion-MNIST from `data_dir`/FashionMNIST/raw. Raises DataError where it cannot be had."""
-    from torchvision.datasets import FashionMNIST
-
-    return from_torchvision(FashionMNIST, data_dir, MEAN, STD)
+    """Read Fashion-MNIST from `data_dir`. Raises DataError where it cannot be had or is damaged."""
+    return from_files("FashionMNIST", "fashion-mnist", data_dir, MEAN, STD)

@@ -4,13 +4,11 @@ from pathlib import Path
 
 from laser_fl.config import RunConfig
 from laser_fl.tasks.base import Task
-from laser_fl.tasks.images28 import from_torchvision
+from laser_fl.tasks.images28 import from_files
 
 MEAN, STD = 0.1307, 0.3081
 
 
 def load(data_dir: Path, config: RunConfig) -> Task:
-    """Read MNIST from `data_dir`/MNIST/raw. Raises DataError where it cannot be had."""
-    from torchvision.datasets import MNIST
-
-    return from_torchvision(MNIST, data_dir, MEAN, STD)
+    """Read MNIST from `data_dir`. Raises DataError where it cannot be had or is damaged."""
+    return from_files("MNIST", "mnist", data_dir, MEAN, STD)

@@ -1,5 +1,8 @@
 """Language modelling: WikiText-2 and -103 (Merity, Xiong, Bradbury, Socher, 2016), and Python's documentation.
 
+WikiText comes in two versions: with every word, raw, which the paper's experiments train on, or with rare words as
+<unk>. Perplexities on one say nothing of those on the other.
+
 A text is cut into tokens once, which are kept in a cache and mapped into memory from there. Tokens are the
 text's bytes, or those of GPT-2's vocabulary.
 """
@@ -7,7 +10,8 @@ text's bytes, or those of GPT-2's vocabulary.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from itertools import islice
@@ -20,9 +24,10 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import DataError
+from laser_fl.errors import DataError, StorageError, brief, reason_of
 from laser_fl.models.gpt2 import gpt2
 from laser_fl.tasks.base import Task, Text
+from laser_fl.tasks.sources import Source, found, missing
 
 CACHE_VARIABLE = "LASER_FL_CACHE"
 VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multiple of 64
@@ -32,30 +37,44 @@ PIECE = 1 << 18  # characters that are cut into tokens by one thread at once
 PIECES = 16  # of these at a time
 LOGITS = 1 << 26  # outputs of a forward pass in an evaluation
 PYDOC_TEST_SHARE = 0.1
+SUFFIX, TOKEN_BYTES = ".int32", 4  # of a file of tokens; its name ends with its length in bytes
 
 
 def load_wikitext_2(data_dir: Path, config: RunConfig) -> Task:
-    """Read WikiText-2 from `data_dir`/wikitext-2, else from Hugging Face. Raises DataError."""
-    return _wikitext("wikitext-2", data_dir, config)
+    """WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-2", "tokens", data_dir, config)
 
 
 def load_wikitext_103(data_dir: Path, config: RunConfig) -> Task:
-    """Read WikiText-103 from `data_dir`/wikitext-103, else from Hugging Face. Raises DataError."""
-    return _wikitext("wikitext-103", data_dir, config)
+    """WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-103", "tokens", data_dir, config)
+
+
+def load_wikitext_2_raw(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-2-raw", "raw", data_dir, config)
+
+
+def load_wikitext_103_raw(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-103-raw", "raw", data_dir, config)
 
 
 def load_pydoc(data_dir: Path, config: RunConfig) -> Task:
     """The standard library's pydoc_data/topics.py; its last tenth is the test."""
     text = (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
     cut = round(len(text) * (1 - PYDOC_TEST_SHARE))
-    train, test = (tokenised(part, data_dir, config) for part in (text[:cut], text[cut:]))
-    return _task("pydoc", train, test, config)
+    parts = {"pydoc, train": text[:cut], "pydoc, test": text[cut:]}
+    return _task({name: tokenised(part, data_dir, config) for name, part in parts.items()}, config)
 
 
-def _task(name: str, train: Tensor, test: Tensor, config: RunConfig) -> Task:
+def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
+    """The task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
     vocabulary = VOCABULARY[config.tokens]
-    if len(test) < 2:
-        raise DataError(f"{name}: its validation text must have at least two tokens, got {len(test)}")
+    for name, tokens in texts.items():
+        if len(tokens) <= config.context:
+            raise DataError(f"{name}: must have more tokens than a context of {config.context}, got {len(tokens)}")
+    train, test = texts.values()
     return Task(
         train=Text(train, config.context),
         test=Text(test, config.context),
@@ -66,23 +85,23 @@ def _task(name: str, train: Tensor, test: Tensor, config: RunConfig) -> Task:
     )
 
 
-def _wikitext(name: str, data_dir: Path, config: RunConfig) -> Task:
-    """The files of the release, else Hugging Face's copy of them: words as they were cut, rare ones as <unk>."""
-    paths = [data_dir / name / f"wiki.{split}.tokens" for split in ("train", "valid")]
-    if all(path.is_file() for path in paths):
-        train, test = (_cached(_stamp(p), partial(p.read_text, encoding="utf-8"), data_dir, config) for p in paths)
-        return _task(name, train, test, config)
+def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task:
+    """The files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
+    folder, archive = data_dir / name, data_dir / f"{name}-v1.zip"
+    names = [f"wiki.{split}.{ending}" for split in ("train", "valid")]
+    here = found([folder], [(file, f"{file}.gz") for file in names])
+    if here is None and archive.is_file():
+        here = [Source(archive, f"{name}/{file}") for file in names]
+    if here is not None:
+        return _task({str(file): _cached(file.stamp, file.text, data_dir, config) for file in here}, config)
     from datasets import load_dataset
 
     try:
         splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
     except Exception as error:  # whatever the network, the hub and its cache may say
-        raise DataError(
-            f"{name}: not found in {data_dir / name} and not downloaded ({_reason(error)}); put wiki.train.tokens and "
-            "wiki.valid.tokens there, or name their place with data-dir or $LASER_FL_DATA"
-        ) from None
-    train, test = (_cached(s._fingerprint, partial(_joined, s), data_dir, config) for s in splits)
-    return _task(name, train, test, config)
+        raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
+    read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, config) for s in splits}
+    return _task(read, config)
 
 
 def _joined(split: Any) -> str:
@@ -90,30 +109,26 @@ def _joined(split: Any) -> str:
 
 
 def tokenised(text: str, data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
-    """A text as tokens, mapped into memory; cut once, and kept in the cache. Raises DataError as `_cached`."""
+    """A text as tokens, mapped into memory; cut once, and kept in the cache. Raises as `_cached`."""
     return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, config)
 
 
 def _cached(stamp: str, text: Callable[[], str], data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
-    """The tokens of the text that `stamp` stands for; it is read only where they are not in the cache.
+    """The tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
 
     Raises:
-        DataError: GPT-2's vocabulary is wrong or cannot be had.
+        DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
+        StorageError: the cache cannot be written.
     """
     vocabulary = _vocabulary(data_dir) if config.tokens == "gpt2" else ()
     digest = hashlib.blake2b(stamp.encode(), digest_size=16)
-    for path in vocabulary:
-        digest.update(path.read_bytes())
-    cached = cache_dir() / f"{config.tokens}-{digest.hexdigest()}.int32"
-    if not cached.is_file():
-        _write(cached, _bpe(text(), *vocabulary) if vocabulary else _bytes(text()))
-    return torch.from_file(str(cached), shared=False, size=cached.stat().st_size // 4, dtype=torch.int32)
-
-
-def _stamp(path: Path) -> str:
-    """What tells a file from another, or from what it was before, without reading it."""
-    status = path.stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    for file in vocabulary:
+        digest.update(file.read())
+    stem = f"{config.tokens}-{digest.hexdigest()}"
+    for path in cache_dir().glob(f"{stem}-*{SUFFIX}"):
+        if (tokens := _whole(path, VOCABULARY[config.tokens])) is not None:
+            return tokens
+    return _mapped(_written(stem, _bpe(text(), *vocabulary) if vocabulary else _bytes(text())))
 
 
 def cache_dir() -> Path:
@@ -121,14 +136,39 @@ def cache_dir() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("laser-fl")) / "tokens"
 
 
-def _write(path: Path, pieces: Iterator[Tensor]) -> None:
-    """Whole or not at all: another process may be doing the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        for piece in pieces:
-            piece.numpy().tofile(file)
-    part.replace(path)
+def _mapped(path: Path) -> Int32[Tensor, " tokens"]:
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size // TOKEN_BYTES, dtype=torch.int32)
+
+
+def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
+    """The tokens in a file of the cache; None where it is not as long as its name says, or others are in it."""
+    if not path.stem.endswith(f"-{path.stat().st_size}"):
+        return None
+    tokens = _mapped(path)
+    if len(tokens) > 0:
+        least, most = tokens.aminmax()
+        return tokens if least >= 0 and most < vocabulary else None
+    return tokens
+
+
+def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
+    """A file of the cache, whole or not at all: another process may be doing the same. Raises StorageError."""
+    part = cache_dir() / f"{stem}.{os.getpid()}.part"
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            for piece in pieces:
+                file.write(piece.numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        return part.replace(part.with_name(f"{stem}-{size}{SUFFIX}"))
+    except OSError as error:
+        mend = f"name another cache with ${CACHE_VARIABLE}"
+        raise StorageError(f"{part}: cannot be written ({reason_of(error)}); {mend}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _bytes(text: str) -> Iterator[Tensor]:
@@ -137,7 +177,7 @@ def _bytes(text: str) -> Iterator[Tensor]:
         yield torch.frombuffer(piece, dtype=torch.uint8).to(torch.int32)
 
 
-def _bpe(text: str, encoder: Path, merges: Path) -> Iterator[Tensor]:
+def _bpe(text: str, encoder: Source, merges: Source) -> Iterator[Tensor]:
     """GPT-2's tokens, cut in pieces that end with a line."""
     tokenizer, pieces = _tokenizer(encoder, merges), _pieces(text)
     while some := list(islice(pieces, PIECES)):
@@ -153,44 +193,36 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
-def _vocabulary(data_dir: Path) -> tuple[Path, Path]:
+def _vocabulary(data_dir: Path) -> tuple[Source, Source]:
     """(encoder.json, vocab.bpe) in `data_dir`/gpt2-bpe, else from Hugging Face. Raises DataError."""
     folder = data_dir / "gpt2-bpe"
-    encoder, merges = folder / "encoder.json", folder / "vocab.bpe"
-    if not (encoder.is_file() and merges.is_file()):
+    if (here := found([folder], [("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")])) is None:
         from huggingface_hub import hf_hub_download
 
         try:
-            encoder, merges = (Path(hf_hub_download("gpt2", name)) for name in ("vocab.json", "merges.txt"))
+            here = [Source(Path(hf_hub_download("gpt2", name))) for name in ("vocab.json", "merges.txt")]
         except Exception as error:  # whatever the network, the hub and its cache may say
-            raise DataError(
-                f"gpt2 vocabulary: encoder.json and vocab.bpe not found in {folder} and not downloaded "
-                f"({_reason(error)}); put them there, or take tokens=bytes"
-            ) from None
+            reason = brief(reason_of(error))
+            raise missing("gpt2 vocabulary", [folder], "encoder.json and vocab.bpe", reason) from None
+    encoder, merges = here
     return encoder, merges
 
 
-def _tokenizer(encoder: Path, merges: Path) -> Any:
+def _tokenizer(encoder: Source, merges: Source) -> Any:
     """GPT-2's tokenizer. Raises DataError where the files are not GPT-2's."""
     from tokenizers import ByteLevelBPETokenizer
 
-    rule = f"must be GPT-2's {GPT2_TOKENS:,} tokens and {GPT2_MERGES:,} merges"
-    wrong = DataError(f"gpt2 vocabulary: {rule}, not so in {encoder.parent}")
     try:
-        entries = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").splitlines()
-        if (
-            sorted(entries.values()) != list(range(GPT2_TOKENS))
-            or sum(" " in line for line in lines[1:]) != GPT2_MERGES
-        ):
-            raise wrong
-        return ByteLevelBPETokenizer(str(encoder), str(merges))
-    except DataError:
-        raise
-    except Exception:  # the library raises no narrower one
-        raise wrong from None
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says, else its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        entries = json.loads(encoder.text())
+        numbers = sorted(entries.values())
+    except (ValueError, AttributeError, TypeError):
+        numbers = []
+    if numbers != list(range(GPT2_TOKENS)):
+        raise DataError(f"{encoder}: must be GPT-2's {GPT2_TOKENS:,} tokens in JSON, got others")
+    pairs = [tuple(line.split(" ")) for line in merges.text().split("\n")[1:] if line]
+    if len(pairs) != GPT2_MERGES:
+        raise DataError(f"{merges}: must be GPT-2's {GPT2_MERGES:,} merges, one a line, got {len(pairs):,}")
+    try:
+        return ByteLevelBPETokenizer(entries, pairs)
+    except Exception as error:  # the library raises no narrower one
+        raise DataError(f"{merges}: must be merges of tokens in {encoder} ({reason_of(error)})") from None

@@ -104,7 +104,7 @@ def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, qui
     from simulations.sweep import execute
 
     with SweepDisplay(console, runs, quiet) as display:
-        return execute(runs, display.show, address, cpus, gpus)
+        return execute(runs, display.show, address, cpus, gpus, display.note)
 
 
 def _show_plan(runs: "list[Run]", cpus: int, gpus: float) -> None:

@@ -61,7 +61,7 @@ def draw(results: pd.DataFrame) -> Picture:
                 curve(axes, some, label=str(method), lw=3 if method == OURS else 1.2, **style)
             theirs = runs[runs["method"] != OURS]  # ours runs at quarters of their powers, too
             finish(axes, runs if theirs.empty else theirs)
-            axes.set_title(TITLES[str(task)])
+            axes.set_title(TITLES.get(str(task), str(task)))
         first = next(iter(picture.axes))
         picture.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2 + wide, frameon=False)
     return picture

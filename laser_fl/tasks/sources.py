@@ -1,0 +1,82 @@
+"""Files of data sets as people have them: where they lie, unpacked where they are compressed, refused where damaged."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from laser_fl.errors import DataError, reason_of
+
+GZIP = b"\x1f\x8b"  # how gzip's files begin, whatever they are called: some browsers unpack and keep the name
+PAGE = (b"<!doctype", b"<html")  # what servers send instead of a file
+DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, BadZipFile)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a member of a zip archive."""
+
+    path: Path
+    member: str = ""
+
+    def __str__(self) -> str:
+        return str(self.path / self.member)
+
+    @property
+    def stamp(self) -> str:
+        """What tells a file from another, or from what it was before, without reading it."""
+        status = self.path.stat()
+        return f"{self.path.resolve()} {self.member} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+    def read(self) -> bytes:
+        """The unpacked content. Raises DataError where it cannot be read, is not whole, or is a web page."""
+        try:
+            data = self._unpacked()
+        except DAMAGED as error:
+            raise DataError(f"{self}: must be a whole, readable file ({reason_of(error)})") from None
+        if data[:64].lstrip().lower().startswith(PAGE):
+            raise DataError(f"{self}: must be data, got a web page")
+        return data
+
+    def text(self) -> str:
+        """The content as text, with Unix line ends. Raises DataError where it is not UTF-8, or as `read`."""
+        data = self.read()
+        try:
+            return data.decode().replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self}: must be UTF-8, got {data[error.start]:#04x} as byte {error.start}") from None
+
+    def _unpacked(self) -> bytes:
+        if self.member:
+            with ZipFile(self.path) as archive:
+                return archive.read(self.member)
+        data = self.path.read_bytes()
+        return gzip.decompress(data) if data.startswith(GZIP) else data
+
+
+def found(folders: Sequence[Path], files: Sequence[Sequence[str]]) -> list[Source] | None:
+    """The files of a data set, in the first of the folders that has any; None where none has.
+
+    files: for each, the names that it may have; the first counts where several are there.
+
+    Raises:
+        DataError: the folder has some of them only.
+    """
+    for folder in folders:
+        there = [next((folder / name for name in names if (folder / name).is_file()), None) for names in files]
+        paths = [path for path in there if path is not None]
+        if paths and len(paths) < len(files):
+            lacking = " or ".join(files[there.index(None)])
+            raise DataError(f"{folder}: must have {lacking} beside {paths[0].name}, not found")
+        if paths:
+            return [Source(path) for path in paths]
+    return None
+
+
+def missing(name: str, places: Sequence[Path], files: str, reason: str) -> DataError:
+    """The error for a data set that is nowhere: where it was looked for, why it was not downloaded, what to do."""
+    where = ", ".join(map(str, places))
+    mend = f"put {files} there, or name their place with data-dir or $LASER_FL_DATA"
+    return DataError(f"{name}: not found in {where} and not downloaded ({reason}); {mend}")
