@@ -87,9 +87,11 @@ class RunFolder(Observer):
             self._write_json(ENVIRONMENT, environment() | {"engine": engine})
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({reason_of(error)}), got {str(path)!r}") from None
-        except LaserError as error:  # the tracker's; what it left there must not make the folder a used one
-            for left in path.iterdir():
+        except (LaserError, KeyboardInterrupt) as error:  # the tracker's error, or the user's end before it began
+            for left in path.iterdir():  # or the folder would be a used one
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise ConfigError(str(error)) from None
 
     def on_begin(self, training: Training) -> None:

@@ -17,6 +17,7 @@ from laser_fl.schemes.base import Scheme
 from laser_fl.tables import from_fields
 from laser_fl.tasks.metrics import Metric, metrics_in
 from simulations.figures.curves import COLOURS
+from simulations.reading import read_csv
 from simulations.side_by_side import Outcome
 from simulations.texts import Listing
 
@@ -72,7 +73,8 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, folder: Path, ov
 
     over: a key of AXES. Returns the file; None where no run was evaluated.
     """
-    metrics = {name: pd.read_csv(o.folder / METRICS) for name, o in outcomes.items() if (o.folder / METRICS).is_file()}
+    files = {name: outcome.folder / METRICS for name, outcome in outcomes.items()}
+    metrics = {name: read_csv(path, growing=True) for name, path in files.items() if path.is_file()}
     metric = next((metric for table in metrics.values() for metric in metrics_in(table.columns)), None)
     if metric is None:
         return None
@@ -111,7 +113,9 @@ def _metric(outcomes: Mapping[str, Outcome]) -> Metric | None:
 
 
 def is_noiseless(name: str) -> bool:
-    """Whether a strategy is defined on ideal links, whatever the power."""
+    """Whether a strategy is defined on ideal links, whatever the power. One that is not known here is not."""
+    if name not in SCHEMES:
+        return False
     scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
     return scheme.promises.noiseless
 

@@ -69,7 +69,7 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, Group]:
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_A_CURVE)
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        label = label_of({key: run.config[key] for key in keys}) or str(run.config["strategy"])
+        label = label_of({key: run.config.get(key) for key in keys}) or str(run.config["strategy"])
         groups.setdefault(label, []).append(run)
     return dict(groups)
 
