@@ -85,7 +85,8 @@ class SweepDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # or it would print an empty line
+            self._bar.stop()
 
     def show(self, run: "Run", reason: str) -> None:
         """One run has ended, or failed for `reason`."""
@@ -115,7 +116,8 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:  # or it would print an empty line
+            self._bars.stop()
 
     def show(self, report: Report) -> None:
         """Bring the screen up to date."""

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 import pytest
@@ -20,7 +22,7 @@ from laser_fl.schemes import SCHEMES
 from laser_fl.tasks import TASKS
 from simulations import presets
 from simulations.cli import app
-from simulations.side_by_side import run_all
+from simulations.side_by_side import _outcome, run_all
 
 SHORT = ["-c", "model=linear", "-c", "clients=4", "-c", "rounds=6", "-c", "evaluate-every=3"]
 
@@ -162,6 +164,36 @@ def test_a_process_that_dies_leaves_the_other_runs_their_results(tmp_path, monke
     outcomes = run_all(runs, lambda report: None)
     assert outcomes["sgd"].summary == {"status": "completed"}
     assert (outcomes["z-sgd"].summary, bool(outcomes["z-sgd"].reason)) == ({}, True)
+
+
+@pytest.mark.thorough
+@pytest.mark.killed
+def test_an_interrupted_comparison_leaves_summaries_and_no_folder_of_what_had_not_begun(tmp_path):
+    """The second of three strategies is at work when the user ends it."""
+    base = parse({"model": "linear", "clients": 4, "rounds": 100_000, "evaluate-every": 1000, "threads": 0})
+    runs = {n: base.model_copy(update={"strategy": n, "out_dir": str(tmp_path / n)}) for n in ("laser", "sgd", "z-sgd")}
+    runs["z-sgd"] = runs["z-sgd"].model_copy(update={"rounds": 2})
+
+    def interrupt(report):
+        if report.label == "sgd":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs, interrupt)
+    ended = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.glob("*/summary.json")}
+    assert ended == {"z-sgd": "completed", "sgd": "interrupted"}
+    assert not (tmp_path / "laser").exists()
+
+
+def test_a_run_whose_process_died_has_a_summary_that_says_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    died = Future()
+    died.set_exception(BrokenProcessPool("it was killed"))
+    assert _outcome(died, tmp_path).reason == "it was killed"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("failed", "it was killed")
+    assert _outcome(died, tmp_path / "never begun").summary == {}
+    assert not (tmp_path / "never begun").exists()
 
 
 def dying(label, config, reports):
