@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ def _device(name: str) -> str:
 def _path(name: str) -> str:
     if re.search(r"[\x00-\x1f\x7f]", name):
         raise ValueError("must be a path without control characters")
-    if len(name) > 4000 or any(len(part.encode()) > 255 for part in Path(name).parts):
+    if len(name) > 4000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
         raise ValueError("must be a path of a length that file systems take")
     try:
         Path(name).expanduser()

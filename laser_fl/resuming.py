@@ -25,12 +25,14 @@ class About:
 
 def about(path: Path) -> About:
     """Read what a run was, so as to go on with it. Raises ConfigError where `path` is not a run's folder."""
+    file = CONFIG
     try:
-        there, environment = (json.loads((path / name).read_text()) for name in (CONFIG, ENVIRONMENT))
-        config = parse(there | {"resume": str(path)})
-        engine = str(environment["engine"])
+        config = parse(json.loads((path / file).read_text()) | {"resume": str(path)})
+        file = ENVIRONMENT
+        engine = str(json.loads((path / file).read_text())["engine"])
     except (OSError, ValueError, KeyError, TypeError, LaserError) as error:
-        raise ConfigError(f"resume: must be the folder of a run ({reason_of(error)}), got {str(path)!r}") from None
+        rule = f"must be the folder of a run ({file}: {reason_of(error)})"
+        raise ConfigError(f"resume: {rule}, got {str(path)!r}") from None
     places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in (path / CHECKPOINTS).glob("node-*")]
     return About(config, engine, max((int(place[1]) for place in places if place), default=None))
 

@@ -26,7 +26,7 @@ from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LEDGER, METRICS, SP
 from laser_fl.ledger import Entry
 from laser_fl.observers import Metrics, Observer
 from laser_fl.resuming import latest, refuse_other_run
-from laser_fl.tasks.base import BEST
+from laser_fl.tasks.metrics import TASK_METRICS
 from laser_fl.trackers.base import tracker_class
 from laser_fl.training import Training
 
@@ -87,9 +87,11 @@ class RunFolder(Observer):
             self._write_json(ENVIRONMENT, environment() | {"engine": engine})
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({reason_of(error)}), got {str(path)!r}") from None
-        except LaserError as error:  # the tracker's; what it left there must not make the folder a used one
-            for left in path.iterdir():
+        except (LaserError, KeyboardInterrupt) as error:  # the tracker's error, or the user's end before it began
+            for left in path.iterdir():  # or the folder would be a used one
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise ConfigError(str(error)) from None
 
     def on_begin(self, training: Training) -> None:
@@ -199,10 +201,11 @@ class RunFolder(Observer):
             last = self._metrics[-1]
             summary |= {f"test_{name}": value for name, value in last.test.items()}
             summary |= {f"ema_test_{name}": value for name, value in last.ema_test.items()}
-            for name in last.ema_test.keys() & BEST.keys():
-                summary[f"best_ema_test_{name}"] = BEST[name]([m.ema_test[name] for m in self._metrics])
+            for name in last.ema_test.keys() & TASK_METRICS.keys():
+                summary[f"best_ema_test_{name}"] = TASK_METRICS[name].best([m.ema_test[name] for m in self._metrics])
         if ledger:
-            uplink = sum(entry.uplink_floats for entry in ledger) / len(ledger)
+            sent = [entry.uplink_floats for entry in ledger if entry.uplink_floats]  # in silent rounds: nothing
+            uplink = sum(sent) / len(sent) if sent else 0.0
             summary["uplink_floats_per_round"] = uplink
             summary["compression_ratio"] = training.parameters / uplink if uplink else math.inf
             summary["max_power_used"] = max(entry.max_power_used for entry in ledger)

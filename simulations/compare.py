@@ -1,22 +1,25 @@
 """Several strategies over one channel: a table and a picture."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.files import METRICS
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Scheme
 from laser_fl.tables import from_fields
+from laser_fl.tasks.metrics import Metric, metrics_in
 from simulations.figures.curves import COLOURS
+from simulations.reading import read_csv
 from simulations.side_by_side import Outcome
+from simulations.texts import Listing
 
 COMPARISON = "comparison.csv"
 HIGHLIGHTED = ("sgd", "z-sgd", "laser")
@@ -28,7 +31,7 @@ AXES = {
     "energy": "energy of all clients and the server",
     "latency_seconds": "time on the air (s)",
 }
-ACCURACIES = {"test_accuracy": "last", "ema_test_accuracy": "averaged", "best_ema_test_accuracy": "best avg."}
+SCORES = {"test": "last", "ema_test": "averaged", "best_ema_test": "best avg."}
 
 
 def frame(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
@@ -36,63 +39,83 @@ def frame(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     return pd.DataFrame([{"strategy": name, "reason": o.reason, **o.summary} for name, o in outcomes.items()])
 
 
-def table(outcomes: Mapping[str, Outcome], config: RunConfig) -> Table:
-    """Accuracy, what was sent and what it cost, a row per strategy."""
-    result = Table(title=_title(config), caption="accuracy in %; values sent and power: per client and round")
-    result.add_column("strategy", no_wrap=True)
-    for head in (*ACCURACIES.values(), "sent", "ratio", "power", "time"):
-        result.add_column(head, justify="right", no_wrap=True)
-    for name, outcome in outcomes.items():
-        summary = outcome.summary
-        if not summary:
-            result.add_row(name, "failed")
-            continue
-        result.add_row(
-            name,
-            *(f"{100 * summary[column]:.1f}" for column in ACCURACIES),
-            f"{summary['uplink_floats_per_round']:,.0f}",
-            "silent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
-            "no noise" if is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
-            f"{summary['seconds_total']:.0f} s",
-        )
-    return result
+def listing(outcomes: Mapping[str, Outcome], config: RunConfig) -> Listing:
+    """Scores, what was sent and what it cost, a row per strategy."""
+    metric = _metric(outcomes)
+    numbers = (*SCORES.values(), "sent", "ratio", "power", "time")
+    scale = f"{metric.label}; " if metric else ""
+    return Listing(
+        title=_title(config),
+        heads=("strategy", *numbers),
+        rows=[_row(name, outcome, metric, config) for name, outcome in outcomes.items()],
+        numbers=numbers,
+        caption=f"{scale}values sent and power: per client, in rounds in which anybody transmits",
+    )
 
 
-def picture(outcomes: Mapping[str, Outcome], config: RunConfig, path: Path, over: str = "round") -> None:
-    """Draw test accuracy; LASER and its two references stand out from the other baselines.
+def _row(name: str, outcome: Outcome, metric: Metric | None, config: RunConfig) -> Sequence[str]:
+    summary = outcome.summary
+    if not summary or metric is None:
+        return (name, "failed", *[""] * (len(SCORES) + 3))
+    digits = 1 if metric.in_percent else 2
+    return (
+        name,
+        *(f"{metric.factor * float(summary[f'{score}_{metric.name}']):.{digits}f}" for score in SCORES),
+        f"{summary['uplink_floats_per_round']:,.0f}",
+        "silent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
+        "no noise" if is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
+        f"{summary['seconds_total']:.0f} s",
+    )
 
-    over: a key of AXES.
+
+def picture(outcomes: Mapping[str, Outcome], config: RunConfig, folder: Path, over: str = "round") -> Path | None:
+    """Draw test scores into a file named after the metric; LASER and its two references stand out.
+
+    over: a key of AXES. Returns the file; None where no run was evaluated.
     """
+    files = {name: outcome.folder / METRICS for name, outcome in outcomes.items()}
+    metrics = {name: read_csv(path, growing=True) for name, path in files.items() if path.is_file()}
+    metric = next((metric for table in metrics.values() for metric in metrics_in(table.columns)), None)
+    if metric is None:
+        return None
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
-        for name, outcome in outcomes.items():
-            if not (outcome.folder / METRICS).is_file():
-                continue
-            metrics = pd.read_csv(outcome.folder / METRICS)
-            style = {"color": COLOURS.get(name, "grey"), **(BOLD if name in HIGHLIGHTED else FAINT)}
-            if over == "energy" and is_noiseless(name):  # its energy is in the gradient's unit
-                axes.axhline(100 * metrics["test_accuracy"].iloc[-1], ls=":", label=f"{name} (last)", **style)
-                continue
-            axes.plot(metrics[over], 100 * metrics["test_accuracy"], label=name, **style)
-            if name in HIGHLIGHTED:
-                faint = style | {"lw": 1.0, "ls": "--", "alpha": 0.6}
-                axes.plot(metrics[over], 100 * metrics["ema_test_accuracy"], **faint)
+        for name, table in metrics.items():
+            _draw(axes, name, table, metric, over)
         axes.plot([], [], color="grey", lw=1, ls="--", label="averaged weights")
-        axes.set(
-            xlabel=AXES[over],
-            xscale="linear" if over == "round" else "log",
-            ylabel="test accuracy (%)",
-            title=_title(config),
-        )
-        axes.set_ylim(0, 100)
+        axes.set(xlabel=AXES[over], xscale="linear" if over == "round" else "log", title=_title(config))
+        axes.set(ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+        if metric.in_percent:
+            axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", frameon=False, ncols=2)
+        axes.legend(loc="lower right" if metric.best is max else "upper right", frameon=False, ncols=2)
+        path = folder / f"{metric.name}.png"
         figure.savefig(path, dpi=150)
+    return path
+
+
+def _draw(axes: Axes, name: str, table: pd.DataFrame, metric: Metric, over: str) -> None:
+    """One run's curves."""
+    current, averaged = (metric.factor * table[f"{kind}_{metric.name}"] for kind in ("test", "ema_test"))
+    style = {"color": COLOURS.get(name, "grey"), **(BOLD if name in HIGHLIGHTED else FAINT)}
+    if over == "energy" and is_noiseless(name):  # its energy is in the gradient's unit
+        axes.axhline(current.iloc[-1], ls=":", label=f"{name} (last)", **style)
+        return
+    axes.plot(table[over], current, label=name, **style)
+    if name in HIGHLIGHTED:
+        axes.plot(table[over], averaged, **style | {"lw": 1.0, "ls": "--", "alpha": 0.6})
+
+
+def _metric(outcomes: Mapping[str, Outcome]) -> Metric | None:
+    """What the runs that completed were judged by."""
+    return next((metric for outcome in outcomes.values() for metric in metrics_in(outcome.summary)), None)
 
 
 def is_noiseless(name: str) -> bool:
-    """Whether a strategy is defined on ideal links, whatever the power."""
+    """Whether a strategy is defined on ideal links, whatever the power. One that is not known here is not."""
+    if name not in SCHEMES:
+        return False
     scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
     return scheme.promises.noiseless
 

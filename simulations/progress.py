@@ -1,17 +1,28 @@
-"""What a person sees while runs go: a bar each on a terminal, plain lines elsewhere."""
+"""What a person sees while runs go: a bar each on a terminal, a few plain lines elsewhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from laser_fl.observers import Metrics, Observer
 from laser_fl.training import Training
 
 if TYPE_CHECKING:
     from simulations.sweep import Run
+
+MOST_LINES = 10  # of a run, where there is no terminal
+BAR = 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Reporter(Observer):
         """label: the run's name. post: where reports go."""
         self._label = label
         self._post = post
+        self._rounds = 0
         self._seconds = 0.0
         self._state = ""
 
@@ -44,6 +56,7 @@ class Reporter(Observer):
 
     def on_round(self, training: Training, seconds: float) -> None:
         """Report a round, and who was left out of it."""
+        self._rounds += 1
         self._seconds += seconds
         self._report(training, "", training.warning)
 
@@ -55,7 +68,7 @@ class Reporter(Observer):
         self._report(training, metrics.line(training.plan.rounds))
 
     def _report(self, training: Training, line: str, warning: str = "") -> None:
-        pace = training.round / self._seconds
+        pace = self._rounds / self._seconds  # of those since it began, or went on
         self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line, warning))
 
 
@@ -67,7 +80,7 @@ class SweepDisplay:
         self._console = console
         self._quiet = quiet
         done = sum(run.summary is not None for run in runs)
-        bar, left = BarColumn(bar_width=40), TimeRemainingColumn()
+        bar, left = BarColumn(bar_width=BAR), TimeRemainingColumn()
         self._bar = Progress(TextColumn("{task.description}"), bar, MofNCompleteColumn(), left, console=console)
         self._task = self._bar.add_task("runs", total=len(runs), completed=done)
 
@@ -77,7 +90,8 @@ class SweepDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # or it would print an empty line
+            self._bar.stop()
 
     def show(self, run: "Run", reason: str) -> None:
         """One run has ended, or failed for `reason`."""
@@ -95,7 +109,7 @@ class SweepDisplay:
 
 
 class Display:
-    """Shows reports: bars with round, loss, score, rounds/s and time left, or a line per evaluation.
+    """Shows reports: bars with round, loss, score, rounds/s and time left, or at most ten lines a run.
 
     A context manager. quiet: shows nothing.
     """
@@ -104,11 +118,9 @@ class Display:
         """console: where to; bars need a terminal."""
         self._console = console
         self._quiet = quiet
-        columns = ("{task.description}", "{task.fields[state]}", "{task.fields[pace]}")
-        label, state, pace = (TextColumn(column) for column in columns)
-        bar, done, left = BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bars = Progress(label, bar, done, state, pace, left, console=console)
+        self._bars = Progress(*_columns(console.width), console=console)
         self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}  # of each run, the last of which was told
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal and not self._quiet:
@@ -116,7 +128,8 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:  # or it would print an empty line
+            self._bars.stop()
 
     def show(self, report: Report) -> None:
         """Bring the screen up to date."""
@@ -131,6 +144,20 @@ class Display:
             pace = f"{report.rounds_per_second:.0f} rounds/s"
             task = self._tasks[report.label]
             self._bars.update(task, completed=report.round, total=report.rounds, state=report.state, pace=pace)
-        elif report.line:
+        elif report.line and (tenth := report.round * MOST_LINES // report.rounds) > self._tenths.get(report.label, 0):
+            self._tenths[report.label] = tenth
             line = f"{report.label}  {report.line}"
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """Those that a terminal has room for, the less important left out; none is cut."""
+    label, state, pace = (TextColumn(f"{{task.{field}}}") for field in ("description", "fields[state]", "fields[pace]"))
+    bar, done, left = BarColumn(bar_width=BAR), MofNCompleteColumn(), TimeRemainingColumn()
+    shown: list[ProgressColumn] = [label, done]
+    room = width - 15 - 12
+    for column, takes in ((left, 8), (state, 37), (pace, 16), (bar, BAR + 1)):
+        if (room := room - takes) < 0:
+            break
+        shown.append(column)
+    return sorted(shown, key=[label, bar, done, state, pace, left].index)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import pandas as pd
 from laser_fl.config import RunConfig
 from laser_fl.errors import TrainingError
 from laser_fl.files import ENVIRONMENT
-from laser_fl.tasks.base import BEST
+from laser_fl.tasks.metrics import Metric, metrics_in
 from simulations.sweep import NOT_THE_RUN, Grid, Run
 
 RESULTS = "results.parquet"
 SEARCHED = "best-of"  # the column that names the keys whose best values were chosen
+AVERAGED, FINAL = "best_ema_test", "test"  # scores: the best of the averaged weights, and that of the last weights
 
 
 def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
@@ -41,16 +42,22 @@ def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.D
     return table
 
 
-def score_of(table: pd.DataFrame) -> tuple[str, Callable[[list[float]], float]]:
-    """The column by which runs are judged, and whether its largest or its smallest value is best.
+def metric_of(table: pd.DataFrame, score: str = AVERAGED) -> Metric:
+    """What the runs of one task are judged by: the metric of which the table has this score.
 
     Raises:
         TrainingError: no run was evaluated.
     """
-    for metric, best in BEST.items():
-        if (column := f"best_ema_test_{metric}") in table:
-            return column, best
+    for metric in metrics_in(table.columns, score):
+        return metric
     raise TrainingError(f"results: must hold an evaluated run, got {len(table)} runs without")
+
+
+def by_metric(table: pd.DataFrame) -> dict[Metric, pd.DataFrame]:
+    """The evaluated runs, apart by what they are judged by; each part without the columns of the other metrics."""
+    metrics = metrics_in(table.columns, AVERAGED)
+    parts = {metric: table[table[f"{AVERAGED}_{metric.name}"].notna()] for metric in metrics}
+    return {metric: runs.dropna(axis=1, how="all") for metric, runs in parts.items() if len(runs)}
 
 
 def best_of(table: pd.DataFrame) -> list[str]:
@@ -84,13 +91,13 @@ def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def _chosen(table: pd.DataFrame, configs: Sequence[RunConfig], keys: Sequence[str]) -> "pd.Series[bool]":
     """True for the runs whose best-of keys did best. configs: of the rows; a summary may say otherwise than they."""
-    score, best = score_of(table)
     asked = pd.DataFrame([config.to_flat() for config in configs])
     cells = _tuples(asked, varied(asked, (*keys, "seed", *NOT_THE_RUN)))
     values = _tuples(asked, keys)
-    scores = table[score].where(table["status"] == "completed").groupby([cells, values], sort=False)
-    sign = 1 if best is max else -1
-    ranks = list(zip(scores.transform("count"), (sign * scores.transform("mean")).fillna(-math.inf), strict=True))
+    signed = [metric.sign * runs[f"{AVERAGED}_{metric.name}"] for metric, runs in by_metric(table).items()]
+    merit = pd.concat(signed).reindex(table.index) if signed else pd.Series(math.nan, index=table.index)
+    scores = merit.where(table["status"] == "completed").groupby([cells, values], sort=False)
+    ranks = list(zip(scores.transform("count"), scores.transform("mean").fillna(-math.inf), strict=True))
     winners: dict[Any, tuple[Any, Any]] = {}
     for cell, value, rank in zip(cells, values, ranks, strict=True):
         if cell not in winners or rank > winners[cell][0]:

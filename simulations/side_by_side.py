@@ -1,23 +1,28 @@
 """Several runs at once, one per process, as many as there are cores for."""
 
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Empty
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError, DataError
+from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.run_folder import refuse_used
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
 from simulations.signals import ending_on_signals
 from simulations.sweep import refuse_wrong
 
-REFRESH_SECONDS = 0.1
+GRACE_SECONDS = 10  # for a run that is interrupted to write what there is of it
+
+Work = Callable[[str, RunConfig, Callable[[Report], None]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,21 +34,11 @@ class Outcome:
     reason: str = ""
 
 
-@runtime_checkable
-class Mailbox(Protocol):
-    """A queue between processes."""
-
-    def put(self, report: Report) -> None:
-        """Send."""
-
-    def get_nowait(self) -> Report:
-        """Receive, or raise `queue.Empty`."""
-
-
 def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> dict[str, Outcome]:
     """Run every config into its out-dir, in this machine's processes; show: is given all reports.
 
-    A run that fails, or whose process dies, leaves the others alone.
+    A run that fails, or whose process dies, leaves the others alone. Where all are interrupted, those that have begun
+    leave a summary that says so, and the others no folder.
 
     Raises:
         ConfigError, DataError: a run cannot start; none has then.
@@ -52,47 +47,117 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
         refuse_used(Path(config.out_dir))
     refuse_wrong(list(runs.values()))
     threads = max(config.threads or cores() for config in runs.values())
-    workers = max(1, min(len(runs), cores() // threads))
-    spawn = multiprocessing.get_context("spawn")
-    with ending_on_signals(), spawn.Manager() as manager:
-        reports: Mailbox = manager.Queue()
-        others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(workers, mp_context=spawn)
+    waiting = list(runs.items())  # taken from its end: what is listed last tends to take longest, and packs best first
+    outcomes: dict[str, Outcome] = {}
+    with ending_on_signals():
+        lanes = [Lane() for _ in range(max(1, min(len(runs), cores() // threads)))]
         try:
-            backwards = reversed(list(runs.items()))  # what is listed last tends to take longest, and packs best first
-            futures = {label: pool.submit(_run, label, config, reports) for label, config in backwards}
-            unfinished = set(futures.values())
-            while unfinished:
-                _, unfinished = wait(unfinished, REFRESH_SECONDS, FIRST_COMPLETED)
-                _drain(reports, show)
-            return {label: _outcome(futures[label], Path(config.out_dir)) for label, config in runs.items()}
+            while len(outcomes) < len(runs):
+                for lane in lanes:
+                    if not lane.label and waiting:
+                        lane.begin(*waiting.pop())
+                for label, heard in listen(lanes):
+                    if isinstance(heard, Outcome):
+                        outcomes[label] = heard
+                    else:
+                        show(heard)
         except BaseException:
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
+            interrupt(lanes)
             raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            for lane in lanes:
+                lane.close()
+    return {label: outcomes[label] for label in runs}
 
 
-def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:
-    return in_process.run(config, Path(config.out_dir), [Reporter(label, reports.put)])
+class Lane:
+    """A process that carries out one run after the other; where it dies, another takes its place.
 
+    label, folder: of the run at work; no label: there is none. pipe: to the process, and back.
+    """
 
-def _outcome(future: "Future[dict[str, Any]]", folder: Path) -> Outcome:
-    try:
-        return Outcome(folder, future.result())
-    except (ConfigError, DataError):
-        raise
-    except Exception as error:
-        return Outcome(folder, {}, str(error) or type(error).__name__)
+    def __init__(self) -> None:
+        self.label, self.folder = "", Path()
+        self._start()
 
+    def begin(self, label: str, config: RunConfig) -> None:
+        """Let the process carry out a run."""
+        self.label, self.folder = label, Path(config.out_dir)
+        if not self.process.is_alive():
+            self._start()
+        with suppress(OSError):  # it died just now; `hear` will tell
+            self.pipe.send((label, config))
 
-def _drain(reports: Mailbox, show: Callable[[Report], None]) -> None:
-    while True:
+    def hear(self) -> Report | Outcome:
+        """Wait for what the process says next: a report, or the outcome, as also where it dies."""
         try:
-            show(reports.get_nowait())
-        except Empty:
-            return
+            message: Report | Outcome = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            reason = f"its process ended with status {self.process.exitcode}"
+            conclude(self.folder, "failed", reason)
+            message = Outcome(self.folder, {}, reason)
+        if isinstance(message, Outcome):
+            self.label = ""
+        return message
+
+    def close(self) -> None:
+        """End the process, where it is not at work."""
+        self.pipe.close()
+        self.process.join(GRACE_SECONDS)
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_work, args=(_run, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+
+def listen(lanes: Sequence[Lane]) -> list[tuple[str, Report | Outcome]]:
+    """Wait until some of the runs at work have something to say; returns it by their labels."""
+    ready = wait([lane.pipe for lane in lanes if lane.label])
+    return [(lane.label, lane.hear()) for lane in lanes if lane.pipe in ready]
+
+
+def interrupt(lanes: Sequence[Lane]) -> None:
+    """Let runs end as Ctrl-C would end them, and by force those that do not."""
+    for lane in lanes:
+        lane.process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for lane in lanes:
+        lane.process.join(max(0.0, deadline - time.monotonic()))
+        lane.process.kill()
+        if lane.label:
+            conclude(lane.folder, "interrupted", "it did not end by itself")
+
+
+def conclude(folder: Path, status: str, reason: str) -> None:
+    """Write the summary of a run that has begun, and whose process had no time to."""
+    if (folder / CONFIG).is_file() and not (folder / SUMMARY).is_file():
+        part = folder / f".{SUMMARY}.part"
+        part.write_text(json.dumps({"status": status, "reason": reason, "engine": "in-process"}, indent=2) + "\n")
+        part.replace(folder / SUMMARY)
+
+
+def _work(run: Work, pipe: "Connection[Any, Any]") -> None:
+    """Carry out what comes through the pipe, until it is closed or the command ends the runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the command decides
+    with suppress(KeyboardInterrupt, SystemExit, EOFError, OSError), ending_on_signals():
+        while True:
+            label, config = pipe.recv()
+            pipe.send(_carry_out(run, label, config, pipe.send))
+
+
+def _carry_out(run: Work, label: str, config: RunConfig, post: Callable[[Report], None]) -> Outcome:
+    try:
+        return Outcome(Path(config.out_dir), run(label, config, post))
+    except Exception as error:
+        return Outcome(Path(config.out_dir), {}, str(error) or type(error).__name__)
+
+
+def _run(label: str, config: RunConfig, post: Callable[[Report], None]) -> dict[str, Any]:
+    return in_process.run(config, Path(config.out_dir), [Reporter(label, post)])
 
 
 def cores() -> int:

@@ -91,7 +91,7 @@ class Run:
             return None
         ours = {key: str(value) for key, value in self.config.to_flat().items() if key not in NOT_THE_RUN}
         same = all(str(config[key]) == value for key, value in ours.items() if key in config)
-        return summary if same and summary["status"] == "completed" else None
+        return summary if same and summary.get("status") == "completed" else None
 
 
 def read_grid(path: Path) -> Grid:
@@ -101,7 +101,7 @@ def read_grid(path: Path) -> Grid:
         ConfigError: it is no such file.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"sweep: must be a file ({error.strerror}), got {str(path)!r}") from None
     except (ValueError, RecursionError) as error:
@@ -215,7 +215,7 @@ def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:
 def _refuse_others(folders: Sequence[Path]) -> None:
     """Raise ConfigError where a folder that a run is about to replace holds a completed run of other settings."""
     for folder in folders:
-        if (summary := _json(folder / SUMMARY)) and summary["status"] == "completed":
+        if _json(folder / SUMMARY).get("status") == "completed":
             raise ConfigError(f"runs: must hold no run of other settings, got {str(folder)!r}: move it away")
 
 
@@ -227,7 +227,7 @@ def estimate(runs: Sequence[Run], at_once: int) -> float:
     seconds: dict[str, float] = {}
     kinds = [run.config.model_copy(update=NOT_IN_THE_TIME).model_dump_json() for run in runs]
     for run, kind in zip(runs, kinds, strict=True):
-        if (summary := run.summary) is not None:
+        if (summary := run.summary) is not None and "seconds_total" in summary:
             seconds.setdefault(kind, float(summary["seconds_total"]))
     waiting = [(run, kind) for run, kind in zip(runs, kinds, strict=True) if run.summary is None]
     for run, kind in waiting:
@@ -276,11 +276,12 @@ def _last_lines(text: str) -> str:
 
 
 def _json(path: Path) -> Values:
-    """What a file holds; nothing where it is not there, or half written by another program."""
+    """What a file holds; nothing where it is not there, or half written by another program, or something else."""
     try:
-        return dict(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class TestEveryFigure:
         texts = results.get("task", pd.Series(dtype=str)).str.startswith("wiki")
         for metric, its in (("accuracy", ~texts), ("perplexity", texts)):
             if its.any():
-                results.loc[its, f"best_ema_test_{metric}"] = 0.5
+                results.loc[its, [f"best_ema_test_{metric}", f"test_{metric}"]] = 0.5
         spectra = [{"round": 1, "epoch": 1.0, "block": block, "energy": 0.5} for block in LAYERS]
         pd.DataFrame(spectra).to_csv(tmp_path / SPECTRUM, index=False)
         tables = {part: judge(results) for part, judge in figure.scales[scale].tables.items()}

@@ -8,6 +8,7 @@ import pytest
 from simulations.figures import figure5, policies
 from simulations.figures.adaptive import ByTask, savings, standing
 from simulations.figures.claims import BELOW_THE_HIGHEST, EVERYWHERE, NOT_AT_THE_HIGHEST
+from simulations.figures.figure1 import FIGURE1
 from simulations.figures.judges import Claim, Claims, Reductions, Scores, power_needed, scored
 from simulations.sweep import Grid
 
@@ -207,3 +208,19 @@ class TestOursBesideTheOthers:
         table = ByTask(savings)(worse[worse["receiver"] == "auto"])
         assert table["bound"].tolist() == ["", "at most"]
         assert table["times less"].tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_figure_1_judges_the_best_and_the_final_perplexity_each_under_its_name():
+    """The paper's, and final ones that are three times as large."""
+    cells = [("laser", 10e3, 76.0), ("laser", 160e3, 35.0), ("z-sgd", 10e3, 212.0), ("z-sgd", 160e3, 71.0)]
+    rows = [(s, p, 0, best, best if s == "z-sgd" else 3 * best) for s, p, best in cells]
+    names = ["strategy", "power", "seed", "best_ema_test_perplexity", "test_perplexity"]
+    judged = {part: judge(pd.DataFrame(rows, columns=names)) for part, judge in FIGURE1.scales["full"].tables.items()}
+    assert list(judged) == [f"{kind}{part}" for kind in ("", "final-") for part in ("scores", "reductions", "claims")]
+    assert judged["scores"]["verdict"].tolist() == ["within"] * 4
+    assert judged["final-scores"]["verdict"].tolist() == ["worse", "worse", "within", "within"]
+    assert judged["final-scores"]["mean"].tolist() == [228.0, 105.0, 212.0, 71.0]
+    ratios = {part: judged[part].set_index("target")["ratio"][80.0] for part in ("reductions", "final-reductions")}
+    assert ratios["reductions"] > 10 > 1 > ratios["final-reductions"]
+    panels = FIGURE1.draw(pd.DataFrame(rows, columns=names)).axes
+    assert [axes.get_ylabel() for axes in panels] == ["test perplexity, best average", "test perplexity, final"]

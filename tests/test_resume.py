@@ -276,7 +276,10 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
-            (["--resume", "nowhere"], "resume: must be the folder of a run (No such file or directory), got 'nowhere'"),
+            (
+                ["--resume", "nowhere"],
+                "resume: must be the folder of a run (config.json: No such file or directory), got 'nowhere'",
+            ),
             (["--resume", "run", "-c", "rank=3"], "--resume: takes all settings from the run, got -c, too"),
             (["--resume", "run", "--engine", "flower"], "resume: must go on with the engine in-process, got flower"),
             (["-c", "resume=run", "-c", "rank=3"], "model: must be linear as in the run that goes on, got mlp"),

@@ -161,6 +161,24 @@ def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
     assert first["train_loss"] == "1.5"
 
 
+def test_averages_of_the_uplink_are_over_rounds_in_which_anybody_transmitted(tmp_path):
+    """Z-SGD sends everything or nothing: it compresses nothing."""
+    keys = {"strategy": "z-sgd", "channel": "fading", "gain_threshold": 0.8, "clients": 1, "rounds": 12}
+    summary = run(tmp_path / "run", **keys)
+    assert 0 < summary["silent_rounds"] < 12
+    assert (summary["compression_ratio"], summary["uplink_floats_per_round"]) == (1, summary["parameters"])
+
+
+def test_a_run_that_is_interrupted_before_it_begins_leaves_its_folder_as_it_was(tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("laser_fl.run_folder.environment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def rising(power, step, steps):
     return (1.0, 4.0)[step]
 

@@ -17,8 +17,7 @@ from laser_fl.errors import ConfigError
 from laser_fl.models.base import Network, build
 from laser_fl.order import Epochs, Order, Windows, deal
 from laser_fl.streams import Device, Streams
-
-BEST: Mapping[str, Callable[[list[float]], float]] = {"accuracy": max, "perplexity": min}
+from laser_fl.tasks.metrics import TASK_METRICS
 
 Batch = tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]]
 
@@ -137,7 +136,7 @@ class Task:
     """Data, models, loss and metric.
 
     models: name -> builder; it is given the config's keys that it has parameters for, and `fixed`.
-    metric: a name in BEST; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
+    metric: a name in TASK_METRICS; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
     augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
     prepare: inputs as they are stored -> as a model reads them.
     """
@@ -150,6 +149,11 @@ class Task:
     evaluation_batch: int = 2048
     augment: Callable[[Tensor, list[torch.Generator]], Tensor] | None = None
     prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a metric that no table or picture would know how to show."""
+        if self.metric not in TASK_METRICS:
+            raise ConfigError(f"task: its metric must be one of {', '.join(TASK_METRICS)}, got {self.metric!r}")
 
     def to(self, device: Device) -> "Task":
         """The same task with its data on `device`."""

@@ -3,6 +3,7 @@
 import typer
 
 from simulations.cli import benchmarks, grids, parts, reports, runs
+from simulations.cli.readable import print_readably
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -10,6 +11,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def main() -> None:
     """Learning over the air: LASER and its baselines at equal, verified power."""
+    print_readably()
 
 
 for command in (

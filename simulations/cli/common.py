@@ -1,27 +1,28 @@
-"""What the commands share: options, settings, tables, and errors of one line."""
+"""What the commands share: options, settings, how they print, and errors of one line."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, DataError, LaserError, brief, quoted, reason_of
 from simulations import presets
-from simulations.texts import shown
+from simulations.texts import Listing, pairs, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REFUSED, FAILED = 2, 1
+ENDLESS = 1_000_000  # columns
 
-console = Console()
-errors = Console(stderr=True)
+console = Console()  # for results alone
+errors = Console(stderr=True)  # for progress, too
 
 Preset = Annotated[str | None, typer.Option("--preset", help="Start from a preset; see `laser-fl list`.")]
 Overrides = Annotated[
@@ -57,22 +58,37 @@ def refuse_keys(overrides: list[str] | None, *keys: str) -> None:
             raise ConfigError(f"{key}: must be given by {option} here, got -c {brief(override)}")
 
 
-def frame_table(frame: "pd.DataFrame", title: str) -> Table:
-    """A frame as it is shown."""
-    table = Table(title=title, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    for column in frame.columns:
-        table.add_column(str(column), overflow="fold", justify="right" if frame[column].dtype.kind in "fi" else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(shown(value) for value in row))
-    return table
+def say(line: object, style: str = "", on: Console = console) -> None:
+    """Print one line as it is: never cut, nor broken into several."""
+    on.print(Text(str(line), style), soft_wrap=True)
 
 
-def two_columns(left: str, rows: list[tuple[str, str]], right: str = "") -> Table:
-    """A heading and lines of name and value."""
-    table = Table(left, right, box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def show(listing: Listing) -> None:
+    """Print a table, nothing of it cut."""
+    say(listing.title, "bold")
+    for line in listing.lines(_room()):
+        say(line)
+    if listing.caption:
+        say(listing.caption, "dim")
+
+
+def show_frame(frame: "pd.DataFrame", title: str) -> None:
+    """Print a frame, numbers to four digits."""
+    rows = [[shown(value) for value in row] for row in frame.itertuples(index=False)]
+    numbers = [str(column) for column in frame.columns if frame[column].dtype.kind in "fi"]
+    show(Listing(title, [str(column) for column in frame.columns], rows, numbers))
+
+
+def show_pairs(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a heading and lines of name and value."""
+    say(title, "bold")
+    for line in pairs(rows, _room()):
+        say(line)
+
+
+def _room() -> int:
+    """How wide a line may be: as the terminal, or as COLUMNS says; as long as it takes in a pipe or a file."""
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else ENDLESS
 
 
 @contextmanager
@@ -81,12 +97,11 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except LaserError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        say(error, "red", errors)
         refused = isinstance(error, (ConfigError, DataError))
         raise typer.Exit(REFUSED if refused else FAILED) from None
     except OSError as error:  # of a disk: full, read-only, gone, somebody else's
         if error.filename is None:
             raise
-        line = f"{error.filename}: {reason_of(error)}"
-        errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"{error.filename}: {reason_of(error)}", "red", errors)
         raise typer.Exit(FAILED) from None

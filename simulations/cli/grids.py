@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from laser_fl.errors import LaserError
-from simulations.cli.common import Overrides, Quiet, console, frame_table, key_values, one_line_errors
+from simulations.cli.common import Overrides, Quiet, errors, key_values, one_line_errors, say, show_frame
 
 if TYPE_CHECKING:
     from simulations.sweep import Run
@@ -48,7 +48,7 @@ def sweep(
             return
         failed = _execute(runs, address, cpus, gpus, quiet)
         table = results(runs, root, [grid])
-        console.print(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}", soft_wrap=True, highlight=False)
+        say(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}")
         _report_failures(failed)
 
 
@@ -80,16 +80,16 @@ def reproduce(
         made = Reproduction.asked(name, scale, key_values(config, "-c"), wanted)
         runs = made.runs(runs_folder)
         if dry_run:
-            console.print(f"{made.title}: stated time {made.figure.scales[scale].time}")
+            say(f"{made.title}: stated time {made.figure.scales[scale].time}")
             _show_plan(runs, cpus, gpus)
             return
         failed = _execute(runs, address, cpus, gpus, quiet)
         folder = out or made.default_folder
         if not runs or any(run.summary for run in runs):
             for part, table in made.write(runs, folder).items():
-                console.print(frame_table(table, f"{made.title}: {part}"))
+                show_frame(table, f"{made.title}: {part}")
             for file in (*made.tables(folder).values(), *made.pictures(folder)):
-                console.print(str(file), soft_wrap=True, highlight=False)
+                say(file)
         _report_failures(failed)
 
 
@@ -103,7 +103,7 @@ def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, qui
     from simulations.progress import SweepDisplay
     from simulations.sweep import execute
 
-    with SweepDisplay(console, runs, quiet) as display:
+    with SweepDisplay(errors, runs, quiet) as display:
         return execute(runs, display.show, address, cpus, gpus, display.note)
 
 
@@ -113,11 +113,11 @@ def _show_plan(runs: "list[Run]", cpus: int, gpus: float) -> None:
     from simulations.sweep import estimate
 
     for run in runs:
-        console.print(f"{'done' if run.summary else 'to do'}  {run.label}", soft_wrap=True, highlight=False)
+        say(f"{'done' if run.summary else 'to do'}  {run.label}")
     at_once = cores() // cpus
     if gpus > 0:
         import torch
 
         at_once = min(at_once, int(torch.cuda.device_count() / gpus))
     seconds = estimate(runs, max(1, at_once))
-    console.print(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")
+    say(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")

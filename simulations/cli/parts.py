@@ -4,13 +4,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
+from laser_fl.tables import Entry
 from simulations import presets
-from simulations.cli.common import Overrides, Preset, console, one_line_errors, refuse_keys, settings_of, two_columns
+from simulations.cli.common import (
+    Overrides,
+    Preset,
+    one_line_errors,
+    refuse_keys,
+    say,
+    settings_of,
+    show,
+    show_pairs,
+)
+from simulations.texts import Listing
 
 
 def holdings(
@@ -30,7 +39,7 @@ def holdings(
         if not isinstance(data, Examples):
             raise ConfigError(f"task: must have labels, got {settings.task!r}")
         counts = draw(data.targets, settings, out)
-        console.print(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
+        say(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
 
 
 def volume(
@@ -49,16 +58,12 @@ def volume(
         total = sum(block.size for block in blocks)
         title = f"{model}: {total:,} values, {total * FLOAT_BYTES / 1e6:,.2f} MB, per client and round"
         caption = "laser alternating sends one factor a round, in turn; aside: bytes of the noiseless side channel"
-        table = Table(title=title, caption=caption, box=box.SIMPLE)
-        for head in ("strategy", "rounds", "values", "bytes", "MB", "ratio", "aside"):
-            table.add_column(head, justify="left" if head in ("strategy", "rounds") else "right", no_wrap=True)
+        numbers, rows = ("values", "bytes", "MB", "ratio", "aside"), []
         for line in all_volumes(settings, blocks) if strategy is None else volumes(settings, blocks):
             ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x" if line.bytes else ""
-            size = f"{line.bytes / 1e6:,.2f}"
-            table.add_row(
-                line.strategy, line.rounds, f"{line.values:,}", f"{line.bytes:,}", size, ratio, f"{line.side_bytes:,}"
-            )
-        console.print(table)
+            sizes = f"{line.values:,}", f"{line.bytes:,}", f"{line.bytes / 1e6:,.2f}", ratio, f"{line.side_bytes:,}"
+            rows.append((line.strategy, line.rounds, *sizes))
+        show(Listing(title, ("strategy", "rounds", *numbers), rows, numbers, caption))
 
 
 def theory(
@@ -74,15 +79,12 @@ def theory(
 
         lines = influences(settings, model)
         share = f"each block's share worth P k²/(σ² L) = {block_power(settings, len(lines)):.4g}"
-        table = Table(
-            title=f"{model}, rank {settings.rank}: noise energy over gradient energy, {share}", box=box.SIMPLE
-        )
-        for head in ("block", "matrix", "Z-SGD", "LASER, at most", "less noise"):
-            table.add_column(head, justify="left" if head == "block" else "right", overflow="fold")
+        title = f"{model}, rank {settings.rank}: noise energy over gradient energy, {share}"
+        numbers, rows = ("matrix", "Z-SGD", "LASER, at most", "less noise"), []
         for line in lines:
             bound = "uncompressed" if line.laser_bound is None else f"{line.laser_bound:.3g}"
-            table.add_row(line.block, f"{line.rows} x {line.columns}", f"{line.z_sgd:.3g}", bound, line.less_noise)
-        console.print(table)
+            rows.append((line.block, f"{line.rows} x {line.columns}", f"{line.z_sgd:.3g}", bound, line.less_noise))
+        show(Listing(title, ("block", *numbers), rows, numbers))
 
 
 def list_parts() -> None:
@@ -97,6 +99,8 @@ def list_parts() -> None:
     from laser_fl.schemes.recoveries import RECOVERIES
     from laser_fl.tasks import TASKS
     from laser_fl.trackers import TRACKERS
+    from simulations.benchmarks import BENCHMARKS
+    from simulations.figures import FIGURES
 
     parts = {
         "strategy": SCHEMES,
@@ -110,24 +114,20 @@ def list_parts() -> None:
         "tracker": TRACKERS,
         "model": MODELS,
     }
-    for key, entries in parts.items():
-        rows = [
-            (name, entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else ""))
-            for name, entry in entries.items()
-        ]
-        console.print(two_columns(key, rows))
-    from simulations.figures import FIGURES
-
-    console.print(two_columns("figure", [(name, entry.summary) for name, entry in FIGURES.items()]))
-    from simulations.benchmarks import BENCHMARKS
-
-    console.print(two_columns("benchmark", [(name, entry.summary) for name, entry in BENCHMARKS.items()]))
-    console.print(two_columns("preset", [(name, "laser-fl run --preset " + name) for name in presets.names()]))
-    keys = [
+    tables = parts | {"figure": FIGURES, "benchmark": BENCHMARKS}
+    sections = {key: [(name, _described(entry)) for name, entry in table.items()] for key, table in tables.items()}
+    sections["preset"] = [(name, "laser-fl run --preset " + name) for name in presets.names()]
+    sections["config key"] = [
         (field.alias or name, f"{field.description} (default {field.default!r})")
         for name, field in RunConfig.model_fields.items()
     ]
-    console.print(two_columns("config key", keys))
+    for title, rows in sections.items():
+        show_pairs(title, rows)
+        say("")
+
+
+def _described(entry: Entry) -> str:
+    return entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else "")
 
 
 def _refuse_unknown_model(name: str) -> None:

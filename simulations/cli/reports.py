@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from laser_fl.errors import ConfigError
-from simulations.cli.common import console, one_line_errors
+from simulations.cli.common import one_line_errors, say
 
 
 def report(
@@ -27,4 +27,4 @@ def report(
                 f"--out: must be writable, with all pictures beside it readable ({error.strerror}), got {str(target)!r}"
             ) from None
         for file in files:
-            console.print(str(file), soft_wrap=True, highlight=False)
+            say(file)

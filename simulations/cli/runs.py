@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from laser_fl.config import RunConfig, parse
@@ -16,16 +15,18 @@ from simulations.cli.common import (
     Overrides,
     Preset,
     Quiet,
-    console,
+    errors,
     one_line_errors,
     refuse_keys,
+    say,
     settings_of,
-    two_columns,
+    show,
+    show_pairs,
 )
 
 
 class Over(StrEnum):
-    """What accuracy is drawn over."""
+    """What scores are drawn over."""
 
     rounds = "rounds"
     channel_uses = "channel-uses"
@@ -76,21 +77,21 @@ def run(
             summary = _run_on_flower(settings, folder, nodes or 2, quiet)
         else:
             summary = _run_deployed(settings, folder, nodes or 2, port, quiet)
-        console.print(_summary_table(summary, folder))
+        show_pairs(f"run folder {folder}", [(str(key), str(value)) for key, value in summary.items()])
 
 
 def compare(
     preset: Preset = None,
     config: Overrides = None,
     strategies: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
-    over: Annotated[Over, typer.Option(help="What the picture draws accuracy over.")] = Over.rounds,
+    over: Annotated[Over, typer.Option(help="What the picture draws scores over.")] = Over.rounds,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs, the table and the picture.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the same model with several strategies over the same channel; draw their accuracy."""
+    """Train the same model with several strategies over the same channel; draw their scores."""
     with one_line_errors():
         from laser_fl.schemes import SCHEMES
-        from simulations.compare import COMPARISON, frame, picture, table
+        from simulations.compare import COMPARISON, frame, listing, picture
         from simulations.progress import Display
         from simulations.side_by_side import run_all
 
@@ -102,12 +103,13 @@ def compare(
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         values = settings.to_flat()
         runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
-        with Display(console, quiet) as display:
+        with Display(errors, quiet) as display:
             outcomes = run_all(runs, display.show)
-        picture(outcomes, settings, root / "accuracy.png", OVER_COLUMNS.get(over, over.value))
+        drawn = picture(outcomes, settings, root, OVER_COLUMNS.get(over, over.value))
         frame(outcomes).to_csv(root / COMPARISON, index=False)
-        console.print(table(outcomes, settings))
-        console.print(f"picture: {root / 'accuracy.png'}", soft_wrap=True, highlight=False)
+        show(listing(outcomes, settings))
+        if drawn is not None:
+            say(f"picture: {drawn}")
         if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:
             raise LaserError("\n".join(failed))
 
@@ -134,8 +136,9 @@ def _folder(settings: RunConfig) -> Path:
 def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
     from simulations.engines import in_process
     from simulations.progress import Display, Reporter
+    from simulations.signals import ending_on_signals
 
-    with Display(console, quiet) as display:
+    with ending_on_signals(), Display(errors, quiet) as display:
         return in_process.run(settings, folder, [Reporter(settings.strategy, display.show)])
 
 
@@ -156,10 +159,6 @@ def _shower(quiet: bool) -> Callable[[str], None]:
 
     def show(line: str) -> None:
         if not quiet:
-            console.print(Text.from_ansi(line), soft_wrap=True)
+            errors.print(Text.from_ansi(line), soft_wrap=True)
 
     return show
-
-
-def _summary_table(summary: dict[str, Any], folder: Path) -> Table:
-    return two_columns("run folder", [(str(key), str(value)) for key, value in summary.items()], str(folder))

@@ -17,7 +17,7 @@ from simulations.figures.curves import COLOURS, STYLE, curve, finish
 from simulations.figures.figure1 import SMALL as TEXT
 from simulations.figures.figure1 import SMALL_POWERS
 from simulations.figures.judges import Scores, power_needed, scored
-from simulations.results import score_of
+from simulations.results import metric_of
 from simulations.sweep import Grid
 
 OURS, RIVAL = "laser-adaptive", "laser"
@@ -89,7 +89,7 @@ def standing(results: pd.DataFrame) -> pd.DataFrame:
     spread: of the difference, from the standard deviations over seeds; verdict: ``ahead`` or ``behind`` by more than
     that, else ``level``; none where there is one seed.
     """
-    sign = 1 if score_of(results)[1] is max else -1
+    sign = metric_of(results).sign
     cells = scored(results).groupby(["method", "power"])["score"]
     means, stds = cells.mean().unstack("method"), cells.std().unstack("method")
     others = sign * means.drop(columns=OURS, errors="ignore")

@@ -11,6 +11,7 @@ from simulations import presets
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import STYLE
 from simulations.figures.judges import verdict
+from simulations.reading import read_csv
 from simulations.sweep import Grid
 
 TOP = 8
@@ -25,7 +26,7 @@ TOLERANCE = 10.0  # the paper's text rounds what its picture shows over all epoc
 def energies(results: pd.DataFrame) -> pd.DataFrame:
     """In %, a row per seed, evaluation and matrix."""
     tables = [
-        pd.read_csv(Path(folder) / SPECTRUM).assign(seed=seed)
+        read_csv(Path(folder) / SPECTRUM, ("epoch", "energy")).assign(seed=seed)
         for folder, seed in zip(results["folder"], results["seed"], strict=True)
     ]
     table = pd.concat(tables, ignore_index=True)

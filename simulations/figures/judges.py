@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulations.results import best_of, score_of
+from simulations.results import AVERAGED, best_of, metric_of
 from simulations.sweep import Grid
 
 
@@ -19,26 +19,28 @@ class Scores:
     cells: the keys that make a cell. paper: the paper's values by them. tolerance: in points of accuracy, or the part
     of a perplexity. Accuracies are in %. Where values of some keys were searched, the chosen ones stand, too.
     The paper reports the best of three runs for its baselines (App. G), which is what ``best`` is of ours.
+    score: which of a run's scores, AVERAGED or FINAL.
     """
 
     cells: tuple[str, ...] = ("strategy", "power")
     paper: Mapping[Any, float] = field(default_factory=dict)
     tolerance: float = 0.0
+    score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
         """A row per cell; verdict: ``within`` the tolerance of the paper, else ``better`` or ``worse``."""
-        _, best = score_of(results)
-        results = scored(results)
+        metric = metric_of(results, self.score)
+        results = scored(results, self.score)
         grouped = results.groupby(list(self.cells), sort=False)
         score = grouped["score"]
-        columns = {"mean": score.mean(), "std": score.std(), "best": score.agg(best), "seeds": score.count()}
+        columns = {"mean": score.mean(), "std": score.std(), "best": score.agg(metric.best), "seeds": score.count()}
         columns |= {key: grouped[key].first() for key in best_of(results)}
         table = pd.DataFrame(columns).reset_index()
         if not self.paper:
             return table
         cells = [tuple(row) for row in table[list(self.cells)].itertuples(index=False)]
         table["paper"] = [self.paper.get(cell, math.nan) for cell in cells]
-        ahead = table["mean"] - table["paper"] if best is max else (table["paper"] - table["mean"]) / table["paper"]
+        ahead = metric.sign * (table["mean"] - table["paper"]) / (1 if metric.in_percent else table["paper"])
         table["tol."] = self.tolerance
         table["verdict"] = [verdict(value, self.tolerance) for value in ahead.tolist()]
         return table
@@ -54,16 +56,18 @@ class Reductions:
     ``within`` a factor of `tolerance` of the paper, else ``better`` or ``worse``; none where a bound leaves it open.
 
     targets: in %, or perplexities. paper: (LASER's power, Z-SGD's) by target; for other targets, which the paper does
-    not have, the median of its ratios stands. Source: paper, Tables 1, 6 and 11.
+    not have, the median of its ratios stands. score: AVERAGED or FINAL. Source: paper, Tables 1, 6 and 11.
     """
 
     targets: Sequence[float]
     paper: Mapping[float, tuple[float, float]]
     tolerance: float = 2.0
+    score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
         """A row per target."""
-        return pd.DataFrame([self._row(scored(results), target) for target in self.targets])
+        runs = scored(results, self.score)
+        return pd.DataFrame([self._row(runs, target) for target in self.targets])
 
     def _row(self, results: pd.DataFrame, target: float) -> dict[str, float | str]:
         ratio, bound = reduction(results, target)
@@ -104,16 +108,18 @@ class Claims:
     """What the paper says of a figure of which it gives no numbers.
 
     grid: the runs that the claims are about. cells: the keys by which the checks look scores up.
+    score: AVERAGED or FINAL.
     """
 
     claims: tuple[Claim, ...]
     grid: Grid
     cells: tuple[str, ...] = ("strategy", "power")
+    score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
         """A row per claim; verdict: ``holds`` or ``does not``, or ``incomplete`` where a cell has no score."""
-        _, best = score_of(results)
-        means = scored(results).groupby(list(self.cells))["score"].mean() * (1 if best is max else -1)
+        sign = metric_of(results, self.score).sign
+        means = sign * scored(results, self.score).groupby(list(self.cells))["score"].mean()
         asked = list(dict.fromkeys(tuple(values[key] for key in self.cells) for values in self.grid))
         complete = set(asked) <= set(means.index)
         rows = []
@@ -124,11 +130,11 @@ class Claims:
         return pd.DataFrame(rows)
 
 
-def scored(results: pd.DataFrame) -> pd.DataFrame:
+def scored(results: pd.DataFrame, score: str = AVERAGED) -> pd.DataFrame:
     """The results that count (of best-of keys, the chosen values), with a column ``score``: % or perplexity."""
-    score, _ = score_of(results)
+    metric = metric_of(results, score)
     chosen = results[results["chosen"]] if "chosen" in results else results
-    return chosen.assign(score=chosen[score] * (100 if score.endswith("accuracy") else 1))
+    return chosen.assign(score=metric.factor * chosen[f"{score}_{metric.name}"])
 
 
 def verdict(ahead: float, tolerance: float) -> str:
@@ -165,9 +171,8 @@ def power_needed(results: pd.DataFrame, strategy: str, target: float) -> float:
 
     results: with a column ``score``. The least power of the grid stands for all below it.
     """
-    _, best = score_of(results)
     means = results[results["strategy"] == strategy].groupby("power")["score"].mean().sort_index()
-    ahead = (means - target if best is max else target - means).to_numpy()
+    ahead = (metric_of(results).sign * (means - target)).to_numpy()
     reached = np.flatnonzero(ahead >= -1e-9)  # equal runs have means that are equal but for their last bits
     if len(reached) == 0:
         return math.inf

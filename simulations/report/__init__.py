@@ -113,7 +113,7 @@ def _runs_sheet(runs: Sequence[RunRecord]) -> Sheet:
     """A row per run: what it was, and its scores."""
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_THE_RUN)
     rows = [
-        {"run": run.label, "status": run.summary["status"]} | {key: run.config[key] for key in keys} | run.summary
+        {"run": run.label, "status": run.summary["status"]} | {key: run.config.get(key) for key in keys} | run.summary
         for run in runs
     ]
     table = pd.DataFrame(rows)

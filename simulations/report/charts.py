@@ -1,16 +1,17 @@
 """The charts of a report: every value can be read off by pointing at it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.colors import to_hex
 
+from laser_fl.tasks.metrics import Metric
 from simulations.compare import AXES, is_noiseless
-from simulations.figures.curves import COLOURS
+from simulations.figures.curves import COLOURS, NAMES
 from simulations.figures.judges import scored
 from simulations.report.folders import Record, RunRecord
-from simulations.results import best_of, score_of, varied
+from simulations.results import AVERAGED, best_of, by_metric, metric_of, varied
 from simulations.sweep import NOT_THE_RUN
 
 POINTS = 1000  # of a curve; of longer ones every n-th round is drawn
@@ -24,16 +25,38 @@ Group = Sequence[RunRecord]
 def charts(record: Record) -> list[tuple[str, go.Figure]]:
     """(heading, chart) of everything that a record can show."""
     made: list[tuple[str, go.Figure]] = []
-    if len(record.results) and record.results["power"].nunique() > 1:
-        made.append(("Score over power", over_power(record.results)))
-    if evaluated := grouped([run for run in record.runs if run.metric]):
-        made.append(("Score over rounds", over(evaluated, "round")))
-        if limited := {label: runs for label, runs in evaluated.items() if has_budget(runs[0])}:
-            made += [(f"Score over {AXES[axis]}", over(limited, axis)) for axis in ("energy", "channel_uses")]
-        made.append(("Training loss over rounds", losses(evaluated)))
+    tables = over_powers(record)
+    for metric, table in tables.items():
+        made.append((f"Score over power{_of(metric, tables)}", over_power(table)))
+    evaluated = evaluated_runs(record)
+    for metric, groups in evaluated.items():
+        made.append((f"Score over rounds{_of(metric, evaluated)}", over(metric, groups, "round")))
+        if limited := {label: runs for label, runs in groups.items() if has_budget(runs[0])}:
+            for axis in ("energy", "channel_uses"):
+                made.append((f"Score over {AXES[axis]}{_of(metric, evaluated)}", over(metric, limited, axis)))
+        made.append((f"Training loss over rounds{_of(metric, evaluated)}", losses(groups)))
     if heard := grouped([run for run in record.runs if len(run.ledger) and has_budget(run)]):
         made += [("Power over rounds", power(heard)), ("Signal to noise over rounds", snr(heard))]
     return made
+
+
+def over_powers(record: Record) -> dict[Metric, pd.DataFrame]:
+    """The results of which there is a curve over power, apart by what they are judged by."""
+    return {metric: table for metric, table in by_metric(record.results).items() if table["power"].nunique() > 1}
+
+
+def evaluated_runs(record: Record) -> dict[Metric, dict[str, Group]]:
+    """The runs that were evaluated, grouped, apart by what they are judged by."""
+    apart: dict[Metric, list[RunRecord]] = {}
+    for run in record.runs:
+        if run.metric is not None:
+            apart.setdefault(run.metric, []).append(run)
+    return {metric: grouped(runs) for metric, runs in apart.items()}
+
+
+def _of(metric: Metric, all_metrics: Collection[Metric]) -> str:
+    """Names the metric in a heading, where there are several."""
+    return f", {metric.name}" if len(all_metrics) > 1 else ""
 
 
 def has_budget(run: RunRecord) -> bool:
@@ -46,7 +69,7 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, Group]:
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_A_CURVE)
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        label = label_of({key: run.config[key] for key in keys}) or str(run.config["strategy"])
+        label = label_of({key: run.config.get(key) for key in keys}) or str(run.config["strategy"])
         groups.setdefault(label, []).append(run)
     return dict(groups)
 
@@ -66,7 +89,6 @@ def curves_over_power(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def over_power(results: pd.DataFrame) -> go.Figure:
     """Mean score and standard deviation over seeds, a curve per combination of the other keys that vary."""
-    _, best = score_of(results)
     curves = curves_over_power(results)
     finite = results["power"][results["power"] < float("inf")]
     chart = go.Figure()
@@ -82,32 +104,30 @@ def over_power(results: pd.DataFrame) -> go.Figure:
             line={"color": _colour_of(curves, rows["strategy"].iloc[0]), "dash": "dash" if endless else "solid"},
             hovertemplate="%{y:.4g} ± %{error_y.array:.2g}" + ("" if endless else " at power %{x:.4~g}"),
         )
-    label = "test accuracy, best average (%)" if best is max else "perplexity, best average"
+    label = f"test {metric_of(results).label}, {NAMES[AVERAGED]}"
     return _finish(chart, "power per client and round", label, log_x=True)
 
 
-def over(groups: Mapping[str, Group], axis: str) -> go.Figure:
+def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
     """The mean score over seeds, of averaged weights (solid) and, of a few curves, of the current ones (dotted)."""
-    chart, metric = go.Figure(), ""
+    chart = go.Figure()
     for label, runs in groups.items():
-        metric = runs[0].metric or ""
         means = means_of(runs)
         means = means[means[axis] > 0]
-        for column, dash in ((f"ema_test_{metric}", "solid"), (f"test_{metric}", "dot")):
+        for column, dash in ((f"ema_test_{metric.name}", "solid"), (f"test_{metric.name}", "dot")):
             if dash == "dot" and len(groups) > FEW:
                 continue
             weights = "averaged weights" if dash == "solid" else "current weights"
             chart.add_scatter(
                 x=means[axis],
-                y=means[column] * (100 if metric == "accuracy" else 1),
+                y=means[column] * metric.factor,
                 name=label,
                 legendgroup=label,
                 showlegend=dash == "solid",
                 line={"dash": dash, "color": _colour_of(groups, str(runs[0].config["strategy"]))},
                 hovertemplate=f"%{{y:.4g}} at %{{x:,.4~g}}<extra>{label}, {weights}</extra>",
             )
-    label = "test accuracy (%)" if metric == "accuracy" else f"test {metric}"
-    return _finish(chart, AXES[axis], label, log_x=axis != "round")
+    return _finish(chart, AXES[axis], f"test {metric.label}", log_x=axis != "round")
 
 
 def losses(groups: Mapping[str, Group]) -> go.Figure:

@@ -1,6 +1,5 @@
 """What lies in the folders of runs, comparisons, sweeps and reproductions, read for a report."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,14 @@ import pandas as pd
 
 from laser_fl.errors import DataError
 from laser_fl.files import CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
-from laser_fl.tasks.base import BEST
+from laser_fl.tasks.metrics import Metric, metrics_in
 from simulations.compare import COMPARISON
+from simulations.reading import naming, read_csv, read_json, read_parquet, refuse_without_numbers
 from simulations.reproduction import FIGURE, Reproduction
 from simulations.results import RESULTS
+
+METRICS_DRAWN = ("round", "train_loss", "energy", "channel_uses")
+LEDGER_DRAWN = ("round", "power_budget", "max_power_used", "snr_db")
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,25 @@ class RunRecord:
 
     @classmethod
     def read(cls, label: str, folder: Path) -> "RunRecord":
-        """Read it all."""
-        return cls(
-            label,
-            folder,
-            _json(folder / CONFIG),
-            _json(folder / SUMMARY) or {"status": "unfinished"},
-            _json(folder / ENVIRONMENT),
-            _csv(folder / METRICS),
-            _csv(folder / LEDGER),
-        )
+        """Read it all. Raises DataError for a file that is damaged."""
+        config = read_json(folder / CONFIG, "strategy", "power")
+        with naming(folder / CONFIG):
+            float(config["power"])
+        summary: dict[str, Any] = {"status": "unfinished"}
+        if (folder / SUMMARY).is_file():
+            summary = read_json(folder / SUMMARY, "status")
+        environment = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else {}
+        metrics = _table(folder / METRICS, METRICS_DRAWN, summary)
+        with naming(folder / METRICS):
+            names = [metric.name for metric in metrics_in(summary) or metrics_in(metrics.columns)]
+            refuse_without_numbers(metrics, [f"{kind}_{name}" for name in names for kind in ("test", "ema_test")])
+        ledger = _table(folder / LEDGER, LEDGER_DRAWN, summary)
+        return cls(label, folder, config, summary, environment, metrics, ledger)
 
     @property
-    def metric(self) -> str | None:
-        """What is measured of it, a key of BEST; None before the first evaluation."""
-        return next((name for name in BEST if f"test_{name}" in self.metrics), None)
+    def metric(self) -> Metric | None:
+        """What it is judged by; None before the first evaluation."""
+        return next(iter(metrics_in(self.metrics.columns)), None)
 
 
 @dataclass(frozen=True)
@@ -75,31 +82,38 @@ def read(folder: Path) -> Record:
         DataError: it holds no run, comparison, sweep or reproduction, or one that cannot be read.
     """
     folder = folder.resolve()
-    try:
-        if (folder / FIGURE).is_file():
-            return _reproduction(folder)
-        if (folder / RESULTS).is_file():
-            table = pd.read_parquet(folder / RESULTS)
-            runs, missing = _runs_of(table, folder)
-            return Record("sweep", folder.name, runs, table, missing=missing)
-        if (folder / COMPARISON).is_file():
-            names = pd.read_csv(folder / COMPARISON)["strategy"]
-            return Record("comparison", folder.name, tuple(RunRecord.read(n, folder / n) for n in names))
-        if (folder / CONFIG).is_file():
-            return Record("run", folder.name, (RunRecord.read(folder.name, folder),))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"report: must be readable ({reason}), got {str(folder)!r}") from None
+    if (folder / FIGURE).is_file():
+        return _reproduction(folder)
+    if (folder / RESULTS).is_file():
+        table = _results(folder)
+        runs, missing = _runs_of(table, folder)
+        return Record("sweep", folder.name, runs, table, missing=missing)
+    if (folder / COMPARISON).is_file():
+        with naming(folder / COMPARISON):
+            names = [str(name) for name in read_csv(folder / COMPARISON)["strategy"]]
+        there = [name for name in names if (folder / name / CONFIG).is_file()]
+        records = tuple(RunRecord.read(name, folder / name) for name in there)
+        return Record("comparison", folder.name, records, missing=len(names) - len(there))
+    if (folder / CONFIG).is_file():
+        return Record("run", folder.name, (RunRecord.read(folder.name, folder),))
     raise DataError(f"report: must be the folder of a run, comparison, sweep or reproduction, got {str(folder)!r}")
 
 
 def _reproduction(folder: Path) -> Record:
-    made = Reproduction.read(folder)
-    file = folder / RESULTS
-    table = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
-    verdicts = {part: pd.read_csv(path) for part, path in made.tables(folder).items()}
+    with naming(folder / FIGURE):
+        made = Reproduction.read(folder)
+        tables, title = made.tables(folder), made.title
+    table = _results(folder) if (folder / RESULTS).is_file() else pd.DataFrame()
+    verdicts = {part: read_csv(path) for part, path in tables.items()}
     runs, missing = _runs_of(table, folder)
-    return Record("reproduction", made.title, runs, table, verdicts, made.pictures(folder), missing)
+    for picture in made.pictures(folder):
+        with naming(picture), picture.open("rb"):
+            pass
+    return Record("reproduction", title, runs, table, verdicts, made.pictures(folder), missing)
+
+
+def _results(folder: Path) -> pd.DataFrame:
+    return read_parquet(folder / RESULTS, "run", "folder", "strategy", "power")
 
 
 def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[tuple[RunRecord, ...], int]:
@@ -114,9 +128,13 @@ def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[tuple[RunRecord, ...], 
     return tuple(found), len(rows) - len(found)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-def _csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+def _table(path: Path, numbers: tuple[str, ...], summary: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a run's table; none where it has none yet. Raises DataError for one that is damaged or too short."""
+    completed = summary["status"] == "completed"
+    if not path.is_file() and not completed:
+        return pd.DataFrame()
+    table = read_csv(path, numbers, growing=not completed)
+    rounds = summary.get("rounds")
+    if completed and (last := table["round"].max()) != rounds:
+        raise DataError(f"{path}: must be readable (it ends with round {last}, the run with {rounds})")
+    return table

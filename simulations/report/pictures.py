@@ -1,13 +1,16 @@
 """Pictures in the paper's style, for the screen and for print."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
+from laser_fl.tasks.metrics import Metric
 from simulations.figures.curves import COLOURS, STYLE, curve, finish
-from simulations.report.charts import Group, curves_over_power, grouped, means_of
+from simulations.report.charts import Group, curves_over_power, evaluated_runs, means_of, over_powers
 from simulations.report.folders import Record
 
 
@@ -15,9 +18,9 @@ def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
     """A PNG and a PDF named `stem`, or those that a reproduction has already; none where there is nothing to draw."""
     if record.pictures:
         return record.pictures
-    if len(record.results) and record.results["power"].nunique() > 1:
-        picture = over_power(record)
-    elif evaluated := grouped([run for run in record.runs if run.metric]):
+    if tables := over_powers(record):
+        picture = over_power(tables)
+    elif evaluated := evaluated_runs(record):
         picture = over_rounds(evaluated)
     else:
         return ()
@@ -27,36 +30,39 @@ def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
     return files
 
 
-def over_power(record: Record) -> Picture:
-    """The score over power, a curve per combination of the other keys that vary."""
+def over_power(tables: Mapping[Metric, pd.DataFrame]) -> Picture:
+    """The score over power, a curve per combination of the other keys that vary; a panel per metric."""
     with matplotlib.rc_context(STYLE):
-        picture = Picture(figsize=(6.4, 4.2), layout="constrained")
-        axes = picture.subplots()
-        for index, (label, rows) in enumerate(curves_over_power(record.results).items()):
-            colour = COLOURS.get(label, f"C{index}")
-            if (rows["strategy"] == "sgd").all():
-                axes.axhline(rows["score"].mean(), color=colour, ls="--", label=f"{label}, no noise")
-            else:
-                curve(axes, rows, label, color=colour)
-        finish(axes, record.results)
-        axes.legend(frameon=False)
+        picture, panels = _panels(len(tables))
+        for axes, results in zip(panels, tables.values(), strict=True):
+            for index, (label, rows) in enumerate(curves_over_power(results).items()):
+                colour = COLOURS.get(label, f"C{index}")
+                if (rows["strategy"] == "sgd").all():
+                    axes.axhline(rows["score"].mean(), color=colour, ls="--", label=f"{label}, no noise")
+                else:
+                    curve(axes, rows, label, color=colour)
+            finish(axes, results)
+            axes.legend(frameon=False)
     return picture
 
 
-def over_rounds(groups: Mapping[str, Group]) -> Picture:
-    """The score of the averaged weights, and thinner of the current ones, the mean over seeds."""
+def over_rounds(evaluated: Mapping[Metric, Mapping[str, Group]]) -> Picture:
+    """The score of the averaged weights, and thinner of the current ones, the mean over seeds; a panel per metric."""
     with matplotlib.rc_context(STYLE):
-        picture = Picture(figsize=(6.4, 4.2), layout="constrained")
-        axes = picture.subplots()
-        for index, (label, runs) in enumerate(groups.items()):
-            means, metric = means_of(runs), runs[0].metric
-            factor = 100 if metric == "accuracy" else 1
-            colour = COLOURS.get(label, f"C{index}")
-            axes.plot(means["round"], factor * means[f"ema_test_{metric}"], color=colour, label=label)
-            axes.plot(means["round"], factor * means[f"test_{metric}"], color=colour, lw=0.7, alpha=0.6)
-        accuracy = metric == "accuracy"
-        axes.set(xlabel="round", ylabel="test accuracy (%)" if accuracy else f"test {metric}")
-        axes.set_yscale("linear" if accuracy else "log")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        picture, panels = _panels(len(evaluated))
+        for axes, (metric, groups) in zip(panels, evaluated.items(), strict=True):
+            for index, (label, runs) in enumerate(groups.items()):
+                means, colour = means_of(runs), COLOURS.get(label, f"C{index}")
+                averaged, current = (metric.factor * means[f"{kind}_{metric.name}"] for kind in ("ema_test", "test"))
+                axes.plot(means["round"], averaged, color=colour, label=label)
+                axes.plot(means["round"], current, color=colour, lw=0.7, alpha=0.6)
+            axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False)
     return picture
+
+
+def _panels(count: int) -> tuple[Picture, Iterable[Axes]]:
+    """A picture of so many panels beside each other."""
+    picture = Picture(figsize=(6.4 * count, 4.2), layout="constrained")
+    return picture, picture.subplots(1, count, squeeze=False).flat
