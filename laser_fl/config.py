@@ -47,8 +47,8 @@ def _one_of(table: Table, *more: str) -> Callable[[str], str]:
 def _power(value: float) -> float:
     if math.isnan(value) or value <= 0:
         raise ValueError("must be greater than 0 (inf: no noise)")
-    if LARGEST < value < math.inf:
-        raise ValueError(f"must be at most {LARGEST:g}, or inf")
+    if not SMALLEST <= value <= LARGEST and value < math.inf:
+        raise ValueError(f"must be between {SMALLEST:g} and {LARGEST:g}, or inf")
     return value
 
 
@@ -82,7 +82,7 @@ def _path(name: str) -> str:
     return name
 
 
-LARGEST = 1e30  # what float32 still squares is of this order; no channel is that strong
+SMALLEST, LARGEST = 1e-30, 1e30  # no channel is that weak or that strong
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]

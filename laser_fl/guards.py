@@ -15,8 +15,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
+from laser_fl.errors import TrainingError
 from laser_fl.schemes.base import owners
 
+ADVICE = "a lower learning-rate or more power may help"
+LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
 CROWD = 3  # speakers of whom one stands out
 WINDOW = 10  # exchanges of which the largest usual norm counts; before there are as many there is no cap
 
@@ -91,3 +94,13 @@ def without_broken(gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]
         return gradients, losses
     whole = {name: torch.where(along(broken, g).bool(), 0.0, g) for name, g in gradients.items()}
     return whole, torch.where(broken.to(losses.device), math.nan, losses)
+
+
+def refuse_overflow(tensors: Tensors, round: int) -> None:
+    """Raise TrainingError where an estimate has no norm that is a number: noise far above the power, or divergence."""
+    if not tensors:
+        return
+    ends = torch.stack([torch.stack(t.aminmax()).double() * math.sqrt(t.numel()) for t in tensors.values()])
+    if not (fine := (ends.abs() < LARGEST).all(dim=1)).all():
+        name = list(tensors)[fine.tolist().index(False)]
+        raise TrainingError(f"round {round + 1}: what was heard of {name} is too large to be a number; {ADVICE}")

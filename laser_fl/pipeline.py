@@ -28,7 +28,7 @@ from laser_fl.channels import air, digital
 from laser_fl.channels.base import Links, Usage
 from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
-from laser_fl.guards import along, share_within, without_broken
+from laser_fl.guards import along, refuse_overflow, share_within, without_broken
 from laser_fl.norms import norms
 from laser_fl.power import Allocation, signal_powers
 from laser_fl.receipts import Pending, Receipts
@@ -196,6 +196,7 @@ def receive(
 
     Raises:
         PowerError: a digital message does not fit into its link.
+        TrainingError: noise or signals are so large that the estimate or the update is no number.
     """
     if not ctx.speakers:
         return Reception(None, None, shared, Usage.none(0), 0)
@@ -210,7 +211,10 @@ def receive(
         names = list(uplink.signals)
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
         heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
+    refuse_overflow(heard.values, ctx.round)
     update, shared = scheme.decode(heard, shared, ctx)
+    if update is not None and update is not heard.values:
+        refuse_overflow(update, ctx.round)
     noise = {} if update is None else scheme.noise_energies(heard, ctx)
     return Reception(heard, update, shared, usage, side_channel_floats, noise, scheme.weighs(ctx))
 

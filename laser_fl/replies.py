@@ -15,7 +15,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import brief
-from laser_fl.guards import CROWD
+from laser_fl.guards import ADVICE, CROWD, LARGEST
 from laser_fl.norms import norms
 from laser_fl.pipeline import Uplink, join, values_sent
 from laser_fl.schemes.base import Context, Scheme, owners
@@ -25,8 +25,6 @@ Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes
 ABSURD = 1e3  # times the median norm of the same exchange, as long as there is no cap
 ABOVE = 1e-3  # what a norm may be above its cap, relative
 REPORTED = 2e-6  # what it may be above or below what was reported; less than the power's tolerance
-LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
-ADVICE = "a lower learning-rate or more power may help"
 
 Norms = Float64[Tensor, "speakers signals"]
 
