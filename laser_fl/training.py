@@ -21,6 +21,7 @@ from laser_fl.ledger import Entry, Tally
 from laser_fl.pipeline import Broadcast, Reception, Uplink, receive
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
+from laser_fl.power import phase_share
 from laser_fl.receipts import Receipts
 from laser_fl.receivers import AUTO
 from laser_fl.replica import State
@@ -308,12 +309,12 @@ class Training:
     def _context(self) -> Context:
         power, promises, turnout = self._power, self._scheme.promises, self._turnout
         averaged = turnout.present if promises.error_feedback else turnout.speakers
-        return Context(
+        ctx = Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
             updates=self._updates,
-            power=power * promises.phase_shares[self._phase],
+            power=power,
             noise_std=0.0 if math.isinf(power) else self._channel.noise_std(self.config.clients),
             clients=self.config.clients,
             present=turnout.present,
@@ -322,6 +323,7 @@ class Training:
             bits=turnout.bits,
             streams=self._streams,
         )
+        return replace(ctx, power=power * phase_share(self._scheme, ctx))
 
 
 def _receiver(config: RunConfig, scheme: Scheme) -> str:

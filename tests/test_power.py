@@ -190,6 +190,23 @@ def test_policies_by_hand():
     assert POLICIES.load("linear-up")(1.0, 1, 3) == pytest.approx(1)
 
 
+ONLY_VECTORS, ONLY_MATRICES = {"bias": (7,), "small": (3, 3)}, {"hidden": (12, 10), "out": (6, 40)}
+
+
+@pytest.mark.parametrize(("shapes", "first"), [(ONLY_VECTORS, 0.0), (ONLY_MATRICES, 0.3), (SHAPES, 0.3)])
+def test_a_phase_without_anything_to_send_cedes_its_power(shapes, first):
+    """Nothing is compressed, everything is, or some; with one client every phase spends all that it gets."""
+    options = {"strategy": "laser", "factor-exchange": "two-phase", "phase-split": 0.3, "clients": 1, "power": 4.0}
+    training = Training(parse(options), tensors(shapes, clients=None), Plan(2))
+    memory, spent = {}, []
+    for phase in (0, 1):
+        drawn = tensors(shapes, clients=1) if phase == 0 else None
+        uplink, memory = send(training.broadcast(), drawn, silent_losses(1), memory)
+        absorb(training, uplink)
+        spent.append(training.ledger[0].max_power_used if phase else float(training._tally.client_energy.max()))
+    assert spent == pytest.approx([4 * first, 4.0])
+
+
 class TestACheatingClient:
     """Power is measured on what is transmitted, not on what clients say of it."""
 

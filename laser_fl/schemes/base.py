@@ -93,7 +93,7 @@ class Promises:
     error_feedback: what was not sent is remembered and sent later.
     noiseless: the scheme is defined on ideal links without noise (P = inf), up and down.
     digital: signals are messages of bits, which arrive exactly.
-    phase_shares: the exchanges of a round, and the share of its budget that each gets.
+    phase_shares: the exchanges of a round, and the share of its budget that each gets where all have something to send.
     bits_per_value: what a digital link would need for a value sent.
     receiver: the name of the receiver that belongs to it.
     """
