@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
 from laser_fl.channels.base import Links, Usage
 from laser_fl.norms import norm
 from laser_fl.schemes.base import Context, Heard
@@ -54,7 +54,7 @@ def transmit(
     walk = zip(signals.values(), heard, unit, amplitude, scales, levels, stds, strict=True)
     for signal, y, one, a, scale, level, std in walk:
         factor = (a * precoding).to(signal.dtype).unsqueeze(1)
-        rows = signal.flatten(start_dim=1)
+        rows = as_rows(signal)
         columns = _columns(rows)
         pieces = zip(torch.split(rows, columns, dim=1), torch.split(y.view(1, -1), columns, dim=1), strict=True)
         for piece, here in pieces:
