@@ -189,7 +189,9 @@ class RunConfig(BaseModel):
     lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
     evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
-    evaluate_examples: CountOrNone = Field(0, description="test examples to evaluate on; 0: all")
+    evaluate_examples: CountOrNone = Field(
+        0, description="test examples to evaluate on, of all labels and spread over a text; 0: all"
+    )
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
     spectrum_rank: CountOrNone = Field(
         0,
@@ -203,7 +205,9 @@ class RunConfig(BaseModel):
     min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
     norm_cap: Annotated[float, AfterValidator(_norm_cap)] = Field(
-        10.0, description="largest norm of a signal, over what is usual; a client sends the rest later; inf: none"
+        math.inf,
+        description="largest norm of a signal, over what is usual; the rest is sent later, or, by a strategy without "
+        "error feedback, lost; inf: none",
     )
     min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
     reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")
