@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from laser_fl.errors import ConfigError, quoted
+
 Tensors = dict[str, Tensor]
+
+PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
 
 
 @dataclass(frozen=True)
 class Block:
     """One tensor of the model and its matrix view.
 
-    A tensor of shape (a, b, ...) is the matrix a x (b * ...); a vector is a single row.
+    A tensor of shape (a, b, ...) is the matrix a x (b * ...); a vector is a single row, and a scalar a single value.
     Source: paper, Tables 5 and 8.
 
     name: the parameter's name in the model.
@@ -72,5 +76,21 @@ def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()
     """The blocks of a model, in the order of its parameters.
 
     transposed: names of the parameters that are stored as (inputs, outputs).
+
+    Raises:
+        ConfigError: they are not floats of one type, or one has no values or a name that signals could not be told by.
     """
+    for name, p in parameters.items():
+        if not name or PART in name:
+            raise ConfigError(f"model: a weight must have a name without {PART}, got {quoted(name)}")
+        if p.numel() == 0:
+            raise ConfigError(f"model: the weight {quoted(name)} must have values, got the shape {list(p.shape)}")
+    types = {p.dtype for p in parameters.values()}
+    if len(types) > 1 or not all(dtype.is_floating_point for dtype in types):
+        raise ConfigError(f"model: its weights must be floats of one type, got {', '.join(sorted(map(str, types)))}")
     return tuple(Block(name, tuple(p.shape), name in transposed) for name, p in parameters.items())
+
+
+def as_rows(tensor: Shaped[Tensor, "clients ..."]) -> Shaped[Tensor, "clients values"]:
+    """A row of values per client, also of scalars."""
+    return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor.flatten(start_dim=1)

@@ -48,8 +48,8 @@ def _one_of(table: Table, *more: str) -> Callable[[str], str]:
 def _power(value: float) -> float:
     if math.isnan(value) or value <= 0:
         raise ValueError("must be greater than 0 (inf: no noise)")
-    if LARGEST < value < math.inf:
-        raise ValueError(f"must be at most {LARGEST:g}, or inf")
+    if not SMALLEST <= value <= LARGEST and value < math.inf:
+        raise ValueError(f"must be between {SMALLEST:g} and {LARGEST:g}, or inf")
     return value
 
 
@@ -83,7 +83,7 @@ def _path(name: str) -> str:
     return name
 
 
-LARGEST = 1e30  # what float32 still squares is of this order; no channel is that strong
+SMALLEST, LARGEST = 1e-30, 1e30  # no channel is that weak or that strong
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
@@ -192,7 +192,9 @@ class RunConfig(BaseModel):
     lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
     evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
-    evaluate_examples: CountOrNone = Field(0, description="test examples to evaluate on; 0: all")
+    evaluate_examples: CountOrNone = Field(
+        0, description="test examples to evaluate on, of all labels and spread over a text; 0: all"
+    )
     ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
     spectrum_rank: CountOrNone = Field(
         0,
@@ -206,7 +208,9 @@ class RunConfig(BaseModel):
     min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
     norm_cap: Annotated[float, AfterValidator(_norm_cap)] = Field(
-        math.inf, description="largest norm of a signal, over what is usual; a client sends the rest later; inf: none"
+        math.inf,
+        description="largest norm of a signal, over what is usual; the rest is sent later, or, by a strategy without "
+        "error feedback, lost; inf: none",
     )
     min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
     reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")

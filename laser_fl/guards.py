@@ -2,8 +2,9 @@
 
 The noise of an estimate grows with the largest norm among the clients (c_l in the channel's formula), so a single
 absurd one would drown everybody. The server therefore tells, for every signal, the largest norm that it may have: a
-multiple of what was usual in earlier rounds. A client whose signal is above it sends it at the cap and remembers the
-rest, so that power and error feedback stay exact.
+multiple of what was usual in earlier rounds. A client whose signal is above it sends it at the cap. With error
+feedback it remembers the rest, so that nothing is lost; without, what the cap cuts off is lost. There are none by
+default: honest gradients may be far from usual, too, and a cap then delays or loses what they say.
 """
 
 import math
@@ -14,9 +15,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
+from laser_fl.errors import TrainingError
 from laser_fl.schemes.base import owners
 
+ADVICE = "a lower learning-rate or more power may help"
+LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
+ROUNDING = 2e-6  # relative, of the norms of float32 signals; less than the power's tolerance
 CROWD = 3  # speakers of whom one stands out
 WINDOW = 10  # exchanges of which the largest usual norm counts; before there are as many there is no cap
 
@@ -46,6 +51,13 @@ class NormCaps:
             return {}
         full = {name: max(values) for name, values in self._usual.items() if len(values) == WINDOW}
         return {name: self._factor * most for name, most in full.items() if most > 0}
+
+    def reached(self, names: Iterable[str], norms: Float64[Tensor, "speakers signals"]) -> list[bool]:
+        """By speaker, whether a signal of its came at the cap, but for rounding: it was cut there."""
+        if not (told := self.told):
+            return [False] * len(norms)
+        most = torch.tensor([told.get(name, math.inf) for name in names]).to(norms)
+        return (norms >= most * (1 - ROUNDING)).any(dim=1).tolist()
 
     def observe(self, names: Iterable[str], norms: Float64[Tensor, "speakers signals"]) -> None:
         """Take note of an exchange's norms, where anybody spoke."""
@@ -85,9 +97,19 @@ def along(factor: Tensor, tensor: Tensor) -> Tensor:
 
 def without_broken(gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
     """Gradients without those of clients in which a value is not finite, whose losses become NaN."""
-    totals = torch.stack([gradient.flatten(start_dim=1).sum(dim=1) for gradient in gradients.values()])
+    totals = torch.stack([as_rows(gradient).sum(dim=1) for gradient in gradients.values()])
     broken = ~totals.isfinite().all(dim=0)
     if not broken.any():
         return gradients, losses
     whole = {name: torch.where(along(broken, g).bool(), 0.0, g) for name, g in gradients.items()}
     return whole, torch.where(broken.to(losses.device), math.nan, losses)
+
+
+def refuse_overflow(tensors: Tensors, round: int) -> None:
+    """Raise TrainingError where an estimate has no norm that is a number: noise far above the power, or divergence."""
+    if not tensors:
+        return
+    ends = torch.stack([torch.stack(t.aminmax()).double() * math.sqrt(t.numel()) for t in tensors.values()])
+    if not (fine := (ends.abs() < LARGEST).all(dim=1)).all():
+        name = list(tensors)[fine.tolist().index(False)]
+        raise TrainingError(f"round {round + 1}: what was heard of {name} is too large to be a number; {ADVICE}")

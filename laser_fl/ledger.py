@@ -21,6 +21,10 @@ POWER_TOLERANCE = 1e-5  # relative; rounding of float32 signals
 class Entry:
     """One round. Floats are counted per client; the downlink is heard by all at once.
 
+    All that was transmitted counts, also in vain. An exchange that is repeated costs its broadcast once more (values,
+    energy, channel uses, latency), and what clients report beside the air. The air itself is used once, when enough
+    of them have answered: only then can the server tell them their amplitudes.
+
     round: counted from 1, as in every file a user reads.
     present: clients that took part. speakers: those of them that transmitted; in a round
         without any the model stayed as it was.
@@ -37,6 +41,7 @@ class Entry:
     latency_seconds: channel uses, up and down, over the bandwidth; an ideal downlink takes no time.
     faults: replies of clients that were refused or never came, in all of the round's exchanges.
     retries: exchanges that were repeated because too few clients were left.
+    clipped: clients a signal of whose was cut at its cap.
     left_out: whose replies, and what was wrong with them: ``<client> <kind>; ...``.
     """
 
@@ -56,6 +61,7 @@ class Entry:
     latency_seconds: float
     faults: int
     retries: int
+    clipped: int
     left_out: str
 
     @classmethod
@@ -73,16 +79,18 @@ class Entry:
 class Tally:
     """What a round has cost so far.
 
-    client_energy: what each client of the run spent. usages: of the exchanges that were taken. broadcast_floats,
-    side_channel_floats, faults, retries: as in an entry.
+    client_energy: what each client of the run spent. usages: of the exchanges that were taken. broadcasts: of the
+    model or its update. broadcast_floats, side_channel_floats, faults, retries: as in an entry. clipped: who was.
     """
 
     client_energy: Float64[Tensor, " clients"]
     usages: list[Usage] = field(default_factory=list)
+    broadcasts: int = 0
     broadcast_floats: int = 0
     side_channel_floats: int = 0
     faults: list[Fault] = field(default_factory=list)
     retries: int = 0
+    clipped: set[int] = field(default_factory=set)
 
     def take(self, usage: Usage, speakers: Sequence[int], side_channel_floats: int) -> None:
         """Add an exchange in which `speakers` transmitted."""
@@ -102,7 +110,7 @@ class Tally:
     ) -> Entry:
         """Sum the round up and check it against the budget.
 
-        bandwidth: channel uses per second. broadcast_energy, broadcast_uses: of the server; 0 on an ideal downlink.
+        bandwidth: channel uses per second. broadcast_energy, broadcast_uses: of one broadcast; 0 on an ideal downlink.
 
         Raises:
             PowerError: a client's energy exceeds the budget by more than 1e-5 of it.
@@ -126,10 +134,11 @@ class Tally:
             noise_std=math.sqrt(noise / uses) if uses else 0.0,
             snr_db=_decibels(signal, noise) if speakers else -math.inf,
             uplink_energy=float(self.client_energy.sum()),
-            downlink_energy=broadcast_energy,
-            latency_seconds=(uses + broadcast_uses) / bandwidth,
+            downlink_energy=self.broadcasts * broadcast_energy,
+            latency_seconds=(uses + self.broadcasts * broadcast_uses) / bandwidth,
             faults=len(self.faults),
             retries=self.retries,
+            clipped=len(self.clipped),
             left_out="; ".join(f"{fault.client} {fault.kind}" for fault in self.faults),
         )
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
 
 SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
 AT_ONCE = 32  # short rows that are converted at a time
@@ -19,7 +19,7 @@ def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
     instead of a conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are
     converted, those of many clients one after another.
     """
-    rows = tensor.flatten(start_dim=1)
+    rows = as_rows(tensor)
     is_short = rows.shape[1] <= SHORT
     if rows.is_cuda or (is_short and len(rows) <= AT_ONCE):  # on GPUs float64 is cheap, a look at the result is not
         return _norm(rows, 1, torch.float64)

@@ -18,17 +18,18 @@ Source: paper, Algorithm 1 and §G.5.
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
 from laser_fl.channels import air, digital
 from laser_fl.channels.base import Links, Usage
 from laser_fl.downlink import Downlink
 from laser_fl.errors import TrainingError
-from laser_fl.guards import along, share_within, without_broken
+from laser_fl.guards import along, refuse_overflow, share_within, without_broken
 from laser_fl.norms import norms
 from laser_fl.power import Allocation, signal_powers
 from laser_fl.receipts import Pending, Receipts
@@ -121,7 +122,7 @@ class Reception:
     heard: None in a round in which nobody spoke.
     update: None until the scheme's last phase, and in a round in which nobody spoke. noise: the expected energy of
         the noise in each of its blocks. weighs: whether a receiver is to weigh it by that.
-    side_channel_floats: norms up and amplitudes down, per client.
+    side_channel_floats: amplitudes down, per client.
     """
 
     heard: Heard | None
@@ -149,8 +150,9 @@ def send(
     it has any. in_place: the next memory takes the place of `memory`, where there is one, and the
     gradients may be overwritten; for callers that own both. Returns the uplink and the next memory.
 
-    A signal whose norm is above the broadcast's cap is sent at the cap, and its client remembers the rest. A
-    gradient that is not finite is not remembered; its client reports a loss of NaN, and is left out.
+    A signal whose norm is above the broadcast's cap is sent at the cap; its client remembers the rest where the
+    scheme has error feedback, else it is lost. A gradient that is not finite is not remembered; its client reports a
+    loss of NaN, and is left out.
 
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
@@ -196,23 +198,27 @@ def receive(
 
     Raises:
         PowerError: a digital message does not fit into its link.
+        TrainingError: noise or signals are so large that the estimate or the update is no number.
     """
     if not ctx.speakers:
         return Reception(None, None, shared, Usage.none(0), 0)
-    side_channel_floats = 2 * uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
+    amplitudes = 0
     if not uplink.signals:  # a phase in which this model has nothing to say
         heard, usage = Heard({}, {}), Usage.none(len(ctx.speakers))
     elif scheme.promises.digital:
         payload = scheme.payload(values_sent(uplink.signals), ctx)
         heard, usage = digital.deliver(uplink.signals, payload, channel_uses, ctx)
-        side_channel_floats = 0
     else:
         names = list(uplink.signals)
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
         heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
+        amplitudes = len(names)
+    refuse_overflow(heard.values, ctx.round)
     update, shared = scheme.decode(heard, shared, ctx)
+    if update is not None and update is not heard.values:
+        refuse_overflow(update, ctx.round)
     noise = {} if update is None else scheme.noise_energies(heard, ctx)
-    return Reception(heard, update, shared, usage, side_channel_floats, noise, scheme.weighs(ctx))
+    return Reception(heard, update, shared, usage, amplitudes, noise, scheme.weighs(ctx))
 
 
 def join(uplinks: list[Uplink]) -> Uplink:
@@ -291,7 +297,13 @@ def _leave(
             corrected[name][slice(None) if rows is None else rows] = rest
 
 
+def reported(uplink: Uplink, scheme: Scheme) -> int:
+    """Values that a client reports beside the air: buffers, and norms, of which a digital message needs none."""
+    norms_up = 0 if scheme.promises.digital else uplink.signal_norms.shape[1] + uplink.gradient_norms.shape[1]
+    return norms_up + sum(prod(buffer.shape[1:]) for buffer in uplink.buffers.values())
+
+
 def values_sent(signals: Tensors) -> Int64[Tensor, " speakers"]:
     """How many values of each speaker's signals are not zero."""
-    counts = [signal.flatten(start_dim=1).count_nonzero(dim=1) for signal in signals.values()]
+    counts = [as_rows(signal).count_nonzero(dim=1) for signal in signals.values()]
     return torch.stack(counts).sum(dim=0)

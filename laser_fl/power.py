@@ -1,6 +1,7 @@
 """Who gets how much of an exchange's power budget: blocks by the allocation, parts by the scheme."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float64
@@ -13,6 +14,17 @@ Shares = Float64[Tensor, " blocks"]
 Allocation = Callable[[Norms, Norms, Shares], Shares]
 
 SMALLEST_SHARE = 1e-6  # of the budget, divided by the number of blocks
+
+
+def phase_share(scheme: Scheme, ctx: Context) -> float:
+    """What of a round's budget the exchange gets: phases in which the model has nothing to send cede theirs.
+
+    ctx: of the exchange; its power does not matter.
+    """
+    shares = scheme.promises.phase_shares
+    sends = [len(shares) == 1 or scheme.volume(replace(ctx, phase=phase)) > 0 for phase in range(len(shares))]
+    used = sum(share for share, some in zip(shares, sends, strict=True) if some)
+    return shares[ctx.phase] / used if sends[ctx.phase] else shares[ctx.phase]
 
 
 def signal_powers(

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
 from laser_fl.errors import brief
-from laser_fl.guards import CROWD
+from laser_fl.guards import ADVICE, CROWD, LARGEST, ROUNDING
 from laser_fl.norms import norms
 from laser_fl.pipeline import Uplink, join, values_sent
 from laser_fl.schemes.base import Context, Scheme, owners
@@ -24,9 +24,6 @@ Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes
 
 ABSURD = 1e3  # times the median norm of the same exchange, as long as there is no cap
 ABOVE = 1e-3  # what a norm may be above its cap, relative
-REPORTED = 2e-6  # what it may be above or below what was reported; less than the power's tolerance
-LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
-ADVICE = "a lower learning-rate or more power may help"
 
 Norms = Float64[Tensor, "speakers signals"]
 
@@ -158,7 +155,7 @@ class Expected:
         reported, gradient_norms = uplink.signal_norms.cpu(), uplink.gradient_norms.cpu()
         received = norms(uplink.signals, len(speakers)).cpu()
         finite, most = _finite_rows(uplink), self._most(list(uplink.signals), received)
-        fits = (received <= most) & ((received - reported).abs() <= REPORTED * received)
+        fits = (received <= most) & ((received - reported).abs() <= ROUNDING * received)
         if finite.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
             return
         for client in (client for client, whole in zip(clients, finite.tolist(), strict=True) if not whole):
@@ -195,7 +192,7 @@ def _finite_rows(uplink: Uplink) -> Bool[Tensor, " clients"]:
     """The clients whose losses and buffers are finite, and whose losses have a mean that is, too."""
     fine = uplink.losses.cpu().abs() < LARGEST
     for buffer in uplink.buffers.values():
-        fine &= buffer.flatten(start_dim=1).isfinite().all(dim=1).cpu()
+        fine &= as_rows(buffer).isfinite().all(dim=1).cpu()
     return fine
 
 
@@ -226,5 +223,5 @@ def _absurd(values: Iterable[tuple[str, float, float, float]]) -> Iterator[tuple
             yield "not-finite", f"the signal {name} is not finite (norm {norm}); {ADVICE}"
         elif norm > most:
             yield "norm", f"the signal {name} has the norm {norm:.3g}, above {most:.3g}"
-        elif abs(norm - told) > REPORTED * norm:
+        elif abs(norm - told) > ROUNDING * norm:
             yield "norm", f"the signal {name} has the norm {norm:.6g}, not {told:.6g} as reported"

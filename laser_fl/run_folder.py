@@ -213,7 +213,15 @@ class RunFolder(Observer):
             summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
             summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
             summary["silent_rounds"] = len(ledger) - len(heard)
-            for column in ("channel_uses", "uplink_energy", "downlink_energy", "latency_seconds", "faults", "retries"):
+            for column in (
+                "channel_uses",
+                "uplink_energy",
+                "downlink_energy",
+                "latency_seconds",
+                "faults",
+                "retries",
+                "clipped",
+            ):
                 summary[f"total_{column}"] = sum(getattr(entry, column) for entry in ledger)
         summary["seconds_total"] = self._elapsed
         if seconds:

@@ -18,9 +18,10 @@ from laser_fl.downlink import Downlink
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.guards import NormCaps
 from laser_fl.ledger import Entry, Tally
-from laser_fl.pipeline import Broadcast, Reception, Uplink, receive
+from laser_fl.pipeline import Broadcast, Reception, Uplink, receive, reported
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
+from laser_fl.power import phase_share
 from laser_fl.receipts import Receipts
 from laser_fl.receivers import AUTO
 from laser_fl.replica import State
@@ -65,10 +66,13 @@ class Training:
         which weight decay does not apply. buffers: what follows the data without being trained.
 
         Raises:
-            ConfigError: nobody is expected to speak in the whole run, or more are asked for than there are.
+            ConfigError: nobody is expected to speak in the whole run, or more are asked for than there are; or weights
+                that cannot be sent.
         """
         if config.min_clients > config.clients:
             raise ConfigError(f"min-clients: must be at most the {config.clients} clients, got {config.min_clients}")
+        if not weights:
+            raise ConfigError("model: must have weights to train, got none")
         self.config = config
         self.plan = plan
         self.round = 0
@@ -207,8 +211,7 @@ class Training:
             TrainingError: it was repeated often enough.
         """
         taken = self._expected().take(replies, faults)
-        self._tally.faults += taken.faults
-        self._tally.broadcast_floats += self._broadcaster.floats(self._exchange, self._shared, self._phase == 0)
+        self._count(taken)
         if len(taken.clients) < min(self.config.min_clients, len(self._turnout.present)):
             self._repeat(taken)
             return False
@@ -227,6 +230,14 @@ class Training:
         capped = not math.isinf(self.config.norm_cap)
         return Expected(self._exchange, ctx, self._scheme, like.dtype, buffers, self._caps.told, capped)
 
+    def _count(self, taken: Taken) -> None:
+        """Note what a broadcast and its replies cost, and whose replies were no good; the air is not used yet."""
+        tally, told = self._tally, self._caps.told.keys() & taken.uplink.signals.keys()
+        tally.faults += taken.faults
+        tally.broadcasts += self._phase == 0
+        tally.broadcast_floats += self._broadcaster.floats(self._exchange, self._shared, self._phase == 0)
+        tally.side_channel_floats += len(told) + reported(taken.uplink, self._scheme)
+
     def _repeat(self, taken: Taken) -> None:
         """Let the exchange be repeated. Raises TrainingError after `max-retries` times."""
         self._tally.retries += 1
@@ -244,11 +255,10 @@ class Training:
         if self._phase == 0 and ctx.present:
             self.train_loss = float(uplink.losses.mean())
             self._buffers = {name: b.mean(dim=0) for name, b in uplink.buffers.items()}
-        beside = len(self._caps.told.keys() & uplink.signals.keys())
-        if self._phase == 0:
-            beside += volume(self._buffers)
         links, uses = self._turnout.links, self._turnout.channel_uses
         reception = receive(uplink, self._shared, self._scheme, links, self._allocation, ctx, uses)
+        at_cap = self._caps.reached(uplink.signals, uplink.signal_norms)
+        self._tally.clipped |= {client for client, cut in zip(ctx.speakers, at_cap, strict=True) if cut}
         self._caps.observe(uplink.signals, uplink.signal_norms)
         self._broadcaster.hear(self._exchange, ctx, reception.heard, self._shared)
         self._shared = reception.shared
@@ -256,7 +266,7 @@ class Training:
             self._shared = self._shared_before
             self._broadcaster.forget()
         self._reception = reception
-        self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats + beside)
+        self._tally.take(reception.usage, ctx.speakers, reception.side_channel_floats)
 
     def _begin_round(self) -> None:
         """Draw the turnout, and make what goes down."""
@@ -308,12 +318,12 @@ class Training:
     def _context(self) -> Context:
         power, promises, turnout = self._power, self._scheme.promises, self._turnout
         averaged = turnout.present if promises.error_feedback else turnout.speakers
-        return Context(
+        ctx = Context(
             blocks=self._blocks,
             round=self.round,
             phase=self._phase,
             updates=self._updates,
-            power=power * promises.phase_shares[self._phase],
+            power=power,
             noise_std=0.0 if math.isinf(power) else self._channel.noise_std(self.config.clients),
             clients=self.config.clients,
             present=turnout.present,
@@ -322,6 +332,7 @@ class Training:
             bits=turnout.bits,
             streams=self._streams,
         )
+        return replace(ctx, power=power * phase_share(self._scheme, ctx))
 
 
 def _receiver(config: RunConfig, scheme: Scheme) -> str:

@@ -116,6 +116,17 @@ def walk_round(
     return receptions, uplinks, contexts, memory
 
 
+def assert_alike(actual, expected, relative=1e-5, scale=1.0):
+    """Tensors by name are equal up to rounding: ‖difference‖ <= relative · scale · ‖expected‖, of each.
+
+    Single values may lose all their digits where large ones cancel; a norm does not, on whatever machine.
+    """
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        difference, norm = (float(t.double().norm()) for t in (actual[name] - tensor, tensor))
+        assert difference <= relative * scale * norm, f"{name}: {difference:.2g} beside a norm of {norm:.2g}"
+
+
 def absorb(training, uplink):
     """Let the server take what all clients present say at once."""
     told = training.broadcast()

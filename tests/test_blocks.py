@@ -6,6 +6,14 @@ import pytest
 import torch
 
 from laser_fl.blocks import Block, blocks_of
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError
+from laser_fl.host import Host
+from laser_fl.pipeline import send
+from laser_fl.plan import Plan
+from laser_fl.training import Training
+from laser_fl.wire import read_broadcast, write_broadcast
+from tests.helpers import VARIANTS, names, silent_losses, tensors
 
 
 @pytest.mark.parametrize(
@@ -35,3 +43,46 @@ def test_blocks_follow_the_models_order():
         ("w", 6, False, True),
         ("b", 2, True, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "line"),
+    [
+        ({"a": torch.ones(2), "a#1": torch.ones(2)}, "model: a weight must have a name without #, got 'a#1'"),
+        ({"": torch.ones(2)}, "model: a weight must have a name without #, got ''"),
+        ({"a": torch.ones(2, 0)}, r"model: the weight 'a' must have values, got the shape \[2, 0\]"),
+        ({"a": torch.ones(2).long()}, "model: its weights must be floats of one type, got torch.int64"),
+        (
+            {"a": torch.ones(2), "b": torch.ones(2).double()},
+            "model: its weights must be floats of one type, got torch.float32, torch.float64",
+        ),
+        ({}, "model: must have weights to train, got none"),
+    ],
+)
+def test_weights_that_cannot_be_sent_are_refused_before_a_run_starts(weights, line):
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        Training(parse({"clients": 2}), weights, Plan(1))
+
+
+@pytest.mark.parametrize("variant", names(VARIANTS))
+def test_a_scalar_is_a_weight_like_any_other(variant):
+    """Also on a message's way."""
+    shapes, clients = {"temperature": (), "w": (8, 20)}, 3
+    start = tensors(shapes, clients=None)
+    values = {"clients": clients, "power": 1e3, "momentum": 0.9, "downlink-power": 1e6} | VARIANTS[variant]
+    if variant.startswith("laser-adaptive"):
+        values["receiver"] = "plain"  # its own gives nothing on so loud a value
+    training = Training(parse(values), start, Plan(4))
+
+    def respond(here, memory):
+        drawn = tensors(shapes, clients, seed=here.context.round) if here.context.phase == 0 else None
+        return send(here, drawn, silent_losses(clients), memory)
+
+    host = Host(range(clients), respond)
+    while not training.finished:
+        training.absorb([host.answer(read_broadcast(write_broadcast(training.broadcast())))])
+    assert not any(line.faults for line in training.ledger)
+    moved = training.server.weights["temperature"]
+    assert moved.shape == ()
+    assert moved.isfinite()
+    assert moved != start["temperature"]

@@ -22,6 +22,7 @@ from tests.test_faults import REMEMBERING, Books, gradients_of, losses_of
 NOISY = [name for name in VARIANTS if not scheme(name).promises.noiseless and not scheme(name).promises.digital]
 HONEST = ["laser", "laser two-phase", "laser one-shot", "random-k", "z-sgd", "a-dsgd", "d-dsgd"]
 CLIENTS, BAD = 5, 3
+SPOILT = WINDOW + 2  # the round in which a client's gradient is out of all bounds
 
 
 class Run:
@@ -110,7 +111,7 @@ class TestOneClientOutOfAllBounds:
         return math.sqrt(sum(float(m[BAD].square().sum()) for m in run.host.held.memory.values()))
 
     def test_before_anything_is_usual_is_left_out_where_it_is_absurd(self):
-        run = Run("z-sgd", {2: 1e6}).go(5)
+        run = Run("z-sgd", {2: 1e6}, **{"norm-cap": 10}).go(5)
         assert run.column("left_out") == ["", "", f"{BAD} norm", "", ""]
 
 
@@ -146,6 +147,29 @@ class TestCaps:
         )
         more = [a - b for a, b in zip(with_caps, without, strict=True)]
         assert more == [0] * WINDOW + [len(SHAPES)] * 15
+
+    def test_are_off_unless_asked_for(self):
+        """An honest gradient of a hundred times the usual is taken as it is."""
+        run = Run("z-sgd", {SPOILT: 100.0}).go()
+        assert not any(run.caps)
+        assert run.column("clipped") == run.column("faults") == [0] * len(run.training.ledger)
+
+    @pytest.mark.parametrize("name", [*REMEMBERING, "z-sgd"])
+    def test_count_in_the_ledger_whom_they_clip(self, name):
+        run = Run(name, {SPOILT: 1e6}, **{"norm-cap": 8}).go(SPOILT + 1)
+        assert run.column("clipped") == [0] * SPOILT + [1]
+        if name == "z-sgd":
+            assert run.go().column("clipped") == [0] * SPOILT + [1] + [0] * (len(run.training.ledger) - SPOILT - 1)
+
+    def test_lose_what_they_cut_off_where_there_is_no_error_feedback(self):
+        run = Run("z-sgd", {SPOILT: 60.0}, **{"norm-cap": 4}).go(SPOILT + 1)
+        for n, cap in run.caps[SPOILT].items():
+            whole = 60 * tensors(clients=CLIENTS, seed=SPOILT)[n][BAD]
+            torch.testing.assert_close(run.reply.uplink.signals[n][BAD], whole * (cap / whole.norm()))
+        run.go(SPOILT + 2)
+        assert run.host.held.memory == {}
+        for n, signal in run.reply.uplink.signals.items():
+            assert torch.equal(signal, tensors(clients=CLIENTS, seed=SPOILT + 1)[n])
 
     def test_are_no_smaller_than_what_is_usual(self):
         with pytest.raises(ConfigError, match=r"norm-cap: must be at least 1 \(inf: none\), got 0.5"):

@@ -81,6 +81,20 @@ class TestEveryChannel:
             assert usage.client_power.max() <= 5.0 * (1 + 1e-5)
             assert usage.client_power.max() > 5.0 * 0.2  # of the block in which it is the weakest link
 
+    @pytest.mark.parametrize("scale", [1e-30, 1e30])
+    @pytest.mark.parametrize("power", [1e-30, 1e30])
+    def test_the_weakest_link_carries_any_signal_at_any_power(self, name, power, scale):
+        """Gains of down to 1e-60 are no numbers of float32; without noise all is heard as at infinite power."""
+        keys = {"channel": name, "path-loss-exponent": 10, "cell-radius": 1e6, "gain-threshold": 0}
+        channel = from_fields(CHANNELS.load(name), parse(keys))
+        sent = {n: scale * signal for n, signal in signals().items()}
+        heard, usage = transmit(sent, power, variance=0.0, channel=channel)
+        ideal, _ = transmit(sent, math.inf, variance=0.0, channel=channel)
+        assert usage.client_power.max() <= power * (1 + 1e-5)
+        for n, value in ideal.values.items():
+            assert float(value.abs().max()) > 0
+            torch.testing.assert_close(heard.values[n], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
     def test_the_same_round_draws_the_same(self, name):
         channel = from_fields(CHANNELS.load(name), parse({"channel": name}))
         first, again = (transmit(signals(), 1.0, channel=channel)[0].values["a"] for _ in range(2))

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import torch
 from cryptography import x509
 from safetensors.torch import load_file
 
@@ -26,6 +25,7 @@ from simulations.engines import in_process
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.deployment import Deployment
 from simulations.engines.superlink import APP, checked, home_folder
+from tests.helpers import assert_alike
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "client-batching": "loop"}
 
@@ -53,8 +53,7 @@ def test_ten_rounds_on_four_supernodes_give_the_in_process_run_bit_for_bit_and_k
     assert all(log.count("Sent successfully") == 10 for log in logs)
     in_process.run(config, tmp_path / "direct")
     a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("deployed", "direct"))
-    for block in a:
-        torch.testing.assert_close(a[block], b[block], rtol=1e-5, atol=1e-7)
+    assert_alike(a, b)
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
         assert (tmp_path / "deployed" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
 

@@ -33,7 +33,7 @@ from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
 from tests.grids import SHORT, FakeGrid, run_config, run_on_grid
-from tests.helpers import VARIANTS, names, tensors
+from tests.helpers import VARIANTS, assert_alike, names, tensors
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))
@@ -54,8 +54,7 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
     run_on_grid(run_config(tmp_path / "grid", **VARIANTS[variant]), 2)
     in_process.run(run_config(tmp_path / "direct", **VARIANTS[variant]), tmp_path / "direct")
     a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("grid", "direct"))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
+    assert_alike(a, b)
 
 
 @pytest.mark.thorough
@@ -70,8 +69,7 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
         assert summary["status"] == "completed"
         assert any("round 12/12" in line for line in lines)
         a, b = (load_file(tmp_path / name / engine / "weights.safetensors") for engine in ("flower", "direct"))
-        for block in a:
-            torch.testing.assert_close(a[block], b[block], rtol=1e-5, atol=1e-7)
+        assert_alike(a, b)
         ledgers = [pd.read_csv(tmp_path / name / engine / "ledger.csv") for engine in ("flower", "direct")]
         pd.testing.assert_frame_equal(*ledgers, rtol=1e-5)
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):

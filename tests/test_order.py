@@ -189,7 +189,13 @@ class TestWindowsOfAText:
     def test_an_evaluation_guesses_every_token_of_the_text_but_the_first_once(self):
         targets = torch.cat([t.flatten() for _, t in self.TEXT.batches(0, 7)])
         assert targets.tolist() == list(range(1, 1000))
-        assert torch.cat([t.flatten() for _, t in self.TEXT.batches(4, 7)]).tolist() == list(range(1, 37))
+        for count in (4, 50, 110):
+            starts = torch.cat([inputs[:, 0] for inputs, _ in self.TEXT.batches(count, 7)])
+            assert len(starts) == count
+            assert (starts % 9 == 0).all()
+            assert starts[-1] // 9 == 111 * (count - 1) // count  # evenly spread, also over its end
+            assert (starts.diff() >= 111 // count * 9).all()
+        assert torch.cat([t.flatten() for _, t in self.TEXT.batches(111, 7)]).tolist() == list(range(1, 1000))
         assert len(self.TEXT) == 111
 
     def test_have_no_labels_to_go_by(self):

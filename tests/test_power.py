@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from laser_fl.allocations import ALLOCATIONS
@@ -20,7 +20,7 @@ from laser_fl.policies import POLICIES
 from laser_fl.power import SMALLEST_SHARE, shares
 from laser_fl.streams import Streams
 from laser_fl.training import Training
-from tests.helpers import VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
+from tests.helpers import SHAPES, VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
 
 SCALES = st.sampled_from([0.0, 1e-36, 1e-12, 1e-3, 1.0, 1e3, 1e12, 1e30])
 SIZES = st.lists(st.sampled_from([(1,), (7,), (3, 5), (20, 30), (6, 2, 3, 3)]), min_size=1, max_size=5)
@@ -53,6 +53,38 @@ def test_no_client_exceeds_the_budget_whatever_it_has_to_say(variant, allocation
     used = sum(reception.usage.client_power for reception in receptions)
     assert used.max() <= budget * (1 + POWER_TOLERANCE)
     assert all(u.isfinite().all() for u in receptions[-1].update.values())
+
+
+@pytest.mark.parametrize("variant", names(VARIANTS))
+@settings(max_examples=2)
+@given(power=st.integers(-30, 30), scale=st.integers(-30, 30))
+@example(power=18, scale=-12)
+@example(power=30, scale=-30)
+@example(power=-30, scale=30)
+def test_any_power_carries_gradients_of_any_size(variant, power, scale):
+    """In float32: without noise no power changes the update, and with noise it is a number."""
+    chosen, gradients = scheme(variant, compression_factor=0.3), tensors(dtype=torch.float32, scale=10.0**scale)
+    shared = shared_of(chosen, dtype=torch.float32)
+    budget = math.inf if chosen.promises.noiseless else 10.0**power
+
+    def update_of(budget, variance):
+        receptions, *_ = walk_round(chosen, shared, {}, gradients, power=budget, noise_variance=variance)
+        assert sum(r.usage.client_power for r in receptions).max() <= budget * (1 + POWER_TOLERANCE)
+        return receptions[-1].update
+
+    silent, ideal = update_of(budget, 0.0), update_of(math.inf, 0.0)
+    for name in SHAPES:
+        torch.testing.assert_close(silent[name], ideal[name], rtol=1e-4, atol=1e-4 * float(ideal[name].abs().max()))
+    if scale - min(power, power / 2) < 28 or math.isinf(budget):  # also a product of two noises is a number
+        assert all(u.isfinite().all() for u in update_of(budget, 1.0).values())
+
+
+@pytest.mark.parametrize(("variant", "scale"), [("z-sgd", 1e30), ("laser", 1e30), ("laser one-shot", 1e10)])
+def test_a_round_of_which_no_number_can_hold_the_noise_is_refused(variant, scale):
+    """Of one-shot it is the product of two noises."""
+    chosen, gradients = scheme(variant), tensors(dtype=torch.float32, scale=scale)
+    with pytest.raises(TrainingError, match=r"round 1: what was heard of hidden.* is too large .* more power may help"):
+        walk_round(chosen, shared_of(chosen, dtype=torch.float32), {}, gradients, power=1e-30)
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))
@@ -156,6 +188,23 @@ def test_policies_by_hand():
         [third, third, 2 * third, 5 * third]
     )
     assert POLICIES.load("linear-up")(1.0, 1, 3) == pytest.approx(1)
+
+
+ONLY_VECTORS, ONLY_MATRICES = {"bias": (7,), "small": (3, 3)}, {"hidden": (12, 10), "out": (6, 40)}
+
+
+@pytest.mark.parametrize(("shapes", "first"), [(ONLY_VECTORS, 0.0), (ONLY_MATRICES, 0.3), (SHAPES, 0.3)])
+def test_a_phase_without_anything_to_send_cedes_its_power(shapes, first):
+    """Nothing is compressed, everything is, or some; with one client every phase spends all that it gets."""
+    options = {"strategy": "laser", "factor-exchange": "two-phase", "phase-split": 0.3, "clients": 1, "power": 4.0}
+    training = Training(parse(options), tensors(shapes, clients=None), Plan(2))
+    memory, spent = {}, []
+    for phase in (0, 1):
+        drawn = tensors(shapes, clients=1) if phase == 0 else None
+        uplink, memory = send(training.broadcast(), drawn, silent_losses(1), memory)
+        absorb(training, uplink)
+        spent.append(training.ledger[0].max_power_used if phase else float(training._tally.client_energy.max()))
+    assert spent == pytest.approx([4 * first, 4.0])
 
 
 class TestACheatingClient:

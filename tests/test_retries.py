@@ -117,6 +117,30 @@ class TestTooFewAnswers:
         )
         assert run.answers == 2
 
+    @pytest.mark.parametrize("downlink", ["model", "update"])
+    @pytest.mark.parametrize("exchange", ["alternating", "two-phase"])
+    def test_cost_all_that_was_transmitted_again(self, exchange, downlink):
+        """The broadcast and what clients report beside the air, but the air itself is used once."""
+        options = {"factor-exchange": exchange, "downlink": downlink, "downlink-power": 50.0, "bandwidth": 10.0}
+        run = Spoiled(4, strategy="laser", **{"min-clients": 4, "power": 30.0}, **options)
+        while len(run.training.ledger) < 3:
+            first = run.training.broadcast().context.phase == 0
+            if len(run.training.ledger) == 2 and first:
+                assert not run.exchange({1: "nothing comes"})
+                assert not run.exchange(dict.fromkeys(range(4), "nothing comes"))
+            run.exchange()
+        _, once, thrice = run.training.ledger
+        signals, size = 4, run.training.parameters
+        assert (once.retries, thrice.retries) == (0, 2)
+        assert (once.downlink_energy, thrice.downlink_energy) == (50.0, 150.0)
+        assert thrice.latency_seconds - once.latency_seconds == pytest.approx(
+            (2 * size + thrice.channel_uses - once.channel_uses) / 10
+        )
+        again = thrice.side_channel_floats - once.side_channel_floats  # two norms per signal, of the first repeat alone
+        assert again == 2 * (signals if exchange == "alternating" else 3)
+        assert thrice.uplink_energy <= 4 * 30.0 * (1 + 1e-5)
+        assert once.channel_uses <= size
+
     def test_repeat_the_phase_that_lacks_them_and_not_the_one_before(self):
         run = Spoiled(4, **{"factor-exchange": "two-phase", "min-clients": 4})
         run.exchange()

@@ -19,7 +19,7 @@ from laser_fl.schemes import SCHEMES
 from laser_fl.tables import Entry, Table
 from laser_fl.training import Training
 from simulations.engines import in_process
-from tests.helpers import absorb, names
+from tests.helpers import absorb, assert_alike, names
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "rounds": 6, "evaluate-every": 4}
 FILES = {
@@ -92,8 +92,7 @@ def test_one_by_one_and_batched_runs_agree(tmp_path):
     for batching in ("vmap", "loop"):
         run(tmp_path / batching, strategy="laser", client_batching=batching)
     a, b = (load_file(tmp_path / name / "weights.safetensors") for name in ("vmap", "loop"))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-7)
+    assert_alike(a, b)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_what_there_is(tmp_path):

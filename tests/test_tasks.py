@@ -15,6 +15,7 @@ from laser_fl.setup import data_dir as resolve
 from laser_fl.setup import prepare
 from laser_fl.streams import Streams
 from laser_fl.tasks import TASKS, text
+from laser_fl.tasks.base import Examples, stratified
 from laser_fl.tasks.cifar import augment
 
 
@@ -64,6 +65,26 @@ def test_the_data_folder_is_the_keys_else_the_variables(monkeypatch):
     assert str(resolve(parse({}))) == "/from/variable"
     monkeypatch.delenv("LASER_FL_DATA")
     assert resolve(parse({})).name == "laser-fl"
+
+
+@pytest.mark.parametrize("count", [10, 100, 250])
+def test_some_of_the_test_digits_are_of_all_labels(count):
+    """They lie one label after the other."""
+    targets = [t for _, t in prepare(parse({})).task.test.batches(count, 32)]
+    assert max(map(len, targets)) <= 32
+    assert torch.cat(targets).bincount().tolist() == [count // 10] * 10
+
+
+@pytest.mark.parametrize("batch", [7, 1000])
+def test_some_examples_are_in_proportion_and_always_the_same(batch):
+    labels = torch.tensor([3] * 900 + [7] * 100)
+    examples = Examples(torch.arange(1000), labels)
+    chosen = torch.cat([inputs for inputs, _ in examples.batches(50, batch)])
+    assert torch.equal(chosen, stratified(labels, 50))
+    assert (labels[chosen] == 7).sum() == 5
+    assert chosen.unique().tolist() == chosen.tolist()
+    assert chosen[:45].diff().max() < 150  # anywhere among the first 900
+    assert torch.equal(stratified(labels, 1000), torch.arange(1000))
 
 
 def test_more_test_examples_than_there_are_are_refused():

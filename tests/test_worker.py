@@ -1,5 +1,6 @@
 """Gradients of many clients at once are each client's own."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,10 @@ from torch.nn.functional import cross_entropy
 from laser_fl.config import parse
 from laser_fl.pipeline import Broadcast
 from laser_fl.streams import Streams
-from laser_fl.tasks.base import Examples, Task
+from laser_fl.tasks.base import Examples, Task, stratified
 from laser_fl.tasks.images28 import MODELS
 from laser_fl.worker import Crew, Worker
-from tests.helpers import context, scheme
+from tests.helpers import assert_alike, context, scheme
 
 EXAMPLES, CLIENTS = 50, 4
 
@@ -72,12 +73,11 @@ def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
         _, memory = crew.answer(broadcast, {})
         answers[batching] = crew.answer(broadcast, memory)
     (together, memory), (apart, memory_apart) = answers["vmap"], answers["loop"]
-    torch.testing.assert_close(together.signal_norms, apart.signal_norms, rtol=1e-5, atol=0)
-    for name in together.signals:
-        torch.testing.assert_close(together.signals[name], apart.signals[name], rtol=1e-5, atol=1e-7)
-    for name in memory:
-        torch.testing.assert_close(memory[name], memory_apart[name], rtol=1e-5, atol=1e-7)
-    assert memory.keys() == memory_apart.keys()
+    rounding = torch.finfo(torch.float32).eps * math.sqrt(784)  # of sums over as many inputs, in another order
+    cancelled = float((apart.gradient_norms / apart.signal_norms).max())  # what is projected loses most of its norm
+    torch.testing.assert_close(together.signal_norms, apart.signal_norms, rtol=rounding * cancelled, atol=0)
+    assert_alike(together.signals, apart.signals, rounding, cancelled)
+    assert_alike(memory, memory_apart, rounding)
 
 
 def test_evaluation_is_the_mean_over_all_examples(task):
@@ -88,7 +88,8 @@ def test_evaluation_is_the_mean_over_all_examples(task):
     assert metrics["loss"] == pytest.approx(cross_entropy(outputs, task.test.targets).item(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx((outputs.argmax(1) == task.test.targets).float().mean().item())
     few = task.evaluate(model, weights_of(model), parse({"model": "linear", "evaluate-examples": 10}))
-    assert few["loss"] == pytest.approx(cross_entropy(outputs[:10], task.test.targets[:10]).item(), rel=1e-5)
+    some = stratified(task.test.targets, 10)
+    assert few["loss"] == pytest.approx(cross_entropy(outputs[some], task.test.targets[some]).item(), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_initial_weights(task):

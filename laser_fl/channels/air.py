@@ -5,7 +5,8 @@ a_l = √P_l / max_i (b_i ‖s_il‖), so that nobody exceeds P_l. The server he
 y_l = Σ_i g_i x_il + ν z, z ~ N(0, σ² I), and takes y_l / (n a_l) for the mean over n clients: on
 ideal links (b = g = ν = 1) that is mean_i s_il + (c_l σ / (n √P_l)) z, c_l = max_i ‖s_il‖. A
 signal that is zero at every client is heard as exactly zero. At infinite power the amplitude is
-1 and there is no noise.
+1 and there is no noise. What is transmitted is counted in a unit of each signal's own, a power of two, so that neither
+much power nor small signals leave the range of float32; no rounding depends on it.
 
 Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the links are ours.
 """
@@ -16,14 +17,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, as_rows
 from laser_fl.channels.base import Links, Usage
 from laser_fl.norms import norm
 from laser_fl.schemes.base import Context, Heard
-
-# Signals weaker than this are scaled as if they were this strong: less than the budget is
-# spent, and the amplitude stays within the range of float32.
-WEAKEST_NORM = 1e-30
 
 PIECE = 1 << 19  # values of all clients that walk at once
 
@@ -42,26 +39,31 @@ def transmit(
     """
     aligned = bool((links.gain == 1).all())
     precoding, gain = links.precoding.to(signal_norms), links.gain.to(signal_norms)
-    amplitude = amplitudes((signal_norms * precoding.unsqueeze(1)).amax(dim=0), power)
+    strongest = (signal_norms * precoding.unsqueeze(1)).amax(dim=0)
+    amplitude = amplitudes(strongest, power)
+    unit = units(amplitude, strongest)
+    amplitude /= unit
     client_power = torch.zeros_like(precoding)
     signal_energy, noise_energy = client_power.new_zeros(2)
     scales = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0)
     noise_std = ctx.noise_std * links.noise_scale
-    stds = noise_std * scales
+    levels = noise_std / unit
+    stds = levels * scales
     silence = noise_std == 0
     heard = [s.new_zeros(s.shape[1:]) for s in signals.values()] if silence else draw_noise(signals, ctx)
-    for signal, a, scale, std, y in zip(signals.values(), amplitude, scales, stds, heard, strict=True):
+    walk = zip(signals.values(), heard, unit, amplitude, scales, levels, stds, strict=True)
+    for signal, y, one, a, scale, level, std in walk:
         factor = (a * precoding).to(signal.dtype).unsqueeze(1)
-        rows = signal.flatten(start_dim=1)
+        rows = as_rows(signal)
         columns = _columns(rows)
         pieces = zip(torch.split(rows, columns, dim=1), torch.split(y.view(1, -1), columns, dim=1), strict=True)
         for piece, here in pieces:
             transmitted = piece * factor
-            client_power += norm(transmitted).square()
+            client_power += (norm(transmitted) * one).square()
             received = transmitted if aligned else transmitted.mul_(gain.to(signal.dtype).unsqueeze(1))
             summed = received.sum(dim=0, keepdim=True)
             signal_energy += (norm(summed)[0] * scale).square()
-            here.mul_(noise_std).add_(summed).mul_(scale)
+            here.mul_(level).add_(summed).mul_(scale)
         noise_energy += std.square() * y.numel()
     uses = sum(y.numel() for y in heard)
     spent = Usage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))
@@ -72,8 +74,15 @@ def amplitudes(
     strongest: Float64[Tensor, " signals"], power: Float64[Tensor, " signals"]
 ) -> Float64[Tensor, " signals"]:
     """a_l = √P_l / strongest; 0 where nobody has anything to say, 1 at infinite power."""
-    scaled = power.sqrt() / strongest.clamp_min(WEAKEST_NORM)
-    return torch.where(strongest == 0, 0.0, torch.where(torch.isinf(power), 1.0, scaled))
+    return torch.where(strongest == 0, 0.0, torch.where(torch.isinf(power), 1.0, power.sqrt() / strongest))
+
+
+def units(
+    amplitude: Float64[Tensor, " signals"], strongest: Float64[Tensor, " signals"]
+) -> Float64[Tensor, " signals"]:
+    """Powers of two in which a transmission is about √strongest, half-way between 1 and the signal; 1 for silence."""
+    middle = amplitude * strongest.sqrt()
+    return torch.where(middle > 0, middle / torch.frexp(middle).mantissa, 1.0)
 
 
 def draw_noise(signals: Tensors, ctx: Context) -> list[Tensor]:

@@ -13,7 +13,7 @@ the power follows the channel's rule for all schemes instead of a scaling sent a
 
 from dataclasses import dataclass
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Everything, Kept, Sparse
 from laser_fl.schemes.largest import largest
@@ -49,7 +49,7 @@ class ADsgd(Scheme):
                 signals[block.name] = corrected[block.name].clone()
                 kept[block.name] = Everything(signals[block.name])
                 continue
-            m = corrected[block.name].flatten(start_dim=1)
+            m = as_rows(corrected[block.name])
             places = largest(m.abs(), floor(self.sparsity * self.values(block, ctx)))
             sparse = Sparse(places, m.gather(1, places))
             signals[block.name] = self._projection(block, index, ctx).project(sparse.scattered(block.size))

@@ -11,14 +11,12 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.schemes.kept import Kept
 from laser_fl.streams import Streams
 from laser_fl.theory import best_share
 
 Shapes = dict[str, tuple[int, ...]]  # by a signal's name
-
-PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Promises:
     error_feedback: what was not sent is remembered and sent later.
     noiseless: the scheme is defined on ideal links without noise (P = inf), up and down.
     digital: signals are messages of bits, which arrive exactly.
-    phase_shares: the exchanges of a round, and the share of its budget that each gets.
+    phase_shares: the exchanges of a round, and the share of its budget that each gets where all have something to send.
     bits_per_value: what a digital link would need for a value sent.
     receiver: the name of the receiver that belongs to it.
     """

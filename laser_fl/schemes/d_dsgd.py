@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept, Whole
 from laser_fl.schemes.largest import largest
@@ -40,7 +40,7 @@ class DDsgd(Scheme):
 
     def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
         """Quantise the whole gradient; send and keep the result."""
-        flat = torch.cat([corrected[block.name].flatten(start_dim=1) for block in ctx.blocks], dim=1)
+        flat = torch.cat([as_rows(corrected[block.name]) for block in ctx.blocks], dim=1)
         counts = [coordinates(bits, flat.shape[1]) for bits in ctx.bits]
         quantised = binary(flat, torch.tensor(counts, device=flat.device))
         ends = list(accumulate(block.size for block in ctx.blocks))

@@ -25,7 +25,8 @@ class Laser(Scheme):
 
     rank: largest rank of a factor, >= 1; a matrix m x n gets min(rank, m, n).
     factor_exchange: a name in EXCHANGES.
-    phase_split: the first phase's share of a round's power, in (0, 1); of ``two-phase`` only.
+    phase_split: the first phase's share of a round's power, in (0, 1), where a matrix is compressed; of ``two-phase``
+        only.
     """
 
     rank: int

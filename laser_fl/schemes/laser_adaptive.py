@@ -26,8 +26,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from laser_fl.allocations.min_mse import min_mse
-from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import PART, Context, Heard, Promises, Scheme, Shapes
+from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.exchanges.alternating import Alternating
 from laser_fl.schemes.exchanges.low_rank import random_basis, times
 from laser_fl.schemes.kept import Everything, FactorAndColumns, Kept

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Int64
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept, Picked
 from laser_fl.schemes.places import draw
@@ -35,7 +35,7 @@ class RandomK(Scheme):
         signals: Tensors = {}
         kept: dict[str, Kept] = {}
         for block, chosen in self._places(ctx, corrected):
-            signals[block.name] = corrected[block.name].flatten(start_dim=1).index_select(1, chosen)
+            signals[block.name] = as_rows(corrected[block.name]).index_select(1, chosen)
             kept[block.name] = Picked(chosen, signals[block.name])
         return signals, kept
 

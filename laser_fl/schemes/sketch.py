@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
 from laser_fl.schemes.kept import Kept
 from laser_fl.schemes.sizes import sample_size
@@ -40,7 +40,7 @@ class Sketch(Scheme):
         """Send the buckets; nothing is remembered, so nothing need be said of what they stand for."""
         signals = {}
         for block, buckets, signs in self._hashes(ctx, corrected):
-            m = corrected[block.name].flatten(start_dim=1)
+            m = as_rows(corrected[block.name])
             empty = m.new_zeros(len(m), self.values(block, ctx))
             signals[block.name] = empty.index_add_(1, buckets, m * signs)
         return signals, {}

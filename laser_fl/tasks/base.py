@@ -54,27 +54,26 @@ class Examples:
         return into, self.targets.index_select(0, flat).view(rows.shape)
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """`count` examples as `subset` draws them (0: all), `size` at a time."""
-        inputs, targets = self.inputs, self.targets
+        """`count` of the examples (0: all), always the same ones, `size` at a time."""
         if 0 < count < len(self):
-            rows = subset(len(self), count).to(self.device)
-            inputs, targets = inputs[rows], targets[rows]
-        yield from zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+            for rows in torch.split(stratified(self.targets.cpu(), count).to(self.device), size):
+                yield self.at(rows)
+            return
+        yield from zip(torch.split(self.inputs, size), torch.split(self.targets, size), strict=True)
 
     def order(self, config: RunConfig, clients: range) -> Order:
         """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
         return Epochs(config, deal(self.targets, config), clients)
 
 
-@lru_cache(maxsize=4)
-def subset(total: int, count: int) -> Int64[Tensor, " count"]:
-    """Draw `count` of `total` places without replacement, rising.
-
-    They are the same in all evaluations of all runs, whatever the run's seed: scores of seeds, strategies and engines
-    are of the same examples.
-    """
-    order = torch.randperm(total, generator=Streams(0).generator("evaluated examples"))
-    return order[:count].sort().values
+def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, " count"]:
+    """`count` examples, rising, drawn at random but with each label in proportion: the same ones in every run."""
+    drawn = torch.randperm(len(labels), generator=Streams(0).generator("evaluation examples"))
+    _, kind, sizes = labels[drawn].unique(return_inverse=True, return_counts=True)
+    places = torch.empty(len(labels), dtype=torch.float64)  # of an example among those of its label, in (0, 1)
+    for label, size in enumerate(sizes.tolist()):
+        places[kind == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    return drawn[places.argsort(stable=True)[:count]].sort().values
 
 
 @dataclass(frozen=True)
@@ -107,15 +106,15 @@ class Text:
         return windows[..., :-1], windows[..., 1:]
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """`count` whole windows as `subset` draws them, or all of the text (0), `size` at a time."""
-        predicted = len(self.tokens) - 1
-        whole = predicted // self.context
-        part = 0 < count < len(self)
-        starts = (subset(whole, min(count, whole)) if part else torch.arange(whole)).to(self.device) * self.context
-        for some in torch.split(starts, size) if whole else ():
-            yield self.at(some)
-        if not part and (rest := predicted - whole * self.context):
-            yield replace(self, context=rest).at(starts.new_tensor([whole * self.context]))
+        """`count` windows, evenly spread over the text (0: all of it, the last perhaps short), `size` at a time."""
+        some, whole = 0 < count < len(self), (len(self.tokens) - 1) // self.context
+        places = torch.arange(count if some else whole, device=self.tokens.device)
+        if some:
+            places = places * whole // count
+        for starts in torch.split(places * self.context, size) if len(places) else ():
+            yield self.at(starts)
+        if not some and (rest := len(self.tokens) - 1 - whole * self.context):
+            yield replace(self, context=rest).at(places.new_tensor([whole * self.context]))
 
     def order(self, config: RunConfig, clients: range) -> Order:
         """Windows at random places.

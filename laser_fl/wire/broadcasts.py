@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, model_validator
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.config import parse
 from laser_fl.downlink import Downlink
 from laser_fl.errors import WireError
@@ -17,7 +17,7 @@ from laser_fl.pipeline import Broadcast
 from laser_fl.receipts import Receipts
 from laser_fl.replica import News, State
 from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.base import PART, Context, Heard, Scheme
+from laser_fl.schemes.base import Context, Heard, Scheme
 from laser_fl.streams import Device, Streams
 from laser_fl.tables import from_fields
 from laser_fl.wire.tensors import Show, put_tensors, reading, slot_of, take_tensors
@@ -31,7 +31,7 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 Client = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
 Real = Annotated[float, Field(ge=0)]  # NaN is none
-Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=32)]
+Shape = Annotated[tuple[Size, ...], Field(max_length=32)]
 BlockName = Annotated[str, Field(pattern=f"^[^{PART}]+$")]
 _Caps = TypeAdapter(dict[str, Annotated[float, Field(gt=0)]])
 

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.base import PART, Context, Heard, Promises, Shapes
+from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.schemes.base import Context, Heard, Promises, Shapes
 from laser_fl.schemes.exchanges.low_rank import LowRank, Matrices, Matrix, orthonormal, times
 from laser_fl.schemes.kept import Product
 from laser_fl.streams import Streams
