@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +16,7 @@ from laser_fl.errors import ConfigError, DataError
 from laser_fl.run_folder import refuse_used
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
-from simulations.signals import ending_on_signals
+from simulations.signals import end_with_parent, ending_on_signals
 from simulations.sweep import refuse_wrong
 
 REFRESH_SECONDS = 0.1
@@ -54,10 +56,10 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     threads = max(config.threads or cores() for config in runs.values())
     workers = max(1, min(len(runs), cores() // threads))
     spawn = multiprocessing.get_context("spawn")
-    with ending_on_signals(), spawn.Manager() as manager:
+    with ending_on_signals(), _manager(spawn) as manager:
         reports: Mailbox = manager.Queue()
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(workers, mp_context=spawn)
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent)
         try:
             backwards = reversed(list(runs.items()))  # what is listed last tends to take longest, and packs best first
             futures = {label: pool.submit(_run, label, config, reports) for label, config in backwards}
@@ -72,6 +74,12 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _manager(context: SpawnContext) -> SyncManager:
+    manager = SyncManager(ctx=context)
+    manager.start(end_with_parent)
+    return manager
 
 
 def _run(label: str, config: RunConfig, reports: Mailbox) -> dict[str, Any]:
