@@ -134,8 +134,9 @@ def _folder(settings: RunConfig) -> Path:
 def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
     from simulations.engines import in_process
     from simulations.progress import Display, Reporter
+    from simulations.signals import ending_on_signals
 
-    with Display(console, quiet) as display:
+    with ending_on_signals(), Display(console, quiet) as display:
         return in_process.run(settings, folder, [Reporter(settings.strategy, display.show)])
 
 

@@ -34,6 +34,7 @@ from simulations.engines.superlink import (
     run_app,
     start,
     stop,
+    summed_up,
     superlink,
     tool,
 )
@@ -59,7 +60,7 @@ def run(
     """
     refuse_taken(port)
     values = checked(config, out, nodes, "deployment")
-    with ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
+    with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
         deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
         deployment.run(APP, values | {"min-available-nodes": nodes}, show)

@@ -27,6 +27,7 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.resuming import refuse_other_run
 from laser_fl.run_folder import refuse_used
 from laser_fl.setup import data_dir, prepare
@@ -37,7 +38,7 @@ from simulations.proxies import direct
 APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120  # a process that has ended is noticed at once
 SUPERLINK_SAID = "Simulation failed with exception: "
 
 Process = subprocess.Popen[bytes]
@@ -61,6 +62,20 @@ def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, 
     # The apps run in another directory: whatever is relative to this one must not stay so.
     paths = {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
     return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
+
+
+@contextmanager
+def summed_up(out: Path) -> Iterator[None]:
+    """Leave a summary in a run's folder where its app was ended before it could say why, as it is in simulations."""
+    try:
+        yield
+    except BaseException as error:
+        if (out / CONFIG).is_file() and not (out / SUMMARY).is_file():
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            reason = KeyboardInterrupt.__name__ if stopped else str(error) or type(error).__name__
+            told = {"status": "interrupted" if stopped else "failed", "reason": reason, "engine": "flower"}
+            (out / SUMMARY).write_text(json.dumps(told, indent=2) + "\n")
+        raise
 
 
 def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:
