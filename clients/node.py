@@ -68,7 +68,7 @@ def reply(message: Message, context: Context, respond: Respond, device: Device =
         forget(state)
     board = board_of(told)
     # One process at a time works for a node: another may still be at what is late by now.
-    with FileLock(board / f"node-{_place(context)[0]}") if board and is_board(board) else nullcontext():
+    with FileLock(board / f"node-{context.node_id}") if board and is_board(board) else nullcontext():
         return _answer(message, context, respond, device, clients, board)
 
 
@@ -76,7 +76,7 @@ def _answer(
     message: Message, context: Context, respond: Respond, device: Device, clients: range, board: Path | None
 ) -> Message:
     told, state, side = message.content, context.state, side_of(context.state)
-    show = None if board is None else partial(_show, board, f"{_place(context)[0]}-{side}")
+    show = None if board is None else partial(_show, board, f"{context.node_id}-{side}")
     try:
         broadcast = read_broadcast(told, device)
         node, nodes = _place(context)

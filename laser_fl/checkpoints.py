@@ -45,7 +45,7 @@ def save(path: Path, numbers: Mapping[str, Any], tensors: Tensors) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, part, metadata)
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from laser_fl.blocks import Tensors
+from laser_fl.boards import PREFIX, TAKEN, clear_left, places
 from laser_fl.errors import LaserError, brief
 
 ALIGNMENT = 64  # bytes; a processor's cache line
-IN_MEMORY = Path("/dev/shm")  # a file system of memory, where there is one
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-PREFIX, TAKEN = "laser-fl-", "taken"  # a board's name, and the file in it that its owner holds locked
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -142,22 +141,27 @@ class Board:
     """A folder of mapped files that its owner opens and closes."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: where to put it; None: among temporary files."""
+        """folder: where to put it; None: among temporary files. Raises OSError where it cannot be there."""
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
         self._lock = FileLock(self.path / "taking")
-        self._lock.acquire()
-        (self.path / "taking").rename(self.path / TAKEN)  # nobody finds it before it is locked
+        try:
+            self._lock.acquire()
+            (self.path / "taking").rename(self.path / TAKEN)  # nobody finds it before it is locked
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def with_room(cls, size: int) -> "Board | None":
-        """One for `size` bytes, in memory or else on disk; None where there is no room.
+        """One for `size` bytes, in memory or else on disk; None where there is no room, or no such files.
 
         What killed processes left behind is removed first.
         """
-        for folder in (IN_MEMORY, Path(tempfile.gettempdir())):
-            if folder.is_dir():
-                _sweep(folder)
+        clear_left()
+        for folder in places():
+            # It may be read-only, without locks, or on a system that renames no file in use, as Windows.
+            with suppress(OSError, NotImplementedError):
                 if shutil.disk_usage(folder).free > size:
                     return cls(folder)
         return None
@@ -187,10 +191,3 @@ def write(slot: Slot, tensors: Tensors) -> None:
     for name, tensor in tensors.items():
         if mapped[name].data_ptr() != tensor.data_ptr():
             mapped[name].copy_(tensor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the boards of processes that are no more, and hold their locks no more."""
-    for taken in folder.glob(f"{PREFIX}*/{TAKEN}"):
-        with suppress(OSError, Timeout), FileLock(taken, timeout=0):
-            shutil.rmtree(taken.parent)

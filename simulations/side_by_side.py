@@ -17,7 +17,7 @@ from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.run_folder import refuse_used
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
-from simulations.signals import ending_on_signals
+from simulations.signals import end_with_parent, ending_on_signals
 from simulations.sweep import refuse_wrong
 
 GRACE_SECONDS = 10  # for a run that is interrupted to write what there is of it
@@ -142,6 +142,7 @@ def conclude(folder: Path, status: str, reason: str) -> None:
 
 def _work(run: Work, pipe: "Connection[Any, Any]") -> None:
     """Carry out what comes through the pipe, until it is closed or the command ends the runs."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the command decides
     with suppress(KeyboardInterrupt, SystemExit, EOFError, OSError), ending_on_signals():
         while True:

@@ -5,8 +5,6 @@ A sweep's folder holds one folder per run, named after what the run is, and the 
 
 import hashlib
 import json
-import logging
-import os
 import shutil
 import time
 import tomllib
@@ -27,6 +25,7 @@ from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.setup import Setup, data_dir, device_of, prepare
 from laser_fl.trackers.base import tracker_class
 from simulations import presets
+from simulations.cluster import cluster
 from simulations.engines import in_process
 
 Values = dict[str, Any]
@@ -172,11 +171,7 @@ def _on_ray(
     waiting: Sequence[Run], show: Callable[[Run, str], None], address: str | None, cpus: int, gpus: float
 ) -> dict[str, str]:
     """Spread runs over a Ray cluster; returns why some failed."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
-    import ray
-
-    try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with cluster(address) as ray:
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_carry_out)
         pending = {task.remote(_here(run)): run for run in waiting}
         failed = {}
@@ -191,8 +186,6 @@ def _on_ray(
                 failed[run.label] = reason
             show(run, reason)
         return failed
-    finally:
-        ray.shutdown()
 
 
 def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:

@@ -33,6 +33,7 @@ from laser_fl.wire import (
     write_tensors,
 )
 from strategies.carrier import Carrier, addressed, nodes_of
+from strategies.claims import ClaimError, Claims
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -76,7 +77,7 @@ class OverTheAir(Strategy):
         self._device = device
         self._board: Board | None = None
         self._elsewhere: set[int] = set()
-        self._hosted: dict[int, range] = {}
+        self._claims = Claims()
         self._carrier = Carrier()
         self._wants_arrays = True
 
@@ -128,7 +129,7 @@ class OverTheAir(Strategy):
             return True
 
         self._board = Board.with_room(_room(config, nodes, weights))
-        self._elsewhere, self._hosted = set(), {}
+        self._elsewhere, self._claims = set(), Claims()
         if self._board is None:
             log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
         try:
@@ -143,11 +144,13 @@ class OverTheAir(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The first half of an exchange: one broadcast for every node.
+        """The first half of an exchange: one broadcast for every node that is not refused.
 
         Nodes on this host are told where the model lies, the others are sent it; `arrays` is not used.
         """
-        nodes = set(grid.get_node_ids())
+        connected = set(grid.get_node_ids())
+        self._claims.keep(connected)
+        nodes = connected - self._claims.refused.keys()
         plain = nodes if self._board is None else nodes & self._elsewhere
         messages = []
         show = None if self._board is None else self._board.show
@@ -254,7 +257,7 @@ class OverTheAir(Strategy):
         """What the nodes say, and whose replies are none."""
         board = None if self._board is None else self._board.path
         said: list[Reply] = []
-        failed: dict[int, tuple[Kind, str]] = {}
+        failed: dict[int, tuple[Kind, str]] = {node: ("twice", why) for node, why in self._claims.refused.items()}
         for message in replies:
             node = self._carrier.sender(message)
             if message.has_error():
@@ -262,19 +265,15 @@ class OverTheAir(Strategy):
                 continue
             try:
                 hosted, reply = hosted_by(message.content), read_reply(message.content, self._device, board)
-                self._hosted[node] = hosted
+                self._claims.settle(node, hosted)
                 said.append(reply)
+            except ClaimError as error:
+                log(WARNING, "%s", error)
+                failed[node] = "twice", str(error)
             except (WireError, NotHereError) as error:
                 failed[node] = "malformed", str(error)
-        return said, [Fault(c, *why) for node, why in failed.items() for c in self._clients_of(node)]
-
-    def _clients_of(self, node: int) -> Iterable[int]:
-        """The clients that a node hosts, as it has said; else all of whom nobody knows where they are."""
         clients = range(self._running().config.clients)
-        if node in self._hosted:
-            return clients[self._hosted[node].start : self._hosted[node].stop]
-        known = {client for hosted in self._hosted.values() for client in clients[hosted.start : hosted.stop]}
-        return [client for client in clients if client not in known]
+        return said, [Fault(c, *why) for node, why in failed.items() for c in self._claims.of(node, clients)]
 
 
 def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:

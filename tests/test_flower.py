@@ -262,13 +262,14 @@ class TestInSomebodyElsesApp:
         with pytest.raises(TrainingError, match="round 1: client 0: its node failed: out of memory"):
             ZSgd().start(FakeGrid(1, {}, broken), write_tensors(tensors(SMALL, clients=None)), 1)
 
-    def test_a_client_that_answers_twice_is_noticed(self):
+    def test_a_client_that_two_nodes_claim_is_the_firsts(self):
         def twins(message, context):
             context.node_config["partition-id"] = 0
             return self.client(message, context)
 
-        with pytest.raises(TrainingError, match="round 1: client 0: there were 2 answers of client 0; 0 of 2 clients"):
-            ZSgd().start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
+        line = "client 1: node 100 is refused: it claims client 0, which node 101 has; 1 of 2 clients"  # 101 was first
+        with pytest.raises(TrainingError, match=f"round 1: {line}"):
+            ZSgd(min_clients=2).start(FakeGrid(2, {}, twins), write_tensors(tensors(SMALL, clients=None)), 1)
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))

@@ -67,7 +67,11 @@ def read_reply(records: RecordDict, device: Device = "cpu", board: Path | None =
 
 
 def hosted_by(records: RecordDict) -> range:
-    """All clients of the node that replies. Raises WireError."""
+    """All clients of the node that replies; who speaks is among them. Raises WireError."""
     with reading("reply"):
-        hosted = _Hosted.model_validate(dict(records.config_records[CLIENTS]))
-        return range(hosted.first, hosted.end)
+        told = dict(records.config_records[CLIENTS])
+        hosted, present = _Hosted.model_validate(told), _Clients.model_validate(told).present
+        clients = range(hosted.first, hosted.end)
+        if strangers := [client for client in present if client not in clients]:
+            raise WireError(f"reply: it speaks for client {strangers[0]}, whom its node does not host")
+        return clients

@@ -8,18 +8,18 @@ import errno
 import json
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError
 from laser_fl.files import SUMMARY
+from simulations.engines.causes import cause_in
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.superlink import (
     APP,
@@ -31,9 +31,10 @@ from simulations.engines.superlink import (
     checked,
     free_ports,
     home_folder,
-    last_line,
     run_app,
     start,
+    stop,
+    summed_up,
     superlink,
     tool,
 )
@@ -59,7 +60,7 @@ def run(
     """
     refuse_taken(port)
     values = checked(config, out, nodes, "deployment")
-    with ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
+    with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
         deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
         deployment.run(APP, values | {"min-available-nodes": nodes}, show)
@@ -138,10 +139,7 @@ class Deployment:
 
     def kill(self, node: int) -> None:
         """End a SuperNode and all its processes, as a power cut would."""
-        process = self._processes.pop(node)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(self._processes.pop(node))
         self._forgotten[node] = time.monotonic() + FORGETTING_SECONDS
 
     def restart(self, node: int) -> None:
@@ -177,7 +175,7 @@ class Deployment:
             if process.poll() is not None or time.monotonic() > deadline:
                 refusal = REFUSAL.search(self.log(node))
                 self.kill(node)
-                raise LaserError(f"SuperNode {node}: {refusal[1] if refusal else last_line(self._log(node))}")
+                raise LaserError(f"SuperNode {node}: {refusal[1] if refusal else cause_in(self._log(node))}")
             time.sleep(0.1)
 
     def _log(self, node: int) -> Path:

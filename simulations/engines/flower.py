@@ -7,7 +7,7 @@ from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.files import SUMMARY
-from simulations.engines.superlink import APP, checked, free_ports, home_folder, run_app, superlink
+from simulations.engines.superlink import APP, checked, free_ports, home_folder, run_app, summed_up, superlink
 from simulations.signals import ending_on_signals
 
 
@@ -20,7 +20,9 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
         ConfigError, DataError: the run cannot start; all that can be known is checked before.
         TrainingError: the run failed, with its reason.
     """
-    launch(APP, checked(config, out, nodes, "flower"), nodes, show)
+    values = checked(config, out, nodes, "flower")
+    with summed_up(out):
+        launch(APP, values, nodes, show)
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
     return summary
 

@@ -1,14 +1,15 @@
 """What the engines that go through ``flwr run`` share: a SuperLink of their own, and a run on it to its end.
 
 The SuperLink gets a home, a port and a working directory of its own, so that neither the user's
-Flower settings nor one that already runs is touched, and is stopped when the run is over.
+Flower settings nor one that already runs is touched, and is stopped when the run is over. What they say to each
+other stays on the loopback, and no proxy is asked for it.
 """
 
+import io
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -20,23 +21,25 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import psutil
 import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.files import CONFIG, SUMMARY
 from laser_fl.resuming import refuse_other_run
 from laser_fl.run_folder import refuse_used
 from laser_fl.setup import data_dir, prepare
+from simulations.engines.causes import cause, cause_in, is_telling, plain
+from simulations.engines.keeper import STOP
+from simulations.proxies import direct
 
 APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 60
-GRACE_SECONDS = 10
-LEVEL = re.compile(r"^(\x1b\[\d+m)*ERROR *(\x1b\[\d+m)*: *")  # what a log begins an error's line with
+PATIENCE_SECONDS = 120  # a process that has ended is noticed at once
+SUPERLINK_SAID = "Simulation failed with exception: "
 
 Process = subprocess.Popen[bytes]
 
@@ -61,6 +64,20 @@ def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, 
     return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
 
 
+@contextmanager
+def summed_up(out: Path) -> Iterator[None]:
+    """Leave a summary in a run's folder where its app was ended before it could say why, as it is in simulations."""
+    try:
+        yield
+    except BaseException as error:
+        if (out / CONFIG).is_file() and not (out / SUMMARY).is_file():
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            reason = KeyboardInterrupt.__name__ if stopped else str(error) or type(error).__name__
+            told = {"status": "interrupted" if stopped else "failed", "reason": reason, "engine": "flower"}
+            (out / SUMMARY).write_text(json.dumps(told, indent=2) + "\n")
+        raise
+
+
 def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:
     """Run the Flower app in the folder `app` to its end with `values` as its run config.
 
@@ -82,19 +99,20 @@ def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable
     command = [tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []
     env = env | {"PYTHONUNBUFFERED": "1"}  # else its log comes by 8 KB: it does not flush what it prints into a pipe
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
+    process = keep(command, env, Path(env["FLWR_HOME"]), subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        with io.TextIOWrapper(process.stdout, errors="replace") as log:
+            for line in log:
                 lines.append(line.rstrip())
                 if match := re.search(r"started run (\d+)", line):
                     run_id = match[1]
                 show(lines[-1])
-        except BaseException:
-            process.kill()  # or leaving this block waits for it
-            raise
+    finally:
+        stop(process)
     if not run_id:
-        raise TrainingError("flwr run did not start: " + " ".join(line.strip("│╭╮╰╯─ ") for line in lines[-3:]).strip())
+        last = (plain(line).strip("│╭╮╰╯─ ") for line in lines[-3:])
+        raise TrainingError("flwr run did not start: " + " ".join(last).strip())
     return run_id, lines
 
 
@@ -115,11 +133,8 @@ def _outcome(env: dict[str, str], run_id: str) -> tuple[str, str]:
 
 def _reason(details: str, lines: list[str]) -> str:
     """What made a run fail: the exception's text, else the last error on its log."""
-    prefix = "Simulation failed with exception: "
-    if details.startswith(prefix):
-        return details.removeprefix(prefix)
-    errors = (line for line in reversed(lines) if "Error" in line or "ERROR" in line)
-    return LEVEL.sub("", next(errors, details))
+    told = details.removeprefix(SUPERLINK_SAID)
+    return told if told != details and is_telling(told) else cause(lines) or details
 
 
 def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -160,7 +175,7 @@ def superlink(home: Path, port: int, options: Sequence[str], authority: Path | N
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of all that belongs to the SuperLink with this home."""
-    return os.environ | {
+    return direct(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -173,54 +188,38 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def start(command: list[str], env: dict[str, str], home: Path, log: Path) -> Process:
-    """Start a process that leads a group of its own and writes into `log`."""
+    """Start a command, as `keep` does, that writes into `log`."""
     with log.open("w") as file:
-        return subprocess.Popen(
-            command, env=env, cwd=home, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        return keep(command, env, home, file)
+
+
+def keep(command: list[str], env: dict[str, str], home: Path, out: int | IO[str]) -> Process:
+    """Start a command in `home` that ends, with all below it, by `stop` or with this process, whatever ends that."""
+    kept = [sys.executable, "-m", "simulations.engines.keeper", str(home.resolve()), *command]
+    return subprocess.Popen(
+        kept, env=env, cwd=APP, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
 
 def stop(process: Process) -> None:
-    """End the SuperLink and everything below it: its executor leads a process group of its own."""
-    with suppress(psutil.NoSuchProcess):
-        for executor in psutil.Process(process.pid).children():
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                _end_apps(executor)
-                os.killpg(os.getpgid(executor.pid), signal.SIGKILL)
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _end_apps(executor: psutil.Process) -> None:
-    """Let the server's app, where a run was interrupted, say so in the run's folder and remove its files in memory.
-
-    In a simulation it has no process of its own, and the one it is in takes no notice.
-    """
-    apps = [child for child in executor.children() if any("flwr-serverapp" in part for part in child.cmdline())]
-    for app in apps:
-        app.terminate()
-    psutil.wait_procs(apps, timeout=GRACE_SECONDS)
+    """End a command and everything below it, where it has not ended."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(STOP)
+    process.wait()
 
 
 def _wait_until_healthy(process: Process, port: int, log: Path, authority: Path | None) -> None:
     context = None if authority is None else ssl.create_default_context(cafile=str(authority))
     address = f"{'http' if context is None else 'https'}://{HOST}:{port}/health"
+    here = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(address, context=context):
+        with suppress(urllib.error.URLError, OSError), here.open(address, timeout=PATIENCE_SECONDS):
             return
         time.sleep(0.1)
-    raise LaserError("the SuperLink did not start: " + last_line(log))
-
-
-def last_line(log: Path) -> str:
-    """The last line of a process's log."""
-    lines = log.read_text().strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
+    silent = f"it did not answer within {PATIENCE_SECONDS} seconds"
+    raise LaserError(f"the SuperLink did not start: {silent if process.poll() is None else cause_in(log)}")
 
 
 def free_ports(count: int) -> list[int]:

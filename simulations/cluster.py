@@ -1,0 +1,26 @@
+"""A Ray cluster for as long as something runs on it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from simulations.proxies import direct
+from simulations.signals import ending_on_signals
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[Any]:
+    """Yield the module `ray`, connected to the cluster at `address`; None: to one that starts here and ends here."""
+    os.environ.update(direct(os.environ))
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
+    import ray
+
+    with ending_on_signals():
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            with ending_on_signals():  # again: Ray has put a handler of its own in the place of ours
+                yield ray
+        finally:
+            ray.shutdown()

@@ -1,0 +1,47 @@
+"""Which node hosts which clients, as the nodes themselves say."""
+
+from collections.abc import Collection, Iterable
+
+from laser_fl.errors import LaserError
+
+
+class ClaimError(LaserError):
+    """A node claims what another one has."""
+
+
+class Claims:
+    """The first node that answers for a client has it for as long as it is connected; who claims it, too, is refused.
+
+    refused: nodes that are not asked any more, and why.
+    """
+
+    def __init__(self) -> None:
+        self.refused: dict[int, str] = {}
+        self._hosted: dict[int, range] = {}
+
+    def keep(self, nodes: Collection[int]) -> None:
+        """Forget the claims of all but these nodes; where one is free again, those that were refused may try anew."""
+        gone = self._hosted.keys() - set(nodes)
+        if gone:
+            self._hosted = {node: hosted for node, hosted in self._hosted.items() if node not in gone}
+            self.refused = {}
+
+    def settle(self, node: int, hosted: range) -> None:
+        """Note that `node` hosts these clients.
+
+        Raises:
+            ClaimError: another node has some of them; `node` is refused.
+        """
+        for other, theirs in self._hosted.items():
+            both = range(max(hosted.start, theirs.start), min(hosted.stop, theirs.stop))
+            if other != node and both:
+                which = f"client {both[0]}" if len(both) == 1 else f"the clients {both[0]} to {both[-1]}"
+                self.refused[node] = f"node {node} is refused: it claims {which}, which node {other} has"
+                raise ClaimError(self.refused[node])
+        self._hosted[node] = hosted
+
+    def of(self, node: int, clients: range) -> Iterable[int]:
+        """The clients that a node hosts; where it has not said, or is refused, all that no other node has."""
+        if node in self._hosted:
+            return clients[self._hosted[node].start : self._hosted[node].stop]
+        return [client for client in clients if not any(client in hosted for hosted in self._hosted.values())]

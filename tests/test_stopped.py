@@ -1,0 +1,139 @@
+"""What a command leaves behind that is stopped: no process, no file in memory, no folder."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import psutil
+import pytest
+
+from laser_fl.boards import PREFIX
+from simulations.cluster import cluster
+from simulations.engines.superlink import APP, summed_up
+
+# A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+LONG = ["-c", "model=linear", "-c", "clients=2", "-c", "rounds=100000"]
+
+
+def started(*arguments):
+    command = [sys.executable, "-c", HEEDING + "from simulations.cli import app; app()", *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(APP)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APP, env=env)
+
+
+def belongings(processes):
+    """The folders in which processes work, and the boards that they have mapped."""
+    folders = set()
+    for process in processes:
+        try:
+            words, maps = process.cmdline(), [Path(one.path) for one in process.memory_maps()]
+        except psutil.Error:
+            continue
+        folders |= {Path(word) for word in words if re.fullmatch(r"/.*/lfl\w+", word)}
+        folders |= {path.parent for path in maps if path.parent.name.startswith(PREFIX)}
+    return folders
+
+
+@pytest.mark.thorough
+@pytest.mark.killed
+@pytest.mark.simulation
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP", "SIGINT"])
+def test_a_run_on_flower_leaves_nothing(tmp_path, name):
+    number, run = getattr(signal, name), tmp_path / "run"
+    with started("run", "--engine", "flower", *LONG, "-c", "evaluate-every=1", "--out", run) as process:
+        for line in process.stdout:
+            if "round 1/" in line:
+                below = psutil.Process(process.pid).children(recursive=True)
+                had = belongings(below)
+                process.send_signal(number)
+    assert process.returncode == {"SIGKILL": -number, "SIGHUP": 128 + number, "SIGINT": 130}[name]
+    assert len(below) >= 6  # SuperLink, its executor, the simulation, Ray's
+    assert {folder.name[:3] for folder in had} == {"lfl", PREFIX[:3]}
+    assert psutil.wait_procs(below, timeout=60)[1] == []
+    assert not [folder for folder in had if folder.exists()]
+    if name != "SIGKILL":
+        assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.thorough
+@pytest.mark.killed
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_sweep_leaves_no_process_and_says_nothing(tmp_path, name):
+    number = getattr(signal, name)
+    (tmp_path / "grid.toml").write_text('[fixed]\nmodel = "linear"\nrounds = 100000\n[grid]\nseed = [0, 1]\n')
+    with started("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "--quiet") as process:
+        while not list(tmp_path.glob("runs/*/config.json")):
+            assert process.poll() is None
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        said = process.stdout.read()
+    assert process.returncode == (-number if name == "SIGKILL" else 128 + number)
+    assert "***" not in said
+    assert "Traceback" not in said
+    assert psutil.wait_procs(below, timeout=60)[1] == []
+
+
+class FakeRay(types.ModuleType):
+    """Puts a handler of its own in the place of ours, as Ray does."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.log = []
+
+    def init(self, **options):
+        self.log.append("init")
+        signal.signal(signal.SIGTERM, lambda *_: self.log.append("stack dump"))
+
+    def shutdown(self):
+        self.log.append("shutdown")
+
+
+def test_a_signal_lets_ray_shut_down_in_order(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work():
+        with cluster(None):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert sys.modules["ray"].log == ["init", "shutdown"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "127.0.0.1" in os.environ["no_proxy"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (SystemExit(143), "interrupted", "KeyboardInterrupt"),
+        (RuntimeError("it crashed"), "failed", "it crashed"),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "crash"],
+)
+def test_a_run_whose_app_could_not_say_so_has_a_summary(tmp_path, error, status, reason):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(type(error)), summed_up(tmp_path):
+        raise error
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told == {"status": status, "reason": reason, "engine": "flower"}
+
+
+def test_what_the_app_said_stays_and_a_folder_without_a_run_stays_empty(tmp_path):
+    with pytest.raises(KeyboardInterrupt), summed_up(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    for name in ("config.json", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(KeyboardInterrupt), summed_up(tmp_path):
+        raise KeyboardInterrupt
+    assert (tmp_path / "summary.json").read_text() == "{}"
