@@ -25,8 +25,8 @@ class Plan:
         """The calendar of `config` on data of which one pass takes `rounds_per_epoch` rounds."""
         if config.counts_epochs:
             rounds = config.epochs * rounds_per_epoch
-            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluate_every)
-        return cls(config.rounds, rounds_per_epoch, 1, config.evaluate_every)
+            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluation_interval)
+        return cls(config.rounds, rounds_per_epoch, 1, config.evaluation_interval)
 
     @property
     def steps(self) -> int:
