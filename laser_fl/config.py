@@ -83,6 +83,7 @@ def _path(name: str) -> str:
     return name
 
 
+EVALUATIONS = 20  # of a run that does not say how often
 SMALLEST, LARGEST = 1e-30, 1e30  # no channel is that weak or that strong
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
@@ -191,7 +192,9 @@ class RunConfig(BaseModel):
     )
     lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
-    evaluate_every: Count = Field(3, description="epochs between evaluations; rounds where there are none")
+    evaluate_every: CountOrNone = Field(
+        0, description="epochs between evaluations, rounds where there are none; 0: about 20 evaluations a run"
+    )
     evaluate_examples: CountOrNone = Field(
         0, description="test examples to evaluate on, of all labels and spread over a text; 0: all"
     )
@@ -253,6 +256,16 @@ class RunConfig(BaseModel):
         if self.rounds == 0 and self.epochs == 0:
             raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
         return self
+
+    @property
+    def evaluation_interval(self) -> int:
+        """`evaluate_every`, or what makes about 20 evaluations."""
+        return self.evaluate_every or max(1, round((self.rounds or self.epochs) / EVALUATIONS))
+
+    @property
+    def length(self) -> str:
+        """The key that says how long the run is."""
+        return "epochs" if self.counts_epochs else "rounds"
 
     @property
     def counts_epochs(self) -> bool:

@@ -1,5 +1,28 @@
-"""The names of the files in a run's folder."""
+"""The files in a run's folder: their names, and how they are written and read so that none is half there."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from laser_fl.errors import StorageError, reason_of
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
 ENVIRONMENT, SPECTRUM, CHECKPOINTS = "environment.json", "spectrum.csv", "checkpoints"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that a killed run never leaves half of one. Raises StorageError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written ({reason_of(error)})") from None
+
+
+def whole_lines(path: Path) -> str:
+    """The text of a file that grows by lines, without a last one that a killed run has not ended. Raises OSError."""
+    text = path.read_bytes().decode()
+    return text[: text.rfind("\n") + 1]

@@ -1,9 +1,9 @@
 """The ledger: what every round cost, and proof that nobody spent more than the budget."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, overload
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -73,6 +73,50 @@ class Entry:
     def figures(self) -> dict[str, float]:
         """What of it can be drawn over the rounds."""
         return {name: value for name, value in vars(self).items() if name != "round" and not isinstance(value, str)}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What some rounds have cost together; the columns of an entry that add up."""
+
+    channel_uses: int = 0
+    uplink_energy: float = 0.0
+    downlink_energy: float = 0.0
+    latency_seconds: float = 0.0
+    faults: int = 0
+    retries: int = 0
+    clipped: int = 0
+
+    def plus(self, entry: Entry) -> "Totals":
+        """With one more round."""
+        return Totals(**{name: total + getattr(entry, name) for name, total in vars(self).items()})
+
+
+class Ledger(Sequence[Entry]):
+    """A run's entries so far, and their totals, which are added up as it goes."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: list[Entry] = []
+        self.totals = Totals()
+        for entry in entries:
+            self.append(entry)
+
+    def append(self, entry: Entry) -> None:
+        """Add a round."""
+        self._entries.append(entry)
+        self.totals = self.totals.plus(entry)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return self._entries[index]
 
 
 @dataclass

@@ -47,15 +47,16 @@ def train(
 
 def _metrics(training: Training, evaluate: Evaluate) -> Metrics:
     """Evaluate the current and the averaged weights. Raises TrainingError where a score is not finite."""
+    totals = training.ledger.totals
     metrics = Metrics(
         round=training.round,
         epoch=training.round / training.plan.rounds_per_epoch,
         train_loss=training.train_loss,
         test=evaluate(training.server.model),
         ema_test=evaluate(training.server.averaged_model),
-        channel_uses=sum(entry.channel_uses for entry in training.ledger),
-        energy=sum(entry.uplink_energy + entry.downlink_energy for entry in training.ledger),
-        latency_seconds=sum(entry.latency_seconds for entry in training.ledger),
+        channel_uses=totals.channel_uses,
+        energy=totals.uplink_energy + totals.downlink_energy,
+        latency_seconds=totals.latency_seconds,
     )
     for name, value in ({"train_loss": metrics.train_loss} | metrics.scores).items():
         if value is not None and not math.isfinite(value):

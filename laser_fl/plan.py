@@ -30,8 +30,8 @@ class Plan:
         """
         if config.counts_epochs:
             rounds, even_rounds = config.epochs * rounds_per_epoch, config.epochs * rounds_per_even_epoch
-            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluate_every, even_rounds)
-        return cls(config.rounds, rounds_per_epoch, 1, config.evaluate_every)
+            return cls(rounds, rounds_per_epoch, rounds_per_epoch, config.evaluation_interval, even_rounds)
+        return cls(config.rounds, rounds_per_epoch, 1, config.evaluation_interval)
 
     @property
     def notice(self) -> str:

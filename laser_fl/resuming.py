@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from laser_fl.blocks import Tensors
 from laser_fl.checkpoints import CheckpointError, Checkpoints, Numbers
@@ -12,6 +14,9 @@ from laser_fl.errors import ConfigError, LaserError, reason_of
 from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT
 
 MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
+LENGTHS = ("rounds", "epochs")  # the one that counts may become larger, where the run is as it was until then
+EVALUATIONS = "evaluate-every"
+INDEPENDENT = {"lr-schedule": "constant", "power-policy": "constant"}  # of the run's length
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,29 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
     known = about(path)
     if known.engine != engine:
         raise ConfigError(f"resume: must go on with the engine {known.engine}, got {engine}")
-    before = known.config.to_flat()
-    for key, value in config.to_flat().items():
-        if key not in MAY_CHANGE and value != before[key]:
-            raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on, got {value}")
+    before, now = (one.to_flat() | {EVALUATIONS: one.evaluation_interval} for one in (known.config, config))
+    for key, value in now.items():
+        if value == before[key] or key in MAY_CHANGE:
+            continue
+        if key != known.config.length:
+            counted = f", which is counted in {known.config.length}" if key in LENGTHS else ""
+            raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on{counted}, got {value}")
+        _refuse_other_length(key, before, value)
+
+
+def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:
+    """The run of `config` with other `lengths`, by their keys, evaluated as often as it was. Raises ConfigError."""
+    return parse(config.to_flat() | {EVALUATIONS: config.evaluation_interval} | lengths) if lengths else config
+
+
+def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> None:
+    """Raise ConfigError where a run is to be shorter than it was `before`, or longer though something depends on it."""
+    if value < before[key]:
+        raise ConfigError(f"{key}: must be at least {before[key]} as in the run that goes on, got {value}")
+    for other, independent in INDEPENDENT.items():
+        if before[other] != independent:
+            rule = f"must be {before[key]} as in the run that goes on, whose {other} {before[other]} depends on it"
+            raise ConfigError(f"{key}: {rule}, got {value}")
 
 
 def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:

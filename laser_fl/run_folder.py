@@ -1,14 +1,11 @@
-"""A run's folder: what a user finds after a run, every file written whole or not at all."""
+"""A run's folder: what a user finds after a run, every file written whole or not at all, and tables by whole lines."""
 
-import csv
-import io
-import itertools
 import json
 import math
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -18,14 +15,26 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 
-from laser_fl.checkpoints import CheckpointError, Checkpoints
+from laser_fl.checkpoints import Checkpoints
 from laser_fl.config import RunConfig
+from laser_fl.csv_table import CsvTable
 from laser_fl.environment import environment
 from laser_fl.errors import ConfigError, LaserError, StorageError, reason_of
-from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LEDGER, METRICS, SPECTRUM, SUMMARY, TIMING, WEIGHTS
+from laser_fl.files import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LEDGER,
+    METRICS,
+    SPECTRUM,
+    SUMMARY,
+    TIMING,
+    WEIGHTS,
+    write_whole,
+)
 from laser_fl.ledger import Entry
 from laser_fl.observers import Metrics, Observer
-from laser_fl.resuming import latest, refuse_other_run
+from laser_fl.resuming import EVALUATIONS, LENGTHS, latest, refuse_other_run
 from laser_fl.tasks.metrics import TASK_METRICS
 from laser_fl.trackers.base import tracker_class
 from laser_fl.training import Training
@@ -70,7 +79,9 @@ class RunFolder(Observer):
         self._metrics: list[Metrics] = []
         self._spectra: list[dict[str, Any]] = []
         self._seconds: list[float] = []
+        self._tables = {name: CsvTable(path / name) for name in (METRICS, LEDGER, TIMING, SPECTRUM)}
         self._started = time.perf_counter()
+        self._goes = not config.resume  # a run that cannot go on leaves all as it was
         self._checkpoints = Checkpoints(path / CHECKPOINTS, "server")
         tracker = tracker_class(config.tracker)
         if config.resume:
@@ -102,23 +113,43 @@ class RunFolder(Observer):
         """
         if self._config.checkpoint_every:
             training.snapshots = str(self._checkpoints.folder.resolve())
-        if not self._config.resume:
-            return
+        if self._config.resume:
+            self._go_on(training)
+        self._goes = True
+        self._tracker.on_begin(training)
+
+    def _go_on(self, training: Training) -> None:
+        """Make run and tables what they were at the last checkpoint.
+
+        A run that is longer now was not evaluated where it used to end, unless that is where it is anyway. Whenever it
+        is killed, the checkpoint has no more rows than the tables, and fits the config.
+        """
         numbers, tensors = latest(self._checkpoints)
-        rows = numbers["rows"]
-        read = {name: self._read_csv(name, rows[name]) for name in (METRICS, LEDGER, TIMING, SPECTRUM)}
-        training.restore(numbers, tensors, [Entry.parse(row) for row in read[LEDGER]])
-        self._metrics = [Metrics.parse(row) for row in read[METRICS]]
-        self._spectra = read[SPECTRUM]
-        self._seconds = [float(row["seconds"]) for row in read[TIMING]]
+        rows, tables = numbers["rows"], self._tables
+        metrics = tables[METRICS].read(rows[METRICS], Metrics.parse)
+        ledger = tables[LEDGER].read(rows[LEDGER], Entry.parse)
+        spectra = tables[SPECTRUM].read(rows[SPECTRUM], lambda row: row | {"round": int(row["round"])})
+        self._seconds = tables[TIMING].read(rows[TIMING], lambda row: float(row["seconds"]))
+        training.restore(numbers, tensors, ledger)
+        planned = training.plan.evaluates_after
+        self._metrics = [one for one in metrics if planned(one.round - 1)]
+        self._spectra = [row for row in spectra if planned(row["round"] - 1)]
         self._started -= numbers["seconds"]
+        there, now = json.loads((self.path / CONFIG).read_text()), self._config.to_flat()
+        self._write_json(CONFIG, there | {key: now[key] for key in (*LENGTHS, EVALUATIONS)})
+        if len(self._metrics) < len(metrics):
+            fewer = {"rows": rows | {METRICS: len(self._metrics), SPECTRUM: len(self._spectra)}}
+            self._checkpoints.save(training.round, numbers | fewer, tensors)
+        for table in tables.values():
+            table.start_over()
+        self._write_tables(training)
+        (self.path / SUMMARY).unlink(missing_ok=True)
 
     def on_checkpoint(self, training: Training) -> None:
         """Keep what it takes to go on from here; raises StorageError."""
         self._write_tables(training)
         numbers, tensors = training.state()
-        rows = {METRICS: len(self._metrics), LEDGER: len(training.ledger), TIMING: len(self._seconds)}
-        beside = {"rows": rows | {SPECTRUM: len(self._spectra)}, "seconds": self._elapsed}
+        beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
         self._checkpoints.save(training.round, numbers | beside, tensors)
 
     def on_round(self, training: Training, seconds: float) -> None:
@@ -138,7 +169,7 @@ class RunFolder(Observer):
         """Write the final weights and the summary of a completed run; returns the summary."""
         self._write_tables(training)
         weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
-        self._write(WEIGHTS, save(weights))
+        write_whole(self.path / WEIGHTS, save(weights))
         summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
         self._close_tracker(completed=True)
         self._release()
@@ -147,7 +178,8 @@ class RunFolder(Observer):
     def fail(self, training: Training | None, error: BaseException) -> None:
         """Keep what there is of a run that stopped, and why it did, as far as the disk still takes it."""
         with suppress(StorageError):
-            self._keep(training, error)
+            if self._goes:
+                self._keep(training, error)
         self._close_tracker(completed=False)
         self._release()
 
@@ -213,72 +245,30 @@ class RunFolder(Observer):
             summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
             summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
             summary["silent_rounds"] = len(ledger) - len(heard)
-            for column in (
-                "channel_uses",
-                "uplink_energy",
-                "downlink_energy",
-                "latency_seconds",
-                "faults",
-                "retries",
-                "clipped",
-            ):
-                summary[f"total_{column}"] = sum(getattr(entry, column) for entry in ledger)
+            summary |= {f"total_{column}": total for column, total in vars(ledger.totals).items()}
         summary["seconds_total"] = self._elapsed
         if seconds:
             summary["seconds_per_round"] = sum(seconds) / len(seconds)
         return summary
 
     def _write_tables(self, training: Training) -> None:
-        self._write_csv(METRICS, (metrics.flat() for metrics in self._metrics))
-        self._write_csv(LEDGER, (asdict(entry) for entry in training.ledger))
-        timing = ({"round": i, "seconds": s} for i, s in enumerate(self._seconds, start=1))
-        self._write_csv(TIMING, timing)
-        self._write_csv(SPECTRUM, self._spectra)
+        """Add the rows that are new."""
+        metrics, ledger, timing, spectrum = (self._tables[name] for name in (METRICS, LEDGER, TIMING, SPECTRUM))
+        metrics.append(one.flat() for one in self._metrics[metrics.rows :])
+        ledger.append(asdict(entry) for entry in training.ledger[ledger.rows :])
+        seconds = enumerate(self._seconds[timing.rows :], start=timing.rows + 1)
+        timing.append({"round": round, "seconds": value} for round, value in seconds)
+        spectrum.append(self._spectra[spectrum.rows :])
 
     @property
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def _read_csv(self, name: str, rows: int) -> list[dict[str, Any]]:
-        """The first rows of a table. Raises CheckpointError where there are fewer."""
-        if rows == 0:
-            return []
-        path = self.path / name
-        try:
-            with path.open(newline="") as file:
-                read = list(itertools.islice(csv.DictReader(file), rows))
-        except (OSError, ValueError, csv.Error) as error:
-            raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
-        if len(read) < rows:
-            raise CheckpointError(f"{path}: must have at least the checkpoint's {rows} rows, got {len(read)}")
-        return read
-
-    def _write_csv(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        rows = list(rows)
-        if not rows:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        self._write(name, text.getvalue().encode())
-
     def _write_json(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Write `content` and return it as a reader of the file finds it."""
         strict = {key: _json(value) for key, value in content.items()}
-        self._write(name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(self.path / name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
         return strict
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Replace the file in one step, so that a killed run never leaves half of one. Raises StorageError."""
-        part = self.path / f".{name}.part"
-        try:
-            part.write_bytes(content)
-            part.replace(self.path / name)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise StorageError(f"{self.path / name}: cannot be written ({reason_of(error)})") from None
 
 
 def _json(value: Any) -> Any:

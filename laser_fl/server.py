@@ -32,6 +32,7 @@ class Server:
         self.replica = Replica.new(weights, Stepping.of(config, rounds, undecayed, receiver))
         self._buffers = {name: b.detach().clone() for name, b in (buffers or {}).items()}
         self._decay = config.ema_decay
+        self._rounds = rounds
         self._sums = {name: torch.zeros_like(w) for name, w in self.model.items()}
         self._steps = 0
 
@@ -67,7 +68,9 @@ class Server:
         """Undo `state`; its tensors become the server's. Raises KeyError where they are another model's."""
         self._buffers = {name: beside[f"buffer/{name}"] for name in self._buffers}
         self._sums = {name: beside[f"sum/{name}"] for name in self._sums}
-        self.replica = Replica(replace(state, weights={name: state.weights[name] for name in self.replica.weights}))
+        weights = {name: state.weights[name] for name in self.replica.weights}
+        stepping = replace(state.stepping, rounds=self._rounds)  # the run may be longer than it was
+        self.replica = Replica(replace(state, weights=weights, stepping=stepping))
         self._steps = steps
 
     def step(self, update: Tensors, noise: Tensors, buffers: Tensors | None = None, weighs: bool = True) -> None:

@@ -17,7 +17,7 @@ from laser_fl.config import RunConfig
 from laser_fl.downlink import Downlink
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.guards import NormCaps
-from laser_fl.ledger import Entry, Tally
+from laser_fl.ledger import Entry, Ledger, Tally
 from laser_fl.pipeline import Broadcast, Reception, Uplink, receive, reported
 from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
@@ -76,7 +76,7 @@ class Training:
         self.config = config
         self.plan = plan
         self.round = 0
-        self.ledger: list[Entry] = []
+        self.ledger = Ledger()
         self.train_loss: float | None = None
         self.spectrum: dict[str, float] = {}
         self.warning = ""
@@ -170,7 +170,7 @@ class Training:
         self.train_loss, self._shared = known.train_loss, state.shared
         self._exchange = self._since = state.exchange
         self._broadcaster.restore(known.news_floats, trees["sent"])
-        self.ledger = list(ledger)
+        self.ledger = Ledger(ledger)
         if not self.finished:
             self._begin_round()
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
+from simulations import presets
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure
 from simulations.results import results
@@ -80,7 +81,8 @@ class Reproduction:
     @property
     def grids(self) -> list[Grid]:
         """What is run, with the overrides."""
-        return [replace(grid, fixed={**grid.fixed, **self.overrides}) for grid in self._grids]
+        ours = self.overrides
+        return [replace(grid, fixed={**presets.beside(grid.fixed, ours), **ours}) for grid in self._grids]
 
     def runs(self, root: Path) -> list[Run]:
         """Those of the figure's runs that are asked for, in folders below `root`. Raises ConfigError for none."""

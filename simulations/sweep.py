@@ -113,13 +113,15 @@ def read_grid(path: Path) -> Grid:
             raise ConfigError(f"sweep: {part} must be a table, got {quoted(content[part])}")
     if not isinstance(preset := content.get("preset", ""), str):
         raise ConfigError(f"sweep: preset must be a name, got {quoted(preset)}")
-    base = presets.load(preset) if "preset" in content else {}
+    fixed = content.get("fixed", {})
     axes = {part: content.get(part, {}) for part in ("grid", "best-of")}
     for part, keys in axes.items():
         for key, values in keys.items():
             if not isinstance(values, list) or not values:
                 raise ConfigError(f"sweep: {part}.{brief(key)} must be a list of values, got {quoted(values)}")
-    return Grid({**base, **content.get("fixed", {})}, axes["grid"], axes["best-of"])
+    given = {*fixed, *axes["grid"], *axes["best-of"]}
+    base = presets.beside(presets.load(preset), given) if "preset" in content else {}
+    return Grid({**base, **fixed}, axes["grid"], axes["best-of"])
 
 
 def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:

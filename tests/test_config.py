@@ -62,7 +62,7 @@ WRONG = [
     ({"weight-decay": -1e-4}, "weight-decay: must be greater than or equal to 0, got -0.0001"),
     ({"lr-schedule": "warm"}, "lr-schedule: must be 'constant', 'cosine', 'one-cycle' or 'step', got 'warm'"),
     ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
-    ({"evaluate-every": 0}, "evaluate-every: must be greater than or equal to 1, got 0"),
+    ({"evaluate-every": -1}, "evaluate-every: must be greater than or equal to 0, got -1"),
     ({"ema-decay": 1}, "ema-decay: must be less than 1, got 1"),
     ({"device": "tpu"}, "device: must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     ({"threads": -1}, "threads: must be greater than or equal to 0, got -1"),

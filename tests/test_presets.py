@@ -11,7 +11,10 @@ import pytest
 
 from laser_fl.config import parse
 from simulations import presets
+from simulations.cli.common import settings_of
 from simulations.engines import in_process
+from simulations.reproduction import Reproduction
+from simulations.sweep import read_grid
 from tests.test_tasks import cifar100_like
 
 FEW = {"rounds": 3, "batch-size": 2, "clients": 2, "evaluate-every": 3}
@@ -60,3 +63,20 @@ def test_small_presets_learn_without_noise(tmp_path, data_dir, name, rounds, sha
     in_process.run(parse(presets.load(name) | changes), tmp_path / "run")
     losses = pd.read_csv(tmp_path / "run" / "metrics.csv").train_loss
     assert losses.tail(10).mean() < (1 - share) * losses.head(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("given", "every"),
+    [([], 1), (["epochs=5"], 1), (["rounds=600"], 30), (["rounds=600", "evaluate-every=7"], 7)],
+)
+def test_a_presets_evaluations_are_for_its_own_length(given, every):
+    """Each epoch of MNIST, not each round."""
+    assert settings_of("mnist", given, None).evaluation_interval == every
+
+
+def test_in_sweeps_and_reproductions_too(tmp_path):
+    for part in ("[fixed]\nrounds = 600", "[grid]\nrounds = [600]"):
+        (tmp_path / "grid.toml").write_text(f'preset = "mnist"\n{part}\n')
+        assert [parse(values).evaluation_interval for values in read_grid(tmp_path / "grid.toml")] == [30]
+    (first, *_) = Reproduction.asked("table13", "small", {"rounds": "600"}, {}).grids
+    assert {parse(values).evaluation_interval for values in first} == {30}

@@ -19,8 +19,10 @@ from laser_fl.checkpoints import CheckpointError, Checkpoints, load, save
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, LaserError, TrainingError
 from laser_fl.observers import Observer
+from laser_fl.resuming import about, lengthened, refuse_other_run
 from laser_fl.training import Training
 from simulations.cli import app
+from simulations.cli.runs import going_on
 from simulations.engines import flower, in_process
 from strategies.server_app import app as server_app
 from tests.grids import FakeGrid
@@ -280,7 +282,10 @@ class TestTheCommand:
                 ["--resume", "nowhere"],
                 "resume: must be the folder of a run (config.json: No such file or directory), got 'nowhere'",
             ),
-            (["--resume", "run", "-c", "rank=3"], "--resume: takes all settings from the run, got -c, too"),
+            (
+                ["--resume", "run", "-c", "rank=3"],
+                "--resume: takes all settings but rounds and epochs from the run, got -c rank, too",
+            ),
             (["--resume", "run", "--engine", "flower"], "resume: must go on with the engine in-process, got flower"),
             (["-c", "resume=run", "-c", "rank=3"], "model: must be linear as in the run that goes on, got mlp"),
         ],
@@ -290,6 +295,122 @@ class TestTheCommand:
         stop(tmp_path / "run", 10)
         refused = self.invoke(*arguments)
         assert (refused.exit_code, refused.stderr.strip()) == (2, line)
+
+
+def summary_of(path):
+    summary = json.loads((path / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if not key.startswith("seconds")}
+
+
+LONGER = {
+    "laser": {},
+    "silence": CASES["silence"],
+    "followers": {"downlink": "compressed", "optimizer": "adamw", "client-batching": "loop"},
+    "counted in epochs": {"rounds": 0, "epochs": 2, "accumulation-steps": 40, "evaluate-every": 1},
+}
+
+
+class TestLonger:
+    """A run that ended, or stopped, is given more rounds."""
+
+    def longer(self, path, length, observers=()):
+        """What the command does."""
+        config = lengthened(about(path).config, length)
+        return in_process.run(config, path, observers)
+
+    @pytest.mark.parametrize("case", names(LONGER))
+    def test_it_is_the_run_that_was_longer_from_the_start(self, tmp_path, case):
+        options = LONGER[case]
+        before, after = ({"epochs": 2}, {"epochs": 4}) if "epochs" in options else ({"rounds": 7}, {"rounds": 14})
+        run(tmp_path / "whole", **options | after)
+        run(tmp_path / "run", **options | before)
+        self.longer(tmp_path / "run", after)
+        assert same(tmp_path / "whole", tmp_path / "run")
+        assert summary_of(tmp_path / "whole") == summary_of(tmp_path / "run")
+        assert (tmp_path / "whole" / "config.json").read_bytes() == (tmp_path / "run" / "config.json").read_bytes()
+
+    def test_it_may_stop_on_the_way_and_go_on(self, tmp_path):
+        """Before the first checkpoint of the rounds that were added."""
+        run(tmp_path / "whole")
+        run(tmp_path / "run", rounds=7)
+        with pytest.raises(StoppedError):
+            self.longer(tmp_path / "run", {"rounds": 14}, [Stop(8)])
+        assert summary_of(tmp_path / "run")["status"] == "failed"
+        self.longer(tmp_path / "run", {})
+        assert same(tmp_path / "whole", tmp_path / "run")
+
+    @pytest.mark.parametrize("case", ["laser", "compressed"])
+    def test_flowers_nodes_go_on_too(self, tmp_path, case):
+        def go(path, **more):
+            values = SHORT | {"client-batching": "loop", "downlink": CASES[case].get("downlink", "model")}
+            values = parse(values | {"out-dir": str(path)} | more).to_flat()
+            server_app(FakeGrid(2, values), Context(1, 0, {}, RecordDict(), values))
+
+        go(tmp_path / "whole")
+        go(tmp_path / "run", rounds=7)
+        go(tmp_path / "run", resume=str(tmp_path / "run"))
+        assert same(tmp_path / "whole", tmp_path / "run")
+
+    def folder(self, path, **values):
+        """What is read of a run to say whether it may be longer."""
+        path.mkdir()
+        config = parse({key.replace("_", "-"): value for key, value in values.items()})
+        (path / "config.json").write_text(json.dumps(config.to_flat() | {"rician-k-db": "-inf"}, default=str))
+        (path / "environment.json").write_text('{"engine": "in-process"}')
+        return path
+
+    @pytest.mark.parametrize(
+        ("values", "length", "line"),
+        [
+            (
+                {"lr_schedule": "cosine"},
+                {"rounds": 20},
+                "rounds: must be 10 .*, whose lr-schedule cosine depends on it",
+            ),
+            ({"lr_schedule": "step"}, {"rounds": 20}, "rounds: must be 10 .*, whose lr-schedule step depends on it"),
+            ({"power_policy": "steps-up"}, {"rounds": 20}, "rounds: .* whose power-policy steps-up depends on it, got"),
+            ({}, {"rounds": 9}, "rounds: must be at least 10 as in the run that goes on, got 9"),
+            ({}, {"epochs": 90}, "epochs: must be 60 as in .* goes on, which is counted in rounds, got 90"),
+            ({"rounds": 0}, {"rounds": 9}, "rounds: must be 0 as in .* goes on, which is counted in epochs, got 9"),
+            (
+                {"rounds": 0, "lr_schedule": "one-cycle"},
+                {"epochs": 90},
+                "epochs: must be 60 .* one-cycle depends on it",
+            ),
+            ({}, {"rounds": "many"}, "rounds: must be a valid integer, got 'many'"),
+        ],
+    )
+    def test_one_line_says_what_is_in_the_way(self, tmp_path, values, length, line):
+        path = self.folder(tmp_path / "run", **{"rounds": 10} | values)
+        with pytest.raises(ConfigError, match=line) as refused:
+            refuse_other_run(path, lengthened(about(path).config, length), "in-process")
+        assert "\n" not in str(refused.value)
+
+    def test_it_is_evaluated_as_often_as_before(self, tmp_path):
+        path = self.folder(tmp_path / "run", rounds=60)
+        longer = lengthened(about(path).config, {"rounds": "600"})
+        assert longer.evaluation_interval == about(path).config.evaluation_interval == 3
+        refuse_other_run(path, longer, "in-process")
+        with pytest.raises(ConfigError, match="evaluate-every: must be 3 as in the run that goes on, got 30"):
+            refuse_other_run(path, parse(longer.to_flat() | {"evaluate-every": 0}), "in-process")
+
+    def test_the_command_takes_the_new_length_and_nothing_else(self, tmp_path):
+        self.folder(tmp_path / "run", rounds=10)
+        settings, engine, _ = going_on(tmp_path / "run", None, None, ["rounds=20"])
+        assert (settings.rounds, settings.resume, engine) == (20, str(tmp_path / "run"), "in-process")
+        with pytest.raises(
+            ConfigError, match="takes all settings but rounds and epochs from the run, got -c seed, too"
+        ):
+            going_on(tmp_path / "run", None, None, ["rounds=20", "seed=1"])
+
+    def test_where_it_cannot_go_on_what_there_is_stays(self, tmp_path):
+        run(tmp_path / "run")
+        for file in (tmp_path / "run" / "checkpoints").glob("server-*"):
+            file.write_bytes(b"")
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            self.longer(tmp_path / "run", {"rounds": 20})
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
 
 
 def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path):

@@ -232,6 +232,38 @@ def test_the_plan_counts_epochs_or_rounds():
     assert by_round.steps == 5
 
 
+@pytest.mark.parametrize(
+    ("values", "every", "evaluations"),
+    [
+        ({}, 3, 20),
+        ({"rounds": 600}, 30, 20),
+        ({"rounds": 4000}, 200, 20),
+        ({"rounds": 50}, 2, 25),
+        ({"rounds": 7}, 1, 7),
+        ({"epochs": 50}, 2, 25),
+        ({"rounds": 600, "evaluate-every": 200}, 200, 3),
+    ],
+)
+def test_a_run_that_does_not_say_how_often_is_evaluated_about_20_times(values, every, evaluations):
+    plan = Plan.of(parse(values), rounds_per_epoch=8)
+    assert plan.evaluate_every == every
+    assert sum(plan.evaluates_after(round) for round in range(plan.rounds)) == evaluations
+
+
+def test_an_evaluation_adds_to_the_tables_instead_of_writing_them_anew(tmp_path):
+    files = {}
+
+    class Witness(Observer):
+        def on_evaluation(self, training, metrics):
+            for name in ("metrics.csv", "ledger.csv", "timing.csv"):
+                path = tmp_path / "run" / name
+                files.setdefault(name, set()).add(path.stat().st_ino)
+                assert len(rows(path)) == training.round
+
+    in_process.run(parse(SHORT | {"evaluate-every": 1}), tmp_path / "run", [Witness()])
+    assert {name: len(known) for name, known in files.items()} == {"metrics.csv": 1, "ledger.csv": 1, "timing.csv": 1}
+
+
 def test_power_levels_go_by_epochs_where_a_run_counts_them(tmp_path):
     """4 clients, 1,000 examples each, 16 x 32 a round: 2 rounds an epoch, 3 epochs."""
     values = {"rounds": 0, "epochs": 3, "accumulation_steps": 32, "power_policy": "linear-up", "power": 3}

@@ -64,15 +64,24 @@ def test_a_disk_that_takes_no_more_stops_a_run_in_one_line(tmp_path):
 
 
 def fill_up(monkeypatch, files):
-    """The disk is full after so many files."""
-    write, left = Path.write_bytes, iter(range(files))
+    """The disk is full after so many files, or rows that were added to one."""
+    write, open_, left = Path.write_bytes, Path.open, iter(range(files))
 
-    def write_bytes(path, content):
+    def take_room(path):
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def write_bytes(path, content):
+        take_room(path)
         return write(path, content)
 
+    def open(path, mode="r", *more, **options):
+        if mode == "r+b":
+            take_room(path)
+        return open_(path, mode, *more, **options)
+
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(Path, "open", open)
 
 
 @pytest.mark.parametrize("files", [2, 5, 11])
@@ -94,7 +103,7 @@ def test_a_disk_that_fills_up_leaves_earlier_files_whole(tmp_path, monkeypatch, 
 
 def test_what_was_stopped_by_a_full_disk_goes_on_when_there_is_room(tmp_path, monkeypatch):
     in_process.run(parse(SHORT), tmp_path / "whole")
-    fill_up(monkeypatch, 25)
+    fill_up(monkeypatch, 14)  # after the checkpoint of round 8
     with pytest.raises(StorageError):
         in_process.run(parse(SHORT), tmp_path / "run")
     monkeypatch.undo()

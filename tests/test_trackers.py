@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from laser_fl.config import parse
 from laser_fl.environment import SOURCE
 from laser_fl.errors import ConfigError, TrainingError
+from laser_fl.observers import Observer
 from simulations.cli import app
 from simulations.engines import in_process
 
@@ -61,8 +62,8 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
 class Recorder:
     """Stands for a run of W&B."""
 
-    def __init__(self):
-        self.logged, self.ended = [], None
+    def __init__(self, starting_step=0):
+        self.logged, self.ended, self.starting_step = [], None, starting_step
 
     def log(self, values, step):
         self.logged.append((step, values))
@@ -86,6 +87,46 @@ def test_weights_and_biases_is_told_what_the_tables_hold(tmp_path, monkeypatch):
     with pytest.raises(TrainingError):
         in_process.run(parse(failing), tmp_path / "failed")
     assert there.ended == 1
+
+
+class Stop(Observer):
+    """Ends a run after some rounds as Ctrl-C does."""
+
+    def on_round(self, training, seconds):
+        if training.round == 5:
+            raise KeyboardInterrupt
+
+
+def stop_and_go_on(path, tracker):
+    config = parse(SHORT | {"tracker": tracker, "checkpoint-every": 3})
+    with pytest.raises(KeyboardInterrupt):
+        in_process.run(config, path, [Stop()])
+    in_process.run(config.model_copy(update={"resume": str(path)}), path)
+
+
+def test_tensorboard_shows_every_round_once_where_a_run_went_on(tmp_path):
+    stop_and_go_on(tmp_path / "run", "tensorboard")
+    logged = events(tmp_path / "run")
+    assert [event.step for event in logged.Scalars("ledger/snr_db")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in logged.Scalars("metrics/test_accuracy")] == [3, 6]
+
+
+def test_weights_and_biases_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    """It had heard of five rounds, of which the checkpoint has three."""
+    wandb = pytest.importorskip("wandb", reason="Weights & Biases is an extra: pip install 'laser-fl[wandb]'")
+    begun, asked = [Recorder(), Recorder(starting_step=6)], []
+
+    def init(**keys):
+        asked.append((keys.get("id"), keys.get("resume")))
+        (tmp_path / "run" / "wandb" / "run-20260102_030405-abc123").mkdir(parents=True, exist_ok=True)
+        return begun[len(asked) - 1]
+
+    monkeypatch.setattr(wandb, "init", init)
+    stop_and_go_on(tmp_path / "run", "wandb")
+    assert asked == [(None, None), ("abc123", "allow")]
+    rounds = [[step for step, values in run.logged if "ledger/snr_db" in values] for run in begun]
+    assert rounds == [[1, 2, 3, 4, 5], [6]]
+    assert [[step for step, v in run.logged if "metrics/test_loss" in v] for run in begun] == [[3], [6]]
 
 
 def test_a_tracker_that_breaks_at_the_end_costs_no_result(tmp_path, monkeypatch):

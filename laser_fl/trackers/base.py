@@ -12,7 +12,7 @@ class Tracker(Observer):
     """Logs a run somewhere; this one nowhere."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """folder: the run's."""
+        """folder: the run's, which holds something already where the run goes on."""
 
     def close(self, completed: bool) -> None:
         """The run is over, completed or not."""

@@ -33,7 +33,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 
 def settings_of(preset: str | None, overrides: list[str] | None, out: Path | None) -> RunConfig:
     """The run config: defaults, then the preset, then -c, then --out."""
-    values: dict[str, Any] = {**(presets.load(preset) if preset else {}), **key_values(overrides)}
+    given = key_values(overrides)
+    values: dict[str, Any] = {**(presets.beside(presets.load(preset), given) if preset else {}), **given}
     if out is not None:
         values["out-dir"] = str(out)
     return parse(values)

@@ -10,12 +10,13 @@ import typer
 from rich.text import Text
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, LaserError
+from laser_fl.errors import ConfigError, LaserError, brief
 from simulations.cli.common import (
     Overrides,
     Preset,
     Quiet,
     errors,
+    key_values,
     one_line_errors,
     refuse_keys,
     say,
@@ -55,17 +56,19 @@ def run(
     nodes: Annotated[int | None, typer.Option(min=1, help="SuperNodes of Flower's engines; default 2.")] = None,
     port: Annotated[int | None, typer.Option(help="Of the deployment's SuperLink; default: a free one.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, new or empty.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run that stopped: go on with it.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a run that stopped, or is to be longer: go on.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train one model with one strategy, or go on with a run that stopped."""
+    """Train one model with one strategy; or go on with a run that stopped, or that -c rounds=N makes longer."""
     with one_line_errors():
         if resume is None:
             settings, engine = settings_of(preset, config, out), engine or Engine.in_process
         else:
-            if given := [name for name, value in (("--preset", preset), ("-c", config), ("--out", out)) if value]:
+            if given := [name for name, value in (("--preset", preset), ("--out", out)) if value]:
                 raise ConfigError(f"--resume: takes all settings from the run, got {given[0]}, too")
-            settings, engine, nodes = going_on(resume, engine, nodes)
+            settings, engine, nodes = going_on(resume, engine, nodes, config)
         folder = _folder(settings)
         if nodes is not None and engine is Engine.in_process:
             raise ConfigError(f"--nodes: must go with --engine flower or deployment, got {nodes}")
@@ -114,17 +117,25 @@ def compare(
             raise LaserError("\n".join(failed))
 
 
-def going_on(folder: Path, engine: Engine | None, nodes: int | None) -> tuple[RunConfig, Engine, int | None]:
-    """The settings, the engine and the number of nodes of the run that stopped in `folder`. Raises ConfigError."""
-    from laser_fl.resuming import about
+def going_on(
+    folder: Path, engine: Engine | None, nodes: int | None, overrides: list[str] | None = None
+) -> tuple[RunConfig, Engine, int | None]:
+    """The settings, the engine and the number of nodes of the run in `folder`, which goes on. Raises ConfigError.
 
-    known = about(folder)
+    overrides: its new length, where it is to be longer.
+    """
+    from laser_fl.resuming import LENGTHS, about, lengthened
+
+    known, lengths = about(folder), key_values(overrides)
+    if others := [key for key in lengths if key not in LENGTHS]:
+        rule = f"takes all settings but {' and '.join(LENGTHS)} from the run"
+        raise ConfigError(f"--resume: {rule}, got -c {brief(others[0])}, too")
     was = Engine(known.engine)
     if engine is None or {engine, was} == {Engine.deployment, Engine.flower}:
         engine = engine or was  # Flower's engines go on with each other's runs
     if nodes is not None and known.nodes not in (nodes, None):
         raise ConfigError(f"--nodes: must be {known.nodes} as in the run that goes on, got {nodes}")
-    return known.config, engine, None if engine is Engine.in_process else nodes or known.nodes
+    return lengthened(known.config, lengths), engine, None if engine is Engine.in_process else nodes or known.nodes
 
 
 def _folder(settings: RunConfig) -> Path:
