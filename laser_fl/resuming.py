@@ -12,11 +12,19 @@ from laser_fl.checkpoints import CheckpointError, Checkpoints, Numbers
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, reason_of
 from laser_fl.files import CHECKPOINTS, CONFIG, ENVIRONMENT
+from laser_fl.policies import POLICIES
+from laser_fl.schemes import SCHEMES
+from laser_fl.stepping import receiver_of
+from laser_fl.tables import from_fields
 
 MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
 LENGTHS = ("rounds", "epochs")  # the one that counts may become larger, where the run is as it was until then
 EVALUATIONS = "evaluate-every"
-INDEPENDENT = {"lr-schedule": "constant", "power-policy": "constant"}  # of the run's length
+DEPENDENT = {  # on the run's length
+    "lr-schedule": ("cosine", "one-cycle", "step"),
+    "power-policy": tuple(name for name in POLICIES if name != "constant"),
+    "receiver": ("paced",),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
         if key != known.config.length:
             counted = f", which is counted in {known.config.length}" if key in LENGTHS else ""
             raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on{counted}, got {value}")
-        _refuse_other_length(key, before, value)
+        _refuse_other_length(key, before | {"receiver": _receiver(known.config)}, value)
 
 
 def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:
@@ -66,10 +74,14 @@ def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> Non
     """Raise ConfigError where a run is to be shorter than it was `before`, or longer though something depends on it."""
     if value < before[key]:
         raise ConfigError(f"{key}: must be at least {before[key]} as in the run that goes on, got {value}")
-    for other, independent in INDEPENDENT.items():
-        if before[other] != independent:
+    for other, dependent in DEPENDENT.items():
+        if before[other] in dependent:
             rule = f"must be {before[key]} as in the run that goes on, whose {other} {before[other]} depends on it"
             raise ConfigError(f"{key}: {rule}, got {value}")
+
+
+def _receiver(config: RunConfig) -> str:
+    return receiver_of(config, from_fields(SCHEMES.load(config.strategy), config))
 
 
 def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:

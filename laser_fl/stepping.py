@@ -10,7 +10,9 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.receivers import RECEIVERS
+from laser_fl.errors import ConfigError
+from laser_fl.receivers import AUTO, RECEIVERS
+from laser_fl.schemes.base import Scheme
 
 WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
 REACH = 10.0  # sum of a run's step sizes: 1 / (p (1 - p)), a ten-class softmax's curvature along a standardised input
@@ -66,6 +68,15 @@ class Stepping:
         """What of it is in a run's config, by its keys there."""
         own = asdict(self)
         return {key.replace("_", "-"): own[key] for key in own if key not in ("rounds", "undecayed")}
+
+
+def receiver_of(config: RunConfig, scheme: Scheme) -> str:
+    """The name of the run's receiver. Raises ConfigError where it cannot weigh what the scheme makes of signals."""
+    name = scheme.promises.receiver if config.receiver == AUTO else config.receiver
+    if name != "plain" and not scheme.promises.linear:
+        rule = f"must be plain or auto for strategy {config.strategy}, which is not linear"
+        raise ConfigError(f"receiver: {rule}, got {config.receiver!r}")
+    return name
 
 
 def optimizer_of(weights: Tensors, stepping: Stepping) -> Optimizer:

@@ -23,13 +23,13 @@ from laser_fl.plan import Plan
 from laser_fl.policies import POLICIES
 from laser_fl.power import phase_share
 from laser_fl.receipts import Receipts
-from laser_fl.receivers import AUTO
 from laser_fl.replica import State
 from laser_fl.replies import Expected, Fault, Reply, Taken
 from laser_fl.schemes import SCHEMES
 from laser_fl.schemes.base import Context, Scheme
 from laser_fl.server import Server
 from laser_fl.spectrum import spectrum
+from laser_fl.stepping import receiver_of
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
 from laser_fl.turnout import Turnout, refuse_silence
@@ -84,7 +84,7 @@ class Training:
         self._blocks = blocks_of(weights, transposed)
         self._streams = Streams(config.seed)
         self._scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
-        receiver = _receiver(config, self._scheme)
+        receiver = receiver_of(config, self._scheme)
         self.server = Server(weights, config, plan.rounds, undecayed, buffers or {}, receiver)
         ideal = self._scheme.promises.noiseless
         self._broadcaster = Broadcaster(self.server, config.downlink, math.inf if ideal else config.downlink_power)
@@ -333,15 +333,6 @@ class Training:
             streams=self._streams,
         )
         return replace(ctx, power=power * phase_share(self._scheme, ctx))
-
-
-def _receiver(config: RunConfig, scheme: Scheme) -> str:
-    """The name of the run's receiver. Raises ConfigError where it cannot weigh what the scheme makes of signals."""
-    name = scheme.promises.receiver if config.receiver == AUTO else config.receiver
-    if name != "plain" and not scheme.promises.linear:
-        rule = f"must be plain or auto for strategy {config.strategy}, which is not linear"
-        raise ConfigError(f"receiver: {rule}, got {config.receiver!r}")
-    return name
 
 
 def _warning(round: int, faults: Sequence[Fault]) -> str:

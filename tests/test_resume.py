@@ -369,6 +369,7 @@ class TestLonger:
             ),
             ({"lr_schedule": "step"}, {"rounds": 20}, "rounds: must be 10 .*, whose lr-schedule step depends on it"),
             ({"power_policy": "steps-up"}, {"rounds": 20}, "rounds: .* whose power-policy steps-up depends on it, got"),
+            ({"strategy": "laser-adaptive"}, {"rounds": 20}, "rounds: .* whose receiver paced depends on it, got 20"),
             ({}, {"rounds": 9}, "rounds: must be at least 10 as in the run that goes on, got 9"),
             ({}, {"epochs": 90}, "epochs: must be 60 as in .* goes on, which is counted in rounds, got 90"),
             ({"rounds": 0}, {"rounds": 9}, "rounds: must be 0 as in .* goes on, which is counted in epochs, got 9"),
