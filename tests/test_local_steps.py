@@ -25,6 +25,7 @@ from simulations.engines.in_process import InProcess
 from tests.grids import run_config, run_on_grid
 from tests.helpers import context, scheme
 
+pytestmark = pytest.mark.usefixtures("traced")
 EXAMPLES, CLIENTS, RATE = 50, 4, 0.05
 BATCHINGS = ["vmap", "loop"]
 

@@ -21,6 +21,8 @@ def few(name, **values):
     return parse(presets.load(name) | FEW | {key.replace("_", "-"): value for key, value in values.items()})
 
 
+@pytest.mark.thorough
+@pytest.mark.paper
 @pytest.mark.parametrize(("name", "values"), [("cifar10", 11_173_962), ("cifar100", 11_220_132)])
 def test_full_resnet18_presets_run_on_a_cpu(tmp_path, monkeypatch, request, name, values):
     """CIFAR-100 on files of its form."""
@@ -39,6 +41,7 @@ def test_full_resnet18_presets_run_on_a_cpu(tmp_path, monkeypatch, request, name
 
 
 @pytest.mark.thorough
+@pytest.mark.paper
 def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_dir):
     """On WikiText-2; in a process of its own, whose memory is its own. Of three micro-steps two: they add up alike."""
     options = {"task": "wikitext-2", "device": "cpu", "evaluate-examples": 4, "checkpoint-every": 0} | FEW
@@ -53,6 +56,8 @@ def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_di
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 12e9
 
 
+@pytest.mark.thorough
+@pytest.mark.paper
 @pytest.mark.parametrize(("name", "rounds", "share"), [("cifar10-small", 60, 0.1), ("gpt2-small", 60, 0.25)])
 def test_small_presets_learn_without_noise(tmp_path, data_dir, name, rounds, share):
     """The training loss of the last evaluation is below that of the first by a share of it."""
