@@ -7,7 +7,6 @@ import shutil
 
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
@@ -36,11 +35,12 @@ TOY = Figure(
 
 @pytest.fixture(scope="module")
 def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is an extra: pip install 'laser-fl[dev]'")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         assert not os.environ.get("CI"), "CI has a browser"
         pytest.skip("a browser is needed: install chromium")
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
