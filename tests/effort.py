@@ -19,6 +19,7 @@ def cases(number: int) -> int:
 def pairs(ones: Iterable, others: Iterable) -> list:
     """Every one with every other, for parametrize; by itself, pytest takes each one with one of the others in turn."""
     ones, others = list(ones), list(others)
+    assert len(ones) >= len(others)
     thorough = (pytest.mark.thorough, pytest.mark.product)
     return [
         pytest.param(one, other, marks=() if place == i % len(others) else thorough)

@@ -113,6 +113,14 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path, in_this_process):
         assert picture.size == (1200, 675)
 
 
+@pytest.mark.thorough
+@pytest.mark.process
+def test_compare_makes_its_runs_in_processes_of_their_own(tmp_path):
+    result = call("compare", *SHORT, "--quiet", "--strategies", "sgd,laser", "--out", tmp_path / "both")
+    assert result.exit_code == 0
+    assert pd.read_csv(tmp_path / "both" / "comparison.csv").strategy.tolist() == ["sgd", "laser"]
+
+
 def test_compare_checks_everything_before_it_trains(tmp_path):
     (tmp_path / "laser").mkdir()
     (tmp_path / "laser" / "precious").write_text("x")
@@ -222,7 +230,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path):
+def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path, in_this_process):
     result = call(
         "compare",
         *SHORT,

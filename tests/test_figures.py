@@ -53,7 +53,7 @@ class TestEveryFigure:
             assert set(tables["scores"]["mean"]) <= {0.5 if texts.any() else 50, 50 if (~texts).any() else 0.5}
         assert all(len(table) for table in tables.values())
         picture = figure.draw(results)
-        picture.savefig(tmp_path / "picture.png")
+        picture.draw_without_rendering()
         for axes in picture.axes:
             assert axes.get_xlabel()
             assert all(math.isfinite(y) for line in axes.lines for y in line.get_ydata() if not isinstance(y, str))

@@ -53,6 +53,7 @@ from strategies import OverTheAir
 from tests.effort import cases
 from tests.helpers import VARIANTS, tensors
 
+pytestmark = pytest.mark.fuzz
 WIRE = (WireError, NotHereError)
 LONGEST = 2000  # characters of a line, which may list all keys
 MEMORY = 400 << 10  # KiB that all tests together may add to what this process needs at most

@@ -19,6 +19,7 @@ from laser_fl.training import Training
 from tests.effort import cases
 from tests.helpers import silent_losses, tensors
 
+pytestmark = pytest.mark.fuzz
 SMALL = {"w": (6, 5), "b": (3,)}
 CONFIG = parse({"clients": 2, "rank": 1, "momentum": 0.9})
 NUMBERS = st.recursive(
