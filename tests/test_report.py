@@ -89,6 +89,15 @@ def cells(page, heading):
     return [row.locator("th, td").all_inner_texts() for row in rows]
 
 
+def test_a_run_has_a_page_and_pictures(tmp_path):
+    in_process.run(parse(TINY), tmp_path / "run")
+    assert call("report", tmp_path / "run").exit_code == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(f"<h3>{chart} over rounds</h3>" in page for chart in ("Score", "Power", "Signal to noise"))
+    assert "best_ema_test_accuracy" in page
+    assert (tmp_path / "run" / "run.pdf").is_file()
+
+
 @pytest.mark.thorough
 @pytest.mark.browser
 def test_the_page_of_a_run_shows_its_numbers(tmp_path, page):
