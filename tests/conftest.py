@@ -1,8 +1,12 @@
 """Settings of all tests. The package must not be imported here, before the type-checking hook."""
 
+import multiprocessing
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -52,6 +56,9 @@ def traced(_traces, monkeypatch):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """`compare` makes its runs one after the other in this process: others take seconds to start."""
+    manager = nullcontext(SimpleNamespace(Queue=Queue))
+    here = vars(multiprocessing) | {"get_context": lambda _: SimpleNamespace(Manager=lambda: manager)}
+    monkeypatch.setattr("simulations.side_by_side.multiprocessing", SimpleNamespace(**here))
     monkeypatch.setattr("simulations.side_by_side.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 
