@@ -1,14 +1,23 @@
 """Settings of all tests. The package must not be imported here, before the type-checking hook."""
 
+import multiprocessing
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 
 import tests.typecheck  # noqa: F401  the hook looks it up here
+from tests.effort import THOROUGH
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: tests run on all cores at once
-settings.register_profile("laser-fl", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile(
+    "laser-fl", derandomize=True, deadline=None, print_blob=True, max_examples=100 if THOROUGH else 20
+)
 settings.load_profile("laser-fl")
 
 
@@ -25,6 +34,32 @@ def _identity():
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _traces():
+    """No function is traced but where `traced` is asked for: most runs here are too short to be worth it."""
+    from laser_fl import traced
+
+    calls = traced.CALLS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traced, "CALLS", sys.maxsize)
+        yield calls
+
+
+@pytest.fixture
+def traced(_traces, monkeypatch):
+    """Functions are traced as in life."""
+    monkeypatch.setattr("laser_fl.traced.CALLS", _traces)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """`compare` makes its runs one after the other in this process: others take seconds to start."""
+    manager = nullcontext(SimpleNamespace(Queue=Queue))
+    here = vars(multiprocessing) | {"get_context": lambda _: SimpleNamespace(Manager=lambda: manager)}
+    monkeypatch.setattr("simulations.side_by_side.multiprocessing", SimpleNamespace(**here))
+    monkeypatch.setattr("simulations.side_by_side.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,8 @@ def bench(*arguments):
 
 
 @pytest.mark.thorough
+@pytest.mark.benchmark
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     monkeypatch.setenv("LASER_FL_DATA", data_dir)
@@ -126,6 +128,8 @@ def _peak_of_twice_what_was_there(megabytes):
     return peak.megabytes()
 
 
+@pytest.mark.thorough
+@pytest.mark.benchmark
 def test_the_peak_is_what_was_held_at_once_since_then():
     """In a process of its own, as in a benchmark: what the heap of an old one has free hides what is taken."""
     peak = apart(_peak_of_twice_what_was_there, 50)

@@ -16,7 +16,8 @@ from laser_fl.plan import Plan
 from laser_fl.receipts import Receipts
 from laser_fl.wire import read_broadcast, write_broadcast
 from simulations.engines import in_process
-from tests.helpers import SHAPES, VARIANTS, names, scheme, tensors
+from tests.effort import pairs
+from tests.helpers import SHAPES, VARIANTS, scheme, tensors
 from tests.test_faults import REMEMBERING, Books, gradients_of, losses_of
 
 NOISY = [name for name in VARIANTS if not scheme(name).promises.noiseless and not scheme(name).promises.digital]
@@ -80,8 +81,7 @@ class TestOneClientOutOfAllBounds:
         noise = run.column("noise_std")
         assert max(noise[self.ROUND :]) > 20 * max(noise[: self.ROUND])
 
-    @pytest.mark.parametrize("factor", [1e6, 50.0])
-    @pytest.mark.parametrize("name", REMEMBERING)
+    @pytest.mark.parametrize(("name", "factor"), pairs(REMEMBERING, [1e6, 50.0]))
     def test_remembers_what_it_did_not_send(self, name, factor):
         run = Run(name, {self.ROUND: factor}, **{"norm-cap": 4})
         for t in range(self.ROUND, self.ROUND + 8):
@@ -176,6 +176,7 @@ class TestCaps:
             parse({"norm-cap": 0.5})
 
     @pytest.mark.thorough
+    @pytest.mark.product
     @pytest.mark.parametrize("partition", ["iid", "shards"])
     @pytest.mark.parametrize(
         "name", ["laser", "laser two-phase", "laser one-shot", "random-k", "z-sgd", "a-dsgd", "d-dsgd"]
@@ -192,8 +193,7 @@ class TestCaps:
 
 
 class TestAGradientThatIsNotFinite:
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    @pytest.mark.parametrize("name", names(VARIANTS))
+    @pytest.mark.parametrize(("name", "value"), pairs(VARIANTS, [math.nan, math.inf, -math.inf]))
     def test_costs_its_client_the_round_and_nothing_else(self, name, value):
         """It is as if the client had had no gradient: it is back in the next round, with what it remembered before."""
         run = Run(name, {4: value}, rounds=8).go()

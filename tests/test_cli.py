@@ -101,7 +101,7 @@ def test_a_run_that_fails_has_status_1(tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
+def test_compare_prints_a_table_and_draws_a_picture(tmp_path, in_this_process):
     result = call("compare", *SHORT, "--quiet", "--out", tmp_path / "all")
     assert result.exit_code == 0
     for name in SCHEMES:
@@ -111,6 +111,14 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert list(frame["strategy"]) == list(SCHEMES)
     with Image.open(tmp_path / "all" / "accuracy.png") as picture:
         assert picture.size == (1200, 675)
+
+
+@pytest.mark.thorough
+@pytest.mark.process
+def test_compare_makes_its_runs_in_processes_of_their_own(tmp_path):
+    result = call("compare", *SHORT, "--quiet", "--strategies", "sgd,laser", "--out", tmp_path / "both")
+    assert result.exit_code == 0
+    assert pd.read_csv(tmp_path / "both" / "comparison.csv").strategy.tolist() == ["sgd", "laser"]
 
 
 def test_compare_checks_everything_before_it_trains(tmp_path):
@@ -134,7 +142,7 @@ def test_compare_refuses_what_only_the_data_tell_before_any_run(tmp_path):
     assert not (tmp_path / "all").exists()
 
 
-def test_compare_says_who_was_silent_and_who_needed_no_power(tmp_path):
+def test_compare_says_who_was_silent_and_who_needed_no_power(tmp_path, in_this_process):
     result = call("compare", *SHORT, "--quiet", "--strategies", "sgd,d-dsgd,laser", "--out", tmp_path / "three")
     assert "silent" in result.output
     assert result.output.count("no noise") == 1
@@ -154,6 +162,8 @@ def test_compare_wants_each_strategy_once(names):
     assert call("compare", "--strategies", names).exit_code == 2
 
 
+@pytest.mark.thorough
+@pytest.mark.killed
 def test_a_process_that_dies_leaves_the_other_runs_their_results(tmp_path, monkeypatch):
     """As when the system runs out of memory and kills one; the next run gets another."""
     monkeypatch.setattr("simulations.side_by_side._run", dying)
@@ -249,7 +259,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path):
+def test_compare_goes_on_when_a_strategy_fails_and_says_so(tmp_path, in_this_process):
     result = call(
         "compare",
         *SHORT,
@@ -291,6 +301,8 @@ def test_help_and_list_import_nothing_heavy(arguments):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.thorough
+@pytest.mark.process
 def test_the_in_process_engine_runs_where_flower_and_ray_are_not_installed(tmp_path):
     code = (
         "import sys\n"

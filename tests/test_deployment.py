@@ -37,6 +37,7 @@ def home():
 
 
 @pytest.mark.thorough
+@pytest.mark.deployment
 @pytest.mark.long
 def test_ten_rounds_on_four_supernodes_give_the_in_process_run_bit_for_bit_and_keep_their_secrets(tmp_path, home):
     config = parse(SHORT | {"rounds": 10, "evaluate-every": 5})
@@ -78,6 +79,7 @@ def files_of(folder):
 
 
 @pytest.mark.thorough
+@pytest.mark.deployment
 def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_path, home):
     config = parse(SHORT | {"rounds": 1, "reply-timeout": 5.0, "min-available-nodes": 2})
     with Deployment(2, home) as deployment:
@@ -92,6 +94,7 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
 
 
 @pytest.mark.thorough
+@pytest.mark.deployment
 @pytest.mark.parametrize("ending", [None, signal.SIGTERM, signal.SIGINT], ids=["to its end", "SIGTERM", "Ctrl-C"])
 def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
@@ -171,6 +174,7 @@ def shaken_hands(files, host, trusted=None):
 
 
 @pytest.mark.thorough
+@pytest.mark.deployment
 @pytest.mark.long
 def test_a_run_goes_on_without_a_supernode_that_is_killed_and_with_it_when_it_is_back(tmp_path, home):
     """One of four, after round 3, and again after round 6; about 5 minutes, one of them until its death is noticed."""

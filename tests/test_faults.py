@@ -18,6 +18,7 @@ from laser_fl.plan import Plan
 from laser_fl.receipts import KINDS, Receipts
 from laser_fl.schemes.kept import Everything, FactorAndColumns, Picked, Product, Sparse, Whole
 from simulations.progress import Reporter
+from tests.effort import THOROUGH, pairs
 from tests.faults import SPOILERS, faulty_run, single, spoil
 from tests.helpers import SHAPES, VARIANTS, context, exact, names, scheme, tensors
 
@@ -122,9 +123,8 @@ SITUATIONS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("situation", names(SITUATIONS))
-@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize(("name", "situation"), pairs(REMEMBERING, SITUATIONS))
+@pytest.mark.parametrize("seed", range(2 if THOROUGH else 1))
 def test_what_was_taken_and_what_is_remembered_is_all_there_was(name, situation, seed):
     """Whatever subset of replies the server takes, and whoever misses a broadcast: Σ taken + memory = Σ gradients."""
     chance, clients = random.Random(seed), 6

@@ -53,7 +53,7 @@ class TestEveryFigure:
             assert set(tables["scores"]["mean"]) <= {0.5 if texts.any() else 50, 50 if (~texts).any() else 0.5}
         assert all(len(table) for table in tables.values())
         picture = figure.draw(results)
-        picture.savefig(tmp_path / "picture.png")
+        picture.draw_without_rendering()
         for axes in picture.axes:
             assert axes.get_xlabel()
             assert all(math.isfinite(y) for line in axes.lines for y in line.get_ydata() if not isinstance(y, str))
@@ -88,10 +88,8 @@ TOY = Figure(
 )
 
 
-def test_one_command_runs_and_draws(tmp_path, monkeypatch):
-    monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_figures:TOY", "two runs")}))
-    where = ("--out", tmp_path / "toy", "--runs", tmp_path / "runs")
-    result = call("reproduce", "toy", "-c", "rounds=6", "--quiet", *where)
+def test_one_command_runs_and_draws(toy, tmp_path):
+    result = toy("-c", "rounds=6")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "toy" / "toy.png").is_file()
     assert (tmp_path / "toy" / "toy.pdf").is_file()
@@ -200,6 +198,7 @@ def test_an_unknown_figure_is_refused():
     assert (result.exit_code, result.stderr) == (2, f"figure: must be one of {', '.join(FIGURES)}, got 'figure99'\n")
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("over", ["channel-uses", "energy", "latency"])
 def test_compare_draws_over_what_was_spent(tmp_path, over):
     overrides = [word for key, value in TINY.items() for word in ("-c", f"{key}={value}")]

@@ -32,12 +32,12 @@ from laser_fl.wire import (
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app
+from tests.effort import pairs
 from tests.grids import SHORT, FakeGrid, run_config, run_on_grid
 from tests.helpers import VARIANTS, assert_alike, names, tensors
 
 
-@pytest.mark.parametrize("variant", names(VARIANTS))
-@pytest.mark.parametrize("nodes", [1, 2, 5])
+@pytest.mark.parametrize(("variant", "nodes"), pairs(VARIANTS, [2, 5, 1]))
 def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, variant, nodes):
     """Clients one by one, the same number of threads."""
     options = VARIANTS[variant] | {"client_batching": "loop"}
@@ -57,27 +57,35 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
     assert_alike(a, b)
 
 
-@pytest.mark.thorough
-def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
+def run_on_flower_and_here(tmp_path, batching):
     """``flwr run`` on Ray, on a SuperLink of its own, with the app's default configuration but for its length."""
-    options = {"rounds": 12, "evaluate-every": 6}
-    for name, batching in (("one by one", "loop"), ("batched", "vmap")):
-        config = parse(options | {"client-batching": batching})
-        lines = []
-        summary = flower.run(config, tmp_path / name / "flower", nodes=2, show=lines.append)
-        in_process.run(config, tmp_path / name / "direct")
-        assert summary["status"] == "completed"
-        assert any("round 12/12" in line for line in lines)
-        a, b = (load_file(tmp_path / name / engine / "weights.safetensors") for engine in ("flower", "direct"))
-        assert_alike(a, b)
-        ledgers = [pd.read_csv(tmp_path / name / engine / "ledger.csv") for engine in ("flower", "direct")]
-        pd.testing.assert_frame_equal(*ledgers, rtol=1e-5)
+    config = parse({"rounds": 6, "evaluate-every": 3, "client-batching": batching})
+    lines = []
+    summary = flower.run(config, tmp_path / "flower", nodes=2, show=lines.append)
+    in_process.run(config, tmp_path / "direct")
+    assert summary["status"] == "completed"
+    assert any("round 6/6" in line for line in lines)
+
+
+def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
+    """The one test by default in which Flower and Ray start; clients one by one."""
+    run_on_flower_and_here(tmp_path, "loop")
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
-        folder = tmp_path / "one by one"
-        assert (folder / "flower" / file).read_bytes() == (folder / "direct" / file).read_bytes()
+        assert (tmp_path / "flower" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
 
 
 @pytest.mark.thorough
+@pytest.mark.simulation
+def test_the_real_runtime_gives_the_in_process_run_up_to_rounding_where_clients_are_batched(tmp_path, traced):
+    run_on_flower_and_here(tmp_path, "vmap")
+    a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("flower", "direct"))
+    assert_alike(a, b)
+    ledgers = [pd.read_csv(tmp_path / engine / "ledger.csv") for engine in ("flower", "direct")]
+    pd.testing.assert_frame_equal(*ledgers, rtol=1e-5)
+
+
+@pytest.mark.thorough
+@pytest.mark.simulation
 def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
     with pytest.raises(TrainingError, match=r"round 2: client 0: the gradient of block .* is not finite"):
         flower.run(
@@ -87,6 +95,7 @@ def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_pat
 
 
 @pytest.mark.thorough
+@pytest.mark.killed
 def test_a_killed_actor_costs_its_nodes_nothing_or_a_round(tmp_path):
     """One of Ray's two; Flower leaves it in its pool, so that it fails from then on, and others answer instead."""
     killed = []
@@ -203,12 +212,12 @@ class TestInSomebodyElsesApp:
             seen.append(server_round)
             return MetricRecord({"distance": float((read_tensors(arrays)["w"] - 1).norm())})
 
-        result = strategy.start(grid=grid, initial_arrays=write_tensors(initial), num_rounds=60, evaluate_fn=evaluate)
-        assert seen == list(range(61))
+        result = strategy.start(grid=grid, initial_arrays=write_tensors(initial), num_rounds=30, evaluate_fn=evaluate)
+        assert seen == list(range(31))
         assert (
-            result.evaluate_metrics_serverapp[60]["distance"] < 0.1 * result.evaluate_metrics_serverapp[0]["distance"]
+            result.evaluate_metrics_serverapp[30]["distance"] < 0.1 * result.evaluate_metrics_serverapp[0]["distance"]
         )
-        assert set(result.train_metrics_clientapp) == set(range(1, 61))
+        assert set(result.train_metrics_clientapp) == set(range(1, 31))
         assert torch.equal(read_tensors(result.arrays)["w"], strategy.weights()["w"])
         assert strategy.training.config.clients == 3  # one client per node where nothing else is said
 

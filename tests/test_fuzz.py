@@ -50,9 +50,10 @@ from laser_fl.wire.broadcasts import read_state
 from simulations import presets, sweep
 from simulations.cli.common import key_values, refuse_keys
 from strategies import OverTheAir
+from tests.effort import cases
 from tests.helpers import VARIANTS, tensors
 
-EXAMPLES = 2000  # of each parser; where others read with it, too, of all together
+pytestmark = pytest.mark.fuzz
 WIRE = (WireError, NotHereError)
 LONGEST = 2000  # characters of a line, which may list all keys
 MEMORY = 400 << 10  # KiB that all tests together may add to what this process needs at most
@@ -112,7 +113,7 @@ class TestTheRunConfig:
     )  # fmt: skip
 
     @given(st.dictionaries(KEY, VALUE, max_size=5))
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=cases(2000))
     @example({"batch_size": 3, "batch-size": 4})
     @example({"out-dir": "~nobody/x", "data-dir": "a\0b"})
     @example({"out-dir": "0" * 300, "data-dir": "a/" * 3000})
@@ -124,7 +125,7 @@ class TestTheRunConfig:
                 Path(config.to_flat()[key]).expanduser().exists()
 
     @given(st.lists(st.text(st.characters(), max_size=20) | st.sampled_from([f"{key}=1" for key in KEYS]), max_size=4))
-    @settings(max_examples=EXAMPLES // 4)
+    @settings(max_examples=cases(500))
     @example(["power" * 10**5])
     @example(["power=\udcff"])
     @example(["model=a\nb"])
@@ -136,7 +137,7 @@ class TestTheRunConfig:
         refused(ConfigError, refuse_keys, given_values, "model")
 
     @given(st.text(st.characters(), max_size=3) | st.sampled_from(["../mnist", "", "\0", "x" * 9999]))
-    @settings(max_examples=EXAMPLES // 20)
+    @settings(max_examples=cases(100))
     def test_has_no_presets_but_its_own(self, name):
         with pytest.raises(ConfigError) as refusal:
             presets.load(name)
@@ -146,7 +147,7 @@ class TestTheRunConfig:
     TOML = st.sampled_from(["1", "[1]", "[]", "{}", "'a'", "nan", "[[1]]", "1979-05-27", '"""\n"""', "[" * 3000, "\0"])
 
     @given(st.lists(PART | TOML | st.sampled_from(["\n", " = "]), max_size=9).map("".join) | st.binary(max_size=30))
-    @settings(max_examples=EXAMPLES // 4)
+    @settings(max_examples=cases(500))
     @example("fixed = 1")
     @example("grid = 1")
     @example("preset = []")
@@ -396,14 +397,14 @@ SCENE, PLACE = st.sampled_from(list(SCENES)), st.integers(0, 5)
 
 class TestTheWire:
     @given(SCENE, PLACE, CUTS)
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_a_broadcast_is_read_or_refused(self, paths, name, place, cuts):
         records = cut(pick(scene(name)[0], place)[0], cuts, paths)
         for read in (read_broadcast, clients_of, begins, board_of, read_state):
             refused(WIRE, read, records)
 
     @given(SCENE, PLACE, CUTS)
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_a_reply_is_read_or_refused(self, paths, name, place, cuts):
         _, said, _, board = scene(name)
         records = cut(pick([one for two in said for one in two], place), cuts, paths)
@@ -412,7 +413,7 @@ class TestTheWire:
         refused(WIRE, hosted_by, records)
 
     @given(st.integers(0, 999), CUTS)
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_tensors_are_read_or_refused(self, paths, place, cuts):
         plain = {"a": torch.arange(6.0).view(2, 3), "b": torch.arange(3), "c": torch.zeros(2, 0).double()}
         slot = ConfigRecord({"slot": Slot.fitting(Path(pick(paths, place)), plain).text})
@@ -433,7 +434,7 @@ class TestTheWire:
         assert not Path(PAYLOAD).exists()
 
     @given(SCENE, st.integers(2, 5), CUTS, CUTS, st.booleans())
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_what_was_put_away_is_taken_or_refused(self, paths, name, place, cuts, more, sent):
         content, state, node = pick(scene(name)[0], place)
         broadcast, clients = read_broadcast(content), range(2 * node, 2 * node + 2)
@@ -443,7 +444,7 @@ class TestTheWire:
         refused(WIRE, side_of, state)
 
     @given(st.sampled_from([name for name in SCENES if "board" in name]), st.integers(2, 5), CUTS)
-    @settings(max_examples=EXAMPLES // 4)
+    @settings(max_examples=cases(500))
     def test_a_node_is_given_what_it_asks_for_or_nothing(self, paths, name, place, cuts):
         told, _, _, board = scene(name)
         asked = ask_for_everything(pick(told, place)[1], elsewhere=True)
@@ -464,7 +465,7 @@ class TestANode:
         assert asks_for_everything(answered)
 
     @given(SCENE, PLACE, CUTS, st.booleans())
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_answers_or_says_what_is_wrong(self, paths, name, place, cuts, sent):
         content, state, node = pick(scene(name, written=SCENES[name][1])[0], place)
         if sent:  # what it held comes with the broadcast
@@ -478,7 +479,7 @@ class TestAServer:
     pytestmark = pytest.mark.filterwarnings("ignore:Seems like")  # PyTorch does not know a copy of a schedule
 
     @given(SCENE, st.integers(0, 2), st.integers(0, 1), CUTS)
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     @example("d-dsgd", 0, 0, [(2, 0, 6, 6, 24)])  # a value more, and the message is longer than its link
     def test_leaves_out_a_node_that_makes_no_sense_and_goes_on(self, paths, name, place, bad, cuts):
         _, said, servers, board = scene(name)
@@ -502,7 +503,7 @@ class TestAServer:
     LISTS = st.just((0, 1)) | st.lists(NUMBERS, max_size=5).map(tuple)
 
     @given(SCENE, st.integers(0, 2), st.lists(st.tuples(st.integers(0, 99), CHANGES), max_size=3), LISTS, NUMBERS)
-    @settings(max_examples=EXAMPLES // 2)
+    @settings(max_examples=cases(1000))
     def test_takes_no_uplink_that_could_do_harm(self, name, place, changes, clients, exchange):
         servers = scene(name)[2]
         (other, sound), taken = usual(name, place)

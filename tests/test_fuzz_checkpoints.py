@@ -16,8 +16,10 @@ from laser_fl.host import Host
 from laser_fl.pipeline import send
 from laser_fl.plan import Plan
 from laser_fl.training import Training
+from tests.effort import cases
 from tests.helpers import silent_losses, tensors
 
+pytestmark = pytest.mark.fuzz
 SMALL = {"w": (6, 5), "b": (3,)}
 CONFIG = parse({"clients": 2, "rank": 1, "momentum": 0.9})
 NUMBERS = st.recursive(
@@ -53,7 +55,7 @@ def refused(kind, read, *args):
 
 
 @given(st.data())
-@settings(max_examples=1500)
+@settings(max_examples=cases(1500))
 def test_bytes_are_a_checkpoint_or_refused_by_name(file, data):
     path, content, *_ = file
     other = bytearray(content)
@@ -73,7 +75,7 @@ def test_bytes_are_a_checkpoint_or_refused_by_name(file, data):
 
 
 @given(st.dictionaries(st.sampled_from(["format", "version", "numbers", "checksum", "x"]), st.text(max_size=30)))
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 def test_files_of_other_programs_are_refused_by_name(tmp_path_factory, metadata):
     path = tmp_path_factory.getbasetemp() / "foreign.safetensors"
     save_file({"w": torch.ones(2).numpy()}, path, {"format": FORMAT, "version": VERSION, "numbers": "{}"} | metadata)
@@ -98,7 +100,7 @@ def changed(data, numbers, named):
 
 
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=cases(500))
 def test_a_server_goes_on_from_its_own_state_or_refuses_it(file, data):
     numbers, named = changed(data, *file[2])
     training = Training(CONFIG, tensors(SMALL, clients=None, dtype=torch.float32), Plan(4))
@@ -106,7 +108,7 @@ def test_a_server_goes_on_from_its_own_state_or_refuses_it(file, data):
 
 
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=cases(500))
 def test_clients_hold_what_was_put_away_or_refuse_it(file, data):
     numbers, named = changed(data, *file[3])
     refused(CheckpointError, from_checkpoint, numbers, named)

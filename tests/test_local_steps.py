@@ -164,6 +164,7 @@ def test_nothing_that_was_broadcast_changes(digits):
     assert all(torch.equal(network.weights[name], before[name]) for name in before)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("model", ["linear", "mlp"])
 def test_the_server_takes_the_mean_of_the_clients_models(digits, model, batching):
@@ -182,6 +183,7 @@ def test_the_server_takes_the_mean_of_the_clients_models(digits, model, batching
             torch.testing.assert_close(weight, twin.state_dict()[name])
 
 
+@pytest.mark.usefixtures("traced")
 def test_clients_that_hear_the_model_under_noise_descend_from_what_they_heard(digits):
     """One by one or all at once, whose weights lie otherwise in memory before the first step than after it."""
     ends = []

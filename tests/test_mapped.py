@@ -36,6 +36,8 @@ def test_no_tensors_are_a_file_too(board):
     assert Slot.parse(board.show("none", {}).text).map() == {}
 
 
+@pytest.mark.thorough
+@pytest.mark.process
 def test_another_process_sees_what_is_written_here_and_is_seen(board):
     slot = board.show("some", TENSORS)
     program = (
@@ -89,6 +91,8 @@ def test_a_file_that_is_too_short_or_of_strange_values_is_left_alone(board):
     assert path.read_bytes() == b"abcdef"
 
 
+@pytest.mark.thorough
+@pytest.mark.killed
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(board):
     program = (
         "import sys, time; from laser_fl.mapped import Board; b = Board.with_room(1000); "

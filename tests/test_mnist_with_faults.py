@@ -18,6 +18,8 @@ RATE = 0.25
 
 
 @pytest.mark.thorough
+@pytest.mark.paper
+@pytest.mark.usefixtures("traced")
 def test_a_quarter_of_all_replies_failing_costs_less_than_a_point_of_accuracy(tmp_path, monkeypatch, data_dir):
     """Expected at the preset's full 50 epochs: 92.1 % without faults, 91.5 % with."""
     config = parse(

@@ -25,6 +25,7 @@ from laser_fl.training import Training
 from simulations.engines import in_process
 from simulations.progress import Reporter
 from tests import oracle
+from tests.effort import pairs
 from tests.grids import run_on_grid
 from tests.helpers import SHAPES, VARIANTS, answer, context, names, scheme, silent_losses, tensors
 from tests.test_oracle import TWINS, as_matrix, columns, exactly_orthonormal, reshaped
@@ -125,8 +126,9 @@ def TRAINED(signal_norms, gradient_norms, sizes):  # noqa: N802  any allocation 
     return torch.full_like(sizes, 1 / len(sizes))
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("sgd", "d-dsgd")])
-@pytest.mark.parametrize("channel", ["fading", "blind"])
+@pytest.mark.parametrize(
+    ("name", "channel"), pairs([name for name in VARIANTS if name not in ("sgd", "d-dsgd")], ["fading", "blind"])
+)
 def test_whole_runs_equal_the_float64_twin(name, channel):
     """Twelve rounds in which clients are absent, drop out and stay silent, memories and warm starts included."""
     options = {
@@ -215,8 +217,9 @@ BLOCKS = blocks_of(tensors(clients=None))
 
 
 class TestARoundInWhichNobodySpoke:
-    @pytest.mark.parametrize("variant", names(VARIANTS))
-    @pytest.mark.parametrize("reason", [{"channel": "fading", "gain-threshold": 1.0}, {"dropout-rate": 0.6}])
+    @pytest.mark.parametrize(
+        ("variant", "reason"), pairs(VARIANTS, [{"channel": "fading", "gain-threshold": 1.0}, {"dropout-rate": 0.6}])
+    )
     def test_leaves_the_server_as_it_was_and_the_ledger_says_so(self, variant, reason):
         values = {"clients": 2, "optimizer": "adamw", "weight-decay": 0.1, "lr-schedule": "cosine", "power": 5e3}
         training = Training(parse(values | VARIANTS[variant] | reason), tensors(clients=None), Plan(30))
@@ -326,8 +329,7 @@ FILES = ("metrics.csv", "ledger.csv", "weights.safetensors")
 
 
 class TestInEveryEngine:
-    @pytest.mark.parametrize("nodes", [2, 5])
-    @pytest.mark.parametrize("situation", names(SITUATIONS))
+    @pytest.mark.parametrize(("situation", "nodes"), pairs(SITUATIONS, [2, 5]))
     def test_the_same_happens_bit_for_bit(self, tmp_path, situation, nodes):
         options = SHORT | SITUATIONS[situation] | {"client-batching": "loop"}
         run_on_grid(parse(options | {"out-dir": str(tmp_path / "grid")}), nodes)

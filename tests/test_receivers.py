@@ -177,7 +177,7 @@ def test_the_noise_of_an_update_is_what_its_scheme_says(name):
         signals, _ = chosen.encode(tensors(), shared, context())
         _, shared = chosen.decode(exact(signals), shared, context())
     signals, _ = chosen.encode(tensors(), shared, ctx)
-    generator, draws, energies = torch.Generator().manual_seed(0), 400, dict.fromkeys(SHAPES, 0.0)
+    generator, draws, energies = torch.Generator().manual_seed(0), 150, dict.fromkeys(SHAPES, 0.0)
     stds = {n: scalar(0.5 + index) for index, n in enumerate(signals)}
     for _ in range(draws):
         noise = {n: stds[n] * torch.randn(s.shape[1:], generator=generator, dtype=s.dtype) for n, s in signals.items()}

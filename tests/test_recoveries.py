@@ -87,6 +87,8 @@ def test_the_cosine_transform_is_scipys_in_another_order(size):
     torch.testing.assert_close(inverse_cosine_transform(cosine_transform(x)), x)
 
 
+@pytest.mark.thorough
+@pytest.mark.paper
 def test_a_block_of_ten_million_values_is_projected_and_heard():
     size, measurements = 10_000_000, 1_000_000
     projection = Projection.drawn(Streams(0), 0, size, measurements)

@@ -14,6 +14,7 @@ from laser_fl.replica import News, OutOfStepError, Replica, State
 from laser_fl.stepping import Stepping
 from laser_fl.training import Training
 from simulations.engines import in_process
+from tests.effort import pairs
 from tests.grids import run_on_grid
 from tests.helpers import BECOMES_LASER, SHAPES, VARIANTS, answer, names, silent_losses, tensors
 
@@ -32,8 +33,7 @@ SITUATIONS = {
 }
 
 
-@pytest.mark.parametrize("situation", names(SITUATIONS))
-@pytest.mark.parametrize("variant", names(VARIANTS))
+@pytest.mark.parametrize(("variant", "situation"), pairs(VARIANTS, SITUATIONS))
 def test_a_run_is_the_run_with_the_model_broadcast(tmp_path, variant, situation):
     compare_downlinks(tmp_path, VARIANTS[variant] | SITUATIONS[situation])
 

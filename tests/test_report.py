@@ -7,7 +7,6 @@ import shutil
 
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
@@ -36,11 +35,12 @@ TOY = Figure(
 
 @pytest.fixture(scope="module")
 def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is an extra: pip install 'laser-fl[dev]'")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         assert not os.environ.get("CI"), "CI has a browser"
         pytest.skip("a browser is needed: install chromium")
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -89,6 +89,17 @@ def cells(page, heading):
     return [row.locator("th, td").all_inner_texts() for row in rows]
 
 
+def test_a_run_has_a_page_and_pictures(tmp_path):
+    in_process.run(parse(TINY), tmp_path / "run")
+    assert call("report", tmp_path / "run").exit_code == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(f"<h3>{chart} over rounds</h3>" in page for chart in ("Score", "Power", "Signal to noise"))
+    assert "best_ema_test_accuracy" in page
+    assert (tmp_path / "run" / "run.pdf").is_file()
+
+
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_the_page_of_a_run_shows_its_numbers(tmp_path, page):
     summary = in_process.run(parse(TINY | {"strategy": "z-sgd"}), tmp_path / "run")
     assert call("report", tmp_path / "run").exit_code == 0
@@ -111,6 +122,8 @@ def test_the_page_of_a_run_shows_its_numbers(tmp_path, page):
     assert (tmp_path / "run" / "run.pdf").is_file()
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_values_are_shown_where_one_points(tmp_path, page):
     in_process.run(parse(TINY), tmp_path / "run")
     call("report", tmp_path / "run")
@@ -131,6 +144,8 @@ def test_values_are_shown_where_one_points(tmp_path, page):
     assert float(shown.removeprefix("laser, averaged weights").split()[0]) == pytest.approx(100 * accuracy, rel=1e-3)
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_the_page_of_a_reproduction_shows_its_verdicts(tmp_path, monkeypatch, page):
     monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_report:TOY", "a toy")}))
     where = ("--out", tmp_path / "toy", "--runs", tmp_path / "runs")
@@ -151,7 +166,9 @@ def test_the_page_of_a_reproduction_shows_its_verdicts(tmp_path, monkeypatch, pa
     assert page.locator("img").evaluate("image => image.naturalWidth") > 100
 
 
-def test_several_folders_make_one_page(tmp_path, page):
+@pytest.mark.thorough
+@pytest.mark.browser
+def test_several_folders_make_one_page(tmp_path, page, in_this_process):
     words = [word for key, value in TINY.items() for word in ("-c", f"{key}={value}")]
     assert call("compare", *words, "--strategies", "sgd,laser", "--quiet", "--out", tmp_path / "both").exit_code == 0
     in_process.run(parse(TINY), tmp_path / "run")
@@ -164,6 +181,8 @@ def test_several_folders_make_one_page(tmp_path, page):
     assert noiseless.evaluate("div => div.data.every(trace => trace.name.startsWith('laser'))")
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_folders_of_one_name_keep_their_own_pictures(tmp_path, page, monkeypatch):
     for name, rounds in (("a", 2), ("b", 4)):
         in_process.run(parse(TINY | {"rounds": rounds}), tmp_path / name / "x")
@@ -176,6 +195,8 @@ def test_folders_of_one_name_keep_their_own_pictures(tmp_path, page, monkeypatch
     assert first != second
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_a_sweep_shows_the_values_that_were_chosen(tmp_path, page):
     text = "\n".join(f"{key} = {value!r}" for key, value in TINY.items()).replace("'", '"')
     grid = "[grid]\nlearning-rate = [0.1, 0.01]\nseed = [0, 1]\npower = [1.0, 10.0]\n[best-of]\nrank = [1, 2]\n"
@@ -194,6 +215,8 @@ def test_a_sweep_shows_the_values_that_were_chosen(tmp_path, page):
     assert len(traces(page, "Power over rounds")) == 2 * chosen.groupby(["learning-rate", "rank", "power"]).ngroups
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_results_without_their_runs_have_a_page(tmp_path, page, monkeypatch):
     monkeypatch.setattr("simulations.reproduction.FIGURES", Table({"toy": Entry("tests.test_report:TOY", "a toy")}))
     call("reproduce", "toy", "--quiet", "--out", tmp_path / "toy", "--runs", tmp_path / "runs")
@@ -206,6 +229,8 @@ def test_results_without_their_runs_have_a_page(tmp_path, page, monkeypatch):
     assert page.locator("td:text-is('batch-size') + td").inner_text() == "8"
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_an_unfinished_run_has_a_page(tmp_path, page):
     in_process.run(parse(TINY), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -239,6 +264,8 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path):
     assert result.stderr.startswith("--out: must be writable")
 
 
+@pytest.mark.thorough
+@pytest.mark.browser
 def test_infinity_and_long_runs_are_drawn(tmp_path, page):
     """Silent rounds have no SNR; of more than a thousand rounds every n-th is drawn."""
     keys = TINY | {"rounds": 1500, "evaluate-every": 1500, "channel": "fading", "gain-threshold": 2.0, "clients": 1}

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -25,8 +26,9 @@ from simulations.cli import app
 from simulations.cli.runs import going_on
 from simulations.engines import flower, in_process
 from strategies.server_app import app as server_app
+from tests.effort import pairs
 from tests.grids import FakeGrid
-from tests.helpers import BECOMES_LASER, VARIANTS, names
+from tests.helpers import BECOMES_LASER, VARIANTS
 
 SHORT = {
     "model": "linear", "clients": 5, "batch-size": 16, "rounds": 14, "evaluate-every": 3, "checkpoint-every": 4,
@@ -84,15 +86,14 @@ def same(one, other):
     return all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
 
 
-@pytest.mark.parametrize("case", names(CASES))
-def test_a_run_that_stopped_gives_the_run_that_did_not(tmp_path, case):
+@pytest.mark.parametrize(("case", "after"), pairs(CASES, [5, 12]))
+def test_a_run_that_stopped_gives_the_run_that_did_not(tmp_path, case, after):
     run(tmp_path / "whole", **CASES[case])
-    for after in (5, 12):
-        stop(tmp_path / str(after), after, **CASES[case])
-        assert not (tmp_path / str(after) / "weights.safetensors").exists()
-        summary = run(tmp_path / str(after), resume=True, **CASES[case])
-        assert (summary["status"], summary["rounds"]) == ("completed", 14)
-        assert same(tmp_path / "whole", tmp_path / str(after))
+    stop(tmp_path / "run", after, **CASES[case])
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    summary = run(tmp_path / "run", resume=True, **CASES[case])
+    assert (summary["status"], summary["rounds"]) == ("completed", 14)
+    assert same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_run_may_stop_again_and_again(tmp_path):
@@ -106,6 +107,7 @@ def test_a_run_may_stop_again_and_again(tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.killed
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
     """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
@@ -128,6 +130,7 @@ def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.killed
 def test_a_killed_flower_run_goes_on_on_another_superlink(tmp_path):
     """Every process is killed, from the command to Ray's actors; about a minute."""
     values = SHORT | {"rounds": 60, "client-batching": "loop", "checkpoint-every": 10}
@@ -160,8 +163,10 @@ class Stopping(FakeGrid):
         return super().send_and_receive(messages, timeout=timeout)
 
 
-@pytest.mark.parametrize("case", ["laser", "laser two-phase", "random-k", "drifting copies", "compressed", "absences"])
-@pytest.mark.parametrize("own_disk", [False, True])
+@pytest.mark.parametrize(
+    ("case", "own_disk"),
+    pairs(["laser", "laser two-phase", "random-k", "drifting copies", "compressed", "absences"], [False, True]),
+)
 def test_nodes_take_up_what_they_held_where_the_server_goes_on(tmp_path, case, own_disk):
     """They are new to Flower, as after a restart; each one's snapshots lie in the run's folder or on its own disk."""
 
@@ -183,18 +188,26 @@ def test_nodes_take_up_what_they_held_where_the_server_goes_on(tmp_path, case, o
     assert bool(list(tmp_path.glob("disk-*/node-*-of-2-*"))) == own_disk
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A whole run and one that stopped after 13 of its 14 rounds."""
+    path = tmp_path_factory.mktemp("made")
+    run(path / "whole")
+    stop(path / "run", 13)
+    return path
+
+
 class TestDamage:
     """The newest checkpoint that is whole serves."""
 
-    def stopped(self, tmp_path):
-        run(tmp_path / "whole")
-        stop(tmp_path / "run", 13)
+    @pytest.fixture
+    def folder(self, made, tmp_path):
+        shutil.copytree(made, tmp_path, dirs_exist_ok=True)
         return tmp_path / "run" / "checkpoints"
 
     @pytest.mark.parametrize("kind", ["server", "node-0-of-1"])
     @pytest.mark.parametrize("how", ["truncated", "flipped", "foreign", "empty", "gone"])
-    def test_a_damaged_file_makes_the_one_before_it_serve(self, tmp_path, kind, how):
-        folder = self.stopped(tmp_path)
+    def test_a_damaged_file_makes_the_one_before_it_serve(self, tmp_path, folder, kind, how):
         file = max(folder.glob(f"{kind}-*"))
         content = file.read_bytes()
         if how == "gone":
@@ -208,8 +221,7 @@ class TestDamage:
         run(tmp_path / "run", resume=True)
         assert same(tmp_path / "whole", tmp_path / "run")
 
-    def test_where_none_is_left_each_is_named_and_nothing_is_touched(self, tmp_path):
-        folder = self.stopped(tmp_path)
+    def test_where_none_is_left_each_is_named_and_nothing_is_touched(self, tmp_path, folder):
         for file in folder.glob("server-*"):
             file.write_bytes(file.read_bytes()[:-1])
         ledger = (tmp_path / "run" / "ledger.csv").read_bytes()
@@ -224,8 +236,8 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"a\.safetensors: must be a .* of version 1, got .* of 2"):
             load(tmp_path / "a.safetensors")
 
+    @pytest.mark.usefixtures("folder")
     def test_a_table_that_lost_rows_is_named(self, tmp_path):
-        self.stopped(tmp_path)
         (tmp_path / "run" / "ledger.csv").write_text("round\n")
         with pytest.raises(CheckpointError, match=r"ledger\.csv: must have at least the checkpoint's 12 rows, got 0"):
             run(tmp_path / "run", resume=True)
@@ -243,8 +255,7 @@ def test_the_last_two_are_kept_and_come_back_in_their_order(tmp_path):
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == t.dtype for name, t in tensors.items())
 
 
-@pytest.mark.parametrize("strategy", ["laser", "z-sgd"])
-@pytest.mark.parametrize("at", [0, 7])
+@pytest.mark.parametrize(("strategy", "at"), pairs(["laser", "z-sgd"], [7, 0]))
 def test_a_run_that_is_stuck_stops_with_a_checkpoint_and_goes_on_when_its_clients_are_back(
     tmp_path, monkeypatch, strategy, at
 ):
@@ -268,9 +279,8 @@ class TestTheCommand:
     def invoke(self, *arguments):
         return CliRunner().invoke(app, ["run", "--quiet", *arguments])
 
-    def test_goes_on_with_the_runs_own_settings(self, tmp_path):
-        run(tmp_path / "whole")
-        stop(tmp_path / "run", 10)
+    def test_goes_on_with_the_runs_own_settings(self, tmp_path, made):
+        shutil.copytree(made, tmp_path, dirs_exist_ok=True)
         done = self.invoke("--resume", str(tmp_path / "run"))
         assert done.exit_code == 0, done.output
         assert same(tmp_path / "whole", tmp_path / "run")
@@ -290,9 +300,9 @@ class TestTheCommand:
             (["-c", "resume=run", "-c", "rank=3"], "model: must be linear as in the run that goes on, got mlp"),
         ],
     )
-    def test_refuses_what_is_not_that_run(self, tmp_path, monkeypatch, arguments, line):
+    def test_refuses_what_is_not_that_run(self, tmp_path, made, monkeypatch, arguments, line):
         monkeypatch.chdir(tmp_path)
-        stop(tmp_path / "run", 10)
+        shutil.copytree(made, tmp_path, dirs_exist_ok=True)
         refused = self.invoke(*arguments)
         assert (refused.exit_code, refused.stderr.strip()) == (2, line)
 

@@ -272,6 +272,9 @@ def test_power_levels_go_by_epochs_where_a_run_counts_them(tmp_path):
     assert levels == pytest.approx([1, 1, 3, 3, 5, 5])
 
 
+@pytest.mark.thorough
+@pytest.mark.paper
+@pytest.mark.usefixtures("traced")
 def test_the_papers_mnist_run_comes_out(tmp_path, data_dir):
     """Table 13, LASER at P = 10: 92.3; a single seed spreads by a few tenths of a point."""
     from simulations import presets

@@ -203,20 +203,21 @@ class TestEverySchemeWithErrorFeedback:
         for n in SHAPES:
             torch.testing.assert_close(update[n], kept[n][0])
 
-    @pytest.mark.parametrize("name", [name for name in REMEMBERING if name in LINEAR])
-    def test_without_noise_error_feedback_delivers_everything_in_the_end(self, name, round):
-        """One gradient, then silence: the sum of the updates approaches it."""
-        chosen = scheme(name, rank=1, compression_factor=0.3)
-        shared, gradients, memory = shared_of(chosen, round=round), tensors(), {}
-        silence = {n: torch.zeros_like(g) for n, g in gradients.items()}
-        total = {n: torch.zeros(shape, dtype=torch.float64) for n, shape in SHAPES.items()}
-        for t in range(round, 300):
-            sent = gradients if t == round else silence
-            receptions, _, _, memory = walk_round(chosen, shared, memory, sent, t, power=math.inf)
-            shared = receptions[-1].shared
-            total = {n: total[n] + u for n, u in receptions[-1].update.items()}
-        for n in SHAPES:
-            torch.testing.assert_close(total[n], gradients[n].mean(dim=0), rtol=0, atol=1e-6)
+
+@pytest.mark.parametrize("name", [name for name in REMEMBERING if name in LINEAR])
+def test_without_noise_error_feedback_delivers_everything_in_the_end(name):
+    """One gradient, then silence: the sum of the updates approaches it."""
+    chosen = scheme(name, rank=1, compression_factor=0.3)
+    shared, gradients, memory = shared_of(chosen), tensors(), {}
+    silence = {n: torch.zeros_like(g) for n, g in gradients.items()}
+    total = {n: torch.zeros(shape, dtype=torch.float64) for n, shape in SHAPES.items()}
+    for t in range(120):
+        sent = gradients if t == 0 else silence
+        receptions, _, _, memory = walk_round(chosen, shared, memory, sent, t, power=math.inf)
+        shared = receptions[-1].shared
+        total = {n: total[n] + u for n, u in receptions[-1].update.items()}
+    for n in SHAPES:
+        torch.testing.assert_close(total[n], gradients[n].mean(dim=0), rtol=0, atol=1e-6)
 
 
 class TestLaser:
@@ -245,7 +246,7 @@ class TestLaser:
         gradients = {n: (10.0**i) * left[n] @ right[n] for i, n in enumerate(shapes)}
         if exchange == "one-shot":  # its product of means is the mean of products for one client
             gradients = {n: g[:1] for n, g in gradients.items()}
-        chosen = scheme(f"laser {exchange}", rank=rank)
+        chosen = scheme("laser", factor_exchange=exchange, rank=rank)
         shared = shared_of(chosen, shapes)
         for t in range(4):
             receptions, *_ = walk_round(chosen, shared, {}, gradients, t, power=math.inf, shapes=shapes)
@@ -260,7 +261,7 @@ class TestLaser:
         gradient = {"w": torch.zeros(1, 30, 40, dtype=torch.float64)}
         later = {"w": torch.zeros(1, 30, 40, dtype=torch.float64)}
         later["w"][:, 10:, 10:] = 1.0
-        chosen = scheme(f"laser {exchange}", rank=2)
+        chosen = scheme("laser", factor_exchange=exchange, rank=2)
         shared, memory = shared_of(chosen, shapes), {}
         for t in range(6):
             sent = gradient if t == 0 else later
@@ -307,7 +308,7 @@ class TestDraws:
 
     def test_a_sketch_is_right_on_average(self):
         """E[decode(encode(g))] = g: what shares a bucket cancels over rounds."""
-        gradients, rounds = tensors(clients=1), 2000
+        gradients, rounds = tensors(clients=1), 400
         chosen, total = scheme("sketch", compression_factor=0.5), dict.fromkeys(SHAPES, 0.0)
         for t in range(rounds):
             ctx = context(round=t)
@@ -330,7 +331,7 @@ class TestDraws:
         assert abs(torch.corrcoef(torch.stack(noises))[0, 1]) < 4 / 2000**0.5
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("a-dsgd", "a-dsgd lmmse")])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "a-dsgd"])
 def test_the_gradients_unit_does_not_matter(name):
     """Everything in another unit: the same update in that unit, noise included (Signum: the same signs).
 

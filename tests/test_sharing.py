@@ -9,6 +9,7 @@ from clients.node import reply
 from laser_fl.wire import board_of
 from simulations.engines import in_process
 from strategies.server_app import app as server_app
+from tests.effort import pairs
 from tests.grids import FakeGrid, ForgetfulGrid, ScatteredGrid, WeighingGrid, run_config
 from tests.helpers import names
 
@@ -36,8 +37,9 @@ class TestWhatIsLarge:
         pd.testing.assert_frame_equal(*(ledger.drop(columns="downlink_floats") for ledger in ledgers))
         return ledgers[0].downlink_floats - ledgers[1].downlink_floats
 
-    @pytest.mark.parametrize("case", names(SHARED))
-    @pytest.mark.parametrize("far", [lambda t: [101], lambda t: [100 + t % 3], lambda t: range(100, 103)])
+    @pytest.mark.parametrize(
+        ("case", "far"), pairs(SHARED, [lambda t: [101], lambda t: [100 + t % 3], lambda t: range(100, 103)])
+    )
     def test_nodes_on_other_hosts_give_the_same_run(self, tmp_path, monkeypatch, case, far):
         """From the start, or in turn, as in a pool of actors on several hosts."""
         more = self.same_as_in_process(tmp_path, SHARED[case], lambda flat: ScatteredGrid(3, flat, monkeypatch, far))

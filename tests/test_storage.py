@@ -45,6 +45,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.killed
 def test_a_disk_that_takes_no_more_stops_a_run_in_one_line(tmp_path):
     """A limit on the size of files stands for it: tables fit, a checkpoint does not."""
     program = (

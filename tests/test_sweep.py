@@ -77,6 +77,14 @@ def test_a_file_that_is_not_there_and_wrong_values_are_refused(tmp_path):
         runs_of([Grid(TINY, {"rank": [2, 0]})], tmp_path)
 
 
+@pytest.fixture(params=["here", pytest.param("on Ray", marks=[pytest.mark.thorough, pytest.mark.simulation])])
+def _swept(request, monkeypatch):
+    """Where the runs of a sweep are carried out."""
+    if request.param == "here":
+        monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
+
+
+@pytest.mark.usefixtures("_swept")
 def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path):
     file, root = tmp_path / "s.toml", tmp_path / "out"
     file.write_text(FILE)
@@ -101,6 +109,7 @@ def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path):
     assert "0 of 8 to do" in call("sweep", file, "--out", root, "--dry-run").output
 
 
+@pytest.mark.usefixtures("_swept")
 def test_a_run_that_fails_is_reported_and_leaves_the_others_alone(tmp_path):
     file = tmp_path / "s.toml"
     file.write_text(

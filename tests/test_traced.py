@@ -1,9 +1,17 @@
 """A traced function is the function, without its Python."""
 
+import sys
+
 import pytest
 import torch
 
+from laser_fl import traced
+from laser_fl.config import parse
+from laser_fl.setup import prepare
 from laser_fl.traced import CALLS, KEPT, Traced
+from simulations.engines.in_process import InProcess
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 class Counted:
@@ -49,3 +57,27 @@ def test_what_lies_otherwise_in_memory_is_another_trace():
         traced(weights, torch.ones(2, 3))
     inputs = torch.arange(6.0).view(3, 2).mT
     assert torch.equal(traced(weights, inputs), 2 * inputs.flatten())
+
+
+RUNS = {
+    "one shape": {"model": "linear"},
+    "a short last batch": {"model": "mlp", "accumulation-steps": 2, "batch-size": 400},
+    "clients that come and go": {"model": "linear", "fraction": 0.5, "dropout-rate": 0.3},
+    "weights of their own": {"model": "linear", "downlink-power": 1e6},
+    "several steps": {"model": "linear", "local-steps": 2},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_the_run_without_traces_bit_for_bit(run, monkeypatch):
+    weights, made = [], []
+    make = traced.make_fx
+    monkeypatch.setattr(traced, "make_fx", lambda function: made.append(function) or make(function))
+    for calls in (CALLS, sys.maxsize):
+        monkeypatch.setattr(traced, "CALLS", calls)
+        engine = InProcess(prepare(parse({"clients": 4, "rounds": 8, "client-batching": "vmap"} | RUNS[run])))
+        while not engine.training.finished:
+            engine.advance()
+        weights.append(engine.training.server.weights)
+    assert made
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

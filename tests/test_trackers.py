@@ -51,6 +51,8 @@ def test_a_tracker_changes_no_result(tmp_path):
         assert (tmp_path / "none" / name).read_bytes() == (tmp_path / "tensorboard" / name).read_bytes()
 
 
+@pytest.mark.thorough
+@pytest.mark.process
 def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="Weights & Biases is an extra: pip install 'laser-fl[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
