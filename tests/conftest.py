@@ -1,12 +1,7 @@
 """Settings of all tests. The package must not be imported here, before the type-checking hook."""
 
-import multiprocessing
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from queue import Queue
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -56,10 +51,26 @@ def traced(_traces, monkeypatch):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """`compare` makes its runs one after the other in this process: others take seconds to start."""
-    manager = nullcontext(SimpleNamespace(Queue=Queue))
-    here = vars(multiprocessing) | {"get_context": lambda _: SimpleNamespace(Manager=lambda: manager)}
-    monkeypatch.setattr("simulations.side_by_side.multiprocessing", SimpleNamespace(**here))
-    monkeypatch.setattr("simulations.side_by_side.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    from simulations import side_by_side
+
+    class Here:
+        label = ""
+
+        def begin(self, label, config):
+            self.label, self.said = label, []
+            self.said.append(side_by_side._carry_out(side_by_side._run, label, config, self.said.append))
+
+        def close(self):
+            pass
+
+    def listen(lanes):
+        said = [(lane.label, word) for lane in lanes if lane.label for word in lane.said]
+        for lane in lanes:
+            lane.label = ""
+        return said
+
+    monkeypatch.setattr(side_by_side, "Lane", Here)
+    monkeypatch.setattr(side_by_side, "listen", listen)
 
 
 @pytest.fixture(scope="session")

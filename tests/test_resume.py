@@ -328,7 +328,7 @@ class TestLonger:
         config = lengthened(about(path).config, length)
         return in_process.run(config, path, observers)
 
-    @pytest.mark.parametrize("case", names(LONGER))
+    @pytest.mark.parametrize("case", list(LONGER))
     def test_it_is_the_run_that_was_longer_from_the_start(self, tmp_path, case):
         options = LONGER[case]
         before, after = ({"epochs": 2}, {"epochs": 4}) if "epochs" in options else ({"rounds": 7}, {"rounds": 14})
