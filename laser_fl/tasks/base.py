@@ -69,10 +69,9 @@ class Examples:
 def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, " count"]:
     """`count` examples, rising, drawn at random but with each label in proportion: the same ones in every run."""
     drawn = torch.randperm(len(labels), generator=Streams(0).generator("evaluation examples"))
-    _, kind, sizes = labels[drawn].unique(return_inverse=True, return_counts=True)
-    places = torch.empty(len(labels), dtype=torch.float64)  # of an example among those of its label, in (0, 1)
-    for label, size in enumerate(sizes.tolist()):
-        places[kind == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    shuffled, places = labels[drawn], torch.empty(len(labels), dtype=torch.float64)
+    for label, size in enumerate(labels.bincount().tolist()):  # an example's place among those of its label, in (0, 1)
+        places[shuffled == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     return drawn[places.argsort(stable=True)[:count]].sort().values
 
 
