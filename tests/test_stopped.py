@@ -45,14 +45,15 @@ def belongings(processes):
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP", "SIGINT"])
 def test_a_run_on_flower_leaves_nothing(tmp_path, name):
-    number, run = getattr(signal, name), tmp_path / "run"
+    number, run, said = getattr(signal, name), tmp_path / "run", []
     with started("run", "--engine", "flower", *LONG, "-c", "evaluate-every=1", "--out", run) as process:
         for line in process.stdout:
+            said.append(line)
             if "round 1/" in line:
                 below = psutil.Process(process.pid).children(recursive=True)
                 had = belongings(below)
                 process.send_signal(number)
-    assert process.returncode == {"SIGKILL": -number, "SIGHUP": 128 + number, "SIGINT": 130}[name]
+    assert process.returncode == {"SIGKILL": -number, "SIGHUP": 128 + number, "SIGINT": 130}[name], "".join(said[-20:])
     assert len(below) >= 6  # SuperLink, its executor, the simulation, Ray's
     assert {folder.name[:3] for folder in had} == {"lfl", PREFIX[:3]}
     assert psutil.wait_procs(below, timeout=60)[1] == []
@@ -63,19 +64,15 @@ def test_a_run_on_flower_leaves_nothing(tmp_path, name):
 
 @pytest.mark.thorough
 @pytest.mark.killed
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_sweep_leaves_no_process_and_says_nothing(tmp_path, name):
-    number = getattr(signal, name)
+def test_a_sweep_that_is_told_to_end_leaves_no_process_and_says_nothing(tmp_path):
     (tmp_path / "grid.toml").write_text('[fixed]\nmodel = "linear"\nrounds = 100000\n[grid]\nseed = [0, 1]\n')
     with started("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "--quiet") as process:
         while not list(tmp_path.glob("runs/*/config.json")):
             assert process.poll() is None
         below = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
+        process.terminate()
         said = process.stdout.read()
-    assert process.returncode == (-number if name == "SIGKILL" else 128 + number)
-    assert "***" not in said
-    assert "Traceback" not in said
+    assert (process.returncode, said.strip()) == (128 + signal.SIGTERM, "")
     assert psutil.wait_procs(below, timeout=60)[1] == []
 
 
