@@ -67,7 +67,7 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
 
 def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:
     """The run of `config` with other `lengths`, by their keys, evaluated as often as it was. Raises ConfigError."""
-    return parse(config.to_flat() | {EVALUATIONS: config.evaluation_interval} | lengths) if lengths else config
+    return parse({**config.to_flat(), EVALUATIONS: config.evaluation_interval, **lengths}) if lengths else config
 
 
 def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> None:

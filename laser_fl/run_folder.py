@@ -128,7 +128,7 @@ class RunFolder(Observer):
         rows, tables = numbers["rows"], self._tables
         metrics = tables[METRICS].read(rows[METRICS], Metrics.parse)
         ledger = tables[LEDGER].read(rows[LEDGER], Entry.parse)
-        spectra = tables[SPECTRUM].read(rows[SPECTRUM], lambda row: row | {"round": int(row["round"])})
+        spectra = tables[SPECTRUM].read(rows[SPECTRUM], _spectrum_row)
         self._seconds = tables[TIMING].read(rows[TIMING], lambda row: float(row["seconds"]))
         training.restore(numbers, tensors, ledger)
         planned = training.plan.evaluates_after
@@ -269,6 +269,11 @@ class RunFolder(Observer):
         strict = {key: _json(value) for key, value in content.items()}
         write_whole(self.path / name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
         return strict
+
+
+def _spectrum_row(row: dict[str, str]) -> dict[str, Any]:
+    """Undo a row of spectrum.csv, as far as it takes to choose among them. Raises ValueError or KeyError."""
+    return {**row, "round": int(row["round"])}
 
 
 def _json(value: Any) -> Any:
