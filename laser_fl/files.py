@@ -1,5 +1,6 @@
 """The files in a run's folder: their names, and how they are written and read so that none is half there."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,3 +27,10 @@ def whole_lines(path: Path) -> str:
     """The text of a file that grows by lines, without a last one that a killed run has not ended. Raises OSError."""
     text = path.read_bytes().decode()
     return text[: text.rfind("\n") + 1]
+
+
+def conclude(folder: Path, engine: str, status: str, reason: str) -> None:
+    """Write the summary of a run that has begun, and whose process had no time to. Raises StorageError."""
+    if (folder / CONFIG).is_file() and not (folder / SUMMARY).is_file():
+        told = {"status": status, "reason": reason, "engine": engine}
+        write_whole(folder / SUMMARY, f"{json.dumps(told, indent=2)}\n".encode())

@@ -1,6 +1,5 @@
 """Several runs at once, one per process, as many as there are cores for."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.files import CONFIG, SUMMARY
+from laser_fl.files import conclude
 from laser_fl.run_folder import refuse_used
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
@@ -95,7 +94,7 @@ class Lane:
         except (EOFError, OSError):
             self.process.join()
             reason = f"its process ended with status {self.process.exitcode}"
-            conclude(self.folder, "failed", reason)
+            conclude(self.folder, "in-process", "failed", reason)
             message = Outcome(self.folder, {}, reason)
         if isinstance(message, Outcome):
             self.label = ""
@@ -129,15 +128,7 @@ def interrupt(lanes: Sequence[Lane]) -> None:
         lane.process.join(max(0.0, deadline - time.monotonic()))
         lane.process.kill()
         if lane.label:
-            conclude(lane.folder, "interrupted", "it did not end by itself")
-
-
-def conclude(folder: Path, status: str, reason: str) -> None:
-    """Write the summary of a run that has begun, and whose process had no time to."""
-    if (folder / CONFIG).is_file() and not (folder / SUMMARY).is_file():
-        part = folder / f".{SUMMARY}.part"
-        part.write_text(json.dumps({"status": status, "reason": reason, "engine": "in-process"}, indent=2) + "\n")
-        part.replace(folder / SUMMARY)
+            conclude(lane.folder, "in-process", "interrupted", "it did not end by itself")
 
 
 def _work(run: Work, pipe: "Connection[Any, Any]") -> None:

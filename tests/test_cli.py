@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels import CHANNELS
 from laser_fl.config import RunConfig, parse
+from laser_fl.files import conclude
 from laser_fl.policies import POLICIES
 from laser_fl.schemes import SCHEMES
 from laser_fl.tasks import TASKS
 from simulations import presets
 from simulations.cli import app
-from simulations.side_by_side import conclude, run_all
+from simulations.side_by_side import run_all
 
 SHORT = ["-c", "model=linear", "-c", "clients=4", "-c", "rounds=6", "-c", "evaluate-every=3"]
 
@@ -195,11 +196,11 @@ def test_an_interrupted_comparison_leaves_summaries_and_no_folder_of_what_had_no
 
 def test_a_run_whose_process_died_has_a_summary_that_says_so(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    conclude(tmp_path, "failed", "it was killed")
-    conclude(tmp_path, "interrupted", "and has its summary")
+    conclude(tmp_path, "in-process", "failed", "it was killed")
+    conclude(tmp_path, "in-process", "interrupted", "and has its summary")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("failed", "it was killed")
-    conclude(tmp_path / "never begun", "failed", "it was killed")
+    conclude(tmp_path / "never begun", "in-process", "failed", "it was killed")
     assert not (tmp_path / "never begun").exists()
 
 

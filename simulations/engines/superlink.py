@@ -27,7 +27,7 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.files import CONFIG, SUMMARY
+from laser_fl.files import conclude
 from laser_fl.resuming import refuse_other_run
 from laser_fl.run_folder import refuse_used
 from laser_fl.setup import data_dir, prepare
@@ -70,11 +70,9 @@ def summed_up(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (out / CONFIG).is_file() and not (out / SUMMARY).is_file():
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            reason = KeyboardInterrupt.__name__ if stopped else str(error) or type(error).__name__
-            told = {"status": "interrupted" if stopped else "failed", "reason": reason, "engine": "flower"}
-            (out / SUMMARY).write_text(json.dumps(told, indent=2) + "\n")
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        reason = KeyboardInterrupt.__name__ if stopped else str(error) or type(error).__name__
+        conclude(out, "flower", "interrupted" if stopped else "failed", reason)
         raise
 
 
