@@ -144,7 +144,7 @@ class Replica:
         weighs: whether the receiver is to weigh the update by it.
         """
         steps: int = self._schedule.last_epoch
-        update, self._received = self._receive(update, noise, self._received, weighs, self._stepping.pace(steps))
+        update, self._received = self._receive(update, noise, self._received, weighs, self._stepping.due(steps + 1))
         for name, weight in self.weights.items():
             weight.grad = update[name]
         self._optimizer.step()

@@ -51,17 +51,18 @@ class Stepping:
             receiver=receiver,
         )
 
-    def pace(self, steps: int) -> float:
-        """The least gain after `steps` steps with which the run's steps add up to `REACH`, as far as they can.
+    def due(self, steps: int) -> float:
+        """What the receiver's gains of the first `steps` steps are to add up to at least, in full steps.
 
-        A ramp over the run: the noise of early steps stays longest, and gradients are largest then, and so is their
-        noise. 0 for AdamW, which divides by the size of what it is given, so that there a constant gain is none.
+        By the run's end its steps then add up to `REACH`, as far as they can. The gain that is due rises over the run:
+        the noise of early steps stays longest, and gradients are largest then, and so is their noise. 0 for AdamW,
+        which divides by the size of what it is given, so that there a constant gain is none.
         """
         if self.optimizer == "adamw":
             return 0.0
         mean = min(1.0, REACH * (1 - self.momentum) / (self.learning_rate * self.rounds))
         first, last = max(0.0, 2 * mean - 1), min(1.0, 2 * mean)
-        return first + (last - first) * steps / self.rounds
+        return steps * (first + (last - first) * steps / (2 * self.rounds))
 
     @property
     def options(self) -> dict[str, str | float]:

@@ -66,36 +66,41 @@ def test_the_gain_is_that_of_the_sum_so_far(energies):
         assert torch.equal(update["w"], before)
 
 
-@given(energies=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), pace=st.floats(0, 1))
-def test_the_pace_is_the_least_gain(energies, pace):
-    waiting, known = {}, {}
+@given(energies=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), step=st.floats(0, 1))
+def test_gains_add_up_to_what_is_due_or_are_those_of_the_sum(energies, step):
+    waiting, known, given = {}, {}, 0.0
     for t, energy in enumerate(energies):
         noise, update = {"w": scalar(energy)}, tensors({"w": (3, 5)}, clients=None, seed=t)
-        reliable, waiting = wiener(update, noise, waiting, pace=pace)
-        weighed, known = RECEIVERS.load("paced")(update, noise, known, pace=pace)
-        expected = torch.maximum(reliable["w"] / update["w"], scalar(pace)) * update["w"]
-        torch.testing.assert_close(weighed["w"], expected)
+        reliable, waiting = wiener(update, noise, waiting, due=step * (t + 1))
+        weighed, known = RECEIVERS.load("paced")(update, noise, known, due=step * (t + 1))
+        least, weight = ((one["w"] / update["w"]).mean().item() for one in (reliable, weighed))
+        given += weight
+        assert weight == pytest.approx(least) or given == pytest.approx(step * (t + 1))
+        assert given >= step * (t + 1) - 1e-9
+        assert least - 1e-9 <= weight <= 1 + 1e-9
 
 
 @given(rate=st.floats(1e-4, 10), momentum=st.floats(0, 0.99), rounds=st.integers(1, 1000))
-def test_a_run_at_its_pace_covers_a_distance_of_ten_or_all_that_it_can(rate, momentum, rounds):
+def test_steps_of_a_run_are_due_to_add_up_to_ten_or_to_all_that_they_can(rate, momentum, rounds):
     options = {"learning-rate": rate, "momentum": momentum, "rounds": rounds}
     stepping = Stepping.of(parse(options), rounds, receiver="paced")
-    paces = [stepping.pace(t) for t in range(rounds)]
-    assert all(0 <= pace <= 1 for pace in paces)
-    assert paces == sorted(paces)
-    at_full_steps = rate * rounds / (1 - momentum)
-    assert sum(paces) / rounds * at_full_steps == pytest.approx(min(10, at_full_steps), rel=1 / rounds + 1e-9)
+    due = torch.tensor([stepping.due(t) for t in range(rounds + 1)], dtype=torch.float64)
+    gains = due.diff()
+    assert due[0] == 0
+    assert ((gains >= 0) & (gains <= 1 + 1e-9)).all()
+    assert (gains.diff() >= -1e-9).all()
+    full = rate / (1 - momentum)
+    assert float(due[-1]) * full == pytest.approx(min(10, rounds * full))
 
 
 def test_a_run_as_short_as_the_default_takes_what_it_hears_as_it_is():
-    config = parse({"strategy": "laser-adaptive"})
-    rounds = 60 * 8  # epochs of 4,000 digits, 16 clients x 32 of them a round
-    assert Stepping.of(config, rounds, receiver="paced").pace(0) == 1
+    config, rounds = parse({"strategy": "laser-adaptive"}), 60 * 8  # 4,000 digits are 8 rounds of 16 clients x 32
+    stepping = Stepping.of(config, rounds, receiver="paced")
+    assert [stepping.due(t) for t in (1, 100, rounds)] == [1, 100, rounds]
 
 
 def test_a_constant_gain_means_nothing_to_adamw():
-    assert Stepping.of(parse({"optimizer": "adamw"}), 10, receiver="paced").pace(9) == 0
+    assert Stepping.of(parse({"optimizer": "adamw"}), 10, receiver="paced").due(10) == 0
 
 
 def test_nothing_heard_gives_nothing():

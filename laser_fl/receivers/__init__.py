@@ -1,8 +1,8 @@
 """What the server makes of a noisy update before it steps: one file per receiver.
 
-A receiver maps (update, energy of the noise in it, what it remembers, whether it is to weigh, the run's pace) to
-(update, what it remembers next), all by block but the last two. Without noise it leaves the update as it is, and where
-it is not to weigh it, too. The pace is the least gain with which the run still gets anywhere (`Stepping.pace`).
+A receiver maps (update, energy of the noise in it, what it remembers, whether it is to weigh, what is due) to (update,
+what it remembers next), all by block but the last two. Without noise it leaves the update as it is, and where it is not
+to weigh it, too. Due is what the gains, with this one, are to add up to at least (`Stepping.due`).
 """
 
 from laser_fl.tables import Entry, Table

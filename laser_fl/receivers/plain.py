@@ -4,7 +4,7 @@ from laser_fl.blocks import Tensors
 
 
 def plain(
-    update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, pace: float = 0.0
+    update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, due: float = 0.0
 ) -> tuple[Tensors, Tensors]:
     """The update itself; nothing to remember."""
     return update, {}
