@@ -54,13 +54,16 @@ class Stepping:
     def due(self, steps: int) -> float:
         """What the receiver's gains of the first `steps` steps are to add up to at least, in full steps.
 
-        By the run's end its steps then add up to `REACH`, as far as they can. The gain that is due rises over the run:
-        the noise of early steps stays longest, and gradients are largest then, and so is their noise. 0 for AdamW,
-        which divides by the size of what it is given, so that there a constant gain is none.
+        A run whose steps add up to no more than `REACH` has none to give away. One that is longer by a factor could do
+        with that much smaller ones, and has that much more time to wait for gains to rise by themselves: what is due
+        falls with the square. It rises over the run: the noise of early steps stays longest, and gradients are largest
+        then, and so is their noise. 0 for AdamW, which divides by the size of what it is given, so that there a
+        constant gain is none.
         """
         if self.optimizer == "adamw":
             return 0.0
-        mean = min(1.0, REACH * (1 - self.momentum) / (self.learning_rate * self.rounds))
+        reach = self.learning_rate * self.rounds / (1 - self.momentum)
+        mean = min(1.0, (REACH / reach) ** 2)
         first, last = max(0.0, 2 * mean - 1), min(1.0, 2 * mean)
         return steps * (first + (last - first) * steps / (2 * self.rounds))
 

@@ -81,7 +81,7 @@ def test_gains_add_up_to_what_is_due_or_are_those_of_the_sum(energies, step):
 
 
 @given(rate=st.floats(1e-4, 10), momentum=st.floats(0, 0.99), rounds=st.integers(1, 1000))
-def test_steps_of_a_run_are_due_to_add_up_to_ten_or_to_all_that_they_can(rate, momentum, rounds):
+def test_what_is_due_falls_with_the_square_of_a_runs_length_and_rises_over_it(rate, momentum, rounds):
     options = {"learning-rate": rate, "momentum": momentum, "rounds": rounds}
     stepping = Stepping.of(parse(options), rounds, receiver="paced")
     due = torch.tensor([stepping.due(t) for t in range(rounds + 1)], dtype=torch.float64)
@@ -89,8 +89,8 @@ def test_steps_of_a_run_are_due_to_add_up_to_ten_or_to_all_that_they_can(rate, m
     assert due[0] == 0
     assert ((gains >= 0) & (gains <= 1 + 1e-9)).all()
     assert (gains.diff() >= -1e-9).all()
-    full = rate / (1 - momentum)
-    assert float(due[-1]) * full == pytest.approx(min(10, rounds * full))
+    reach = rate * rounds / (1 - momentum)
+    assert float(due[-1]) == pytest.approx(rounds * min(1, (10 / reach) ** 2))
 
 
 def test_a_run_as_short_as_the_default_takes_what_it_hears_as_it_is():
