@@ -4,14 +4,19 @@ import os
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import tests.typecheck  # noqa: F401  the hook looks it up here
 from tests.effort import THOROUGH
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: tests run on all cores at once
 settings.register_profile(
-    "laser-fl", derandomize=True, deadline=None, print_blob=True, max_examples=100 if THOROUGH else 20
+    "laser-fl",
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    max_examples=100 if THOROUGH else 20,
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no fault
 )
 settings.load_profile("laser-fl")
 

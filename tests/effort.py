@@ -16,6 +16,12 @@ def cases(number: int) -> int:
     return number if THOROUGH else max(10, number // 50)
 
 
+def few(values: Iterable, *chosen: object) -> list:
+    """All values, for parametrize; by itself, pytest takes the chosen ones."""
+    thorough = (pytest.mark.thorough, pytest.mark.product)
+    return [pytest.param(value, marks=() if value in chosen else thorough) for value in values]
+
+
 def pairs(ones: Iterable, others: Iterable) -> list:
     """Every one with every other, for parametrize; by itself, pytest takes each one with one of the others in turn."""
     ones, others = list(ones), list(others)

@@ -63,12 +63,14 @@ KEYS = list(RunConfig().to_flat())
 @pytest.fixture(autouse=True, scope="module")
 def _modest():
     """Hostile numbers do not make the process large."""
+    level = logging.getLogger("flwr").level
     logging.getLogger("flwr").setLevel(logging.ERROR)
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     for variant in SCENES:
         scene(variant)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
+    logging.getLogger("flwr").setLevel(level)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
     for board in BOARDS:
         board.close()

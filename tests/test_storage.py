@@ -25,6 +25,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [*arguments])
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("command", [["run"], ["compare", "--strategies", "sgd"]])
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_starts(command):
     """Nobody, root included, makes folders there."""
