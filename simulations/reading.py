@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,6 @@ def refuse_without_numbers(table: pd.DataFrame, columns: Collection[str]) -> Non
         raise ValueError(f"{texts[0]} must hold numbers")
 
 
-def _refuse_missing(names: Collection[str], content: Collection[str]) -> None:
+def _refuse_missing(names: Collection[str], content: Container[Any]) -> None:
     if missing := [name for name in names if name not in content]:
         raise KeyError(", ".join(missing))
