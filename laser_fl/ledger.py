@@ -35,7 +35,7 @@ class Entry:
         heard in the exchange before, and all of a replica to nodes that could not follow.
     side_channel_floats: norms and buffers up, amplitudes down.
     noise_std: root mean square, over values, of the noise in the estimated mean signals.
-    snr_db: energy of the mean signals over that of the noise, in dB; inf without noise.
+    snr_db: energy of the mean signals over that of the noise, in dB; inf without noise, -inf without signals.
     uplink_energy: what all clients together transmitted. downlink_energy: what the server
         did; 0 where the downlink is ideal.
     latency_seconds: channel uses, up and down, over the bandwidth; an ideal downlink takes no time.
@@ -188,6 +188,6 @@ class Tally:
 
 
 def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    if signal == 0:
+        return -math.inf
+    return 10 * math.log10(signal / noise) if noise > 0 else math.inf

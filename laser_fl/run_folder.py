@@ -241,10 +241,10 @@ class RunFolder(Observer):
             summary["uplink_floats_per_round"] = uplink
             summary["compression_ratio"] = training.parameters / uplink if uplink else math.inf
             summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
-            heard = [entry.snr_db for entry in ledger if entry.speakers]
+            heard = [entry.snr_db for entry in ledger if entry.snr_db > -math.inf]
             summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
             summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
-            summary["silent_rounds"] = len(ledger) - len(heard)
+            summary["silent_rounds"] = sum(entry.speakers == 0 for entry in ledger)
             summary |= {f"total_{column}": total for column, total in vars(ledger.totals).items()}
         summary["seconds_total"] = self._elapsed
         if seconds:

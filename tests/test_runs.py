@@ -168,6 +168,18 @@ def test_averages_of_the_uplink_are_over_rounds_in_which_anybody_transmitted(tmp
     assert (summary["compression_ratio"], summary["uplink_floats_per_round"]) == (1, summary["parameters"])
 
 
+def test_a_round_of_zeros_has_no_signal_and_is_in_no_mean_of_the_ratio(tmp_path):
+    config = parse({"strategy": "z-sgd", "clients": 2, "rounds": 2})
+    training = Training(config, {"w": torch.zeros(3)}, Plan(2))
+    folder = RunFolder(tmp_path / "run", config, "by hand")
+    for gradient in (torch.zeros(2, 3), torch.ones(2, 3)):
+        uplink, _ = send(training.broadcast(), {"w": gradient}, torch.ones(2).double(), {})
+        absorb(training, uplink)
+    assert training.ledger[0].snr_db == -math.inf
+    summary = folder.finish(training)
+    assert (summary["mean_snr_db"], summary["silent_rounds"]) == (training.ledger[1].snr_db, 0)
+
+
 def test_a_run_that_is_interrupted_before_it_begins_leaves_its_folder_as_it_was(tmp_path, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt

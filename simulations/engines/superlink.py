@@ -100,7 +100,7 @@ def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable
     process = keep(command, env, Path(env["FLWR_HOME"]), subprocess.PIPE)
     assert process.stdout is not None
     try:
-        with io.TextIOWrapper(process.stdout, errors="replace") as log:
+        with io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace") as log:
             for line in log:
                 lines.append(line.rstrip())
                 if match := re.search(r"started run (\d+)", line):
@@ -137,7 +137,7 @@ def _reason(details: str, lines: list[str]) -> str:
 
 def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """What ``flwr`` answers to `arguments`."""
-    return subprocess.run([tool("flwr"), *arguments], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run([tool("flwr"), *arguments], env=env, capture_output=True, encoding="utf-8", check=False)
 
 
 @contextmanager
@@ -179,6 +179,7 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between looks for work; Flower's own is 1
         "FLWR_TELEMETRY_ENABLED": "0",
+        "PYTHONUTF8": "1",  # what these processes print is read as UTF-8, whatever the terminal takes
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default-to-be; else it warns
         "RAY_TMPDIR": str(home),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
