@@ -22,6 +22,11 @@ def few(values: Iterable, *chosen: object) -> list:
     return [pytest.param(value, marks=() if value in chosen else thorough) for value in values]
 
 
+def draws(number: int, by_itself: int) -> int:
+    """How many draws a mean or a spread is taken over; bounds follow the number."""
+    return number if THOROUGH else by_itself
+
+
 def pairs(ones: Iterable, others: Iterable) -> list:
     """Every one with every other, for parametrize; by itself, pytest takes each one with one of the others in turn."""
     ones, others = list(ones), list(others)

@@ -17,6 +17,7 @@ from laser_fl.errors import PowerError
 from laser_fl.norms import norms
 from laser_fl.streams import Streams
 from laser_fl.tables import from_fields
+from tests.effort import draws
 from tests.helpers import context, names, tensors
 
 CLIENTS, SIGMA2 = 3, 0.7
@@ -123,8 +124,8 @@ class TestEveryChannel:
 class TestTheIdealChannel:
     @pytest.mark.parametrize("power", [0.1, 20.0])
     def test_the_estimate_has_the_mean_and_variance_of_theory(self, power):
-        """ŝ = mean + (c σ / (k √P_l)) z: over 200 rounds, for both signals."""
-        sent, rounds = signals(), 200
+        """ŝ = mean + (c σ / (k √P_l)) z: over many rounds, for both signals."""
+        sent, rounds = signals(), draws(400, 200)
         heard = [transmit(sent, power, round)[0] for round in range(rounds)]
         for index, (name, signal) in enumerate(sent.items()):
             errors = torch.stack([h.values[name] - signal.mean(dim=0) for h in heard]).double()
@@ -190,11 +191,11 @@ class TestFading:
 
     @pytest.mark.parametrize("power", [0.1, 20.0])
     def test_with_perfect_estimates_the_estimate_is_the_mean_under_the_noise_of_the_weakest_link(self, power):
-        """ŝ = mean + (σ / (k a_l)) z, a_l = √P_l / max_i(‖s_i‖ / |h_i|), over 100 rounds."""
+        """ŝ = mean + (σ / (k a_l)) z, a_l = √P_l / max_i(‖s_i‖ / |h_i|), over many rounds."""
         sent, channel = signals(), fading(gain_threshold=0)
         for index, (name, signal) in enumerate(sent.items()):
             normal = []
-            for round in range(100):
+            for round in range(draws(300, 100)):
                 gains = channel.gains(CLIENTS, round, Streams(0))[0].abs()
                 strongest = max(float(s.double().norm() / h) for s, h in zip(signal, gains, strict=True))
                 std = strongest * math.sqrt(SIGMA2) / (CLIENTS * math.sqrt(power * float(SHARES[index])))
@@ -274,7 +275,7 @@ class TestBlind:
     @pytest.mark.parametrize("antennas", [1, 8, 64])
     def test_weights_and_noise_have_the_mean_and_variance_of_theory(self, antennas):
         """w of mean 1 and variance (k + 1) / (2M); ν² of mean k / M."""
-        clients, rounds = 6, 1000
+        clients, rounds = 6, draws(3000, 1000)
         channel = Blind(SIGMA2, antennas)
         drawn = [channel.links(range(clients), clients, t, Streams(0)) for t in range(rounds)]
         weights = torch.stack([links.gain for links in drawn])

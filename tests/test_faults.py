@@ -124,7 +124,7 @@ SITUATIONS = {
 
 
 @pytest.mark.parametrize(("name", "situation"), pairs(REMEMBERING, SITUATIONS))
-@pytest.mark.parametrize("seed", range(2 if THOROUGH else 1))
+@pytest.mark.parametrize("seed", range(3 if THOROUGH else 1))
 def test_what_was_taken_and_what_is_remembered_is_all_there_was(name, situation, seed):
     """Whatever subset of replies the server takes, and whoever misses a broadcast: Σ taken + memory = Σ gradients."""
     chance, clients = random.Random(seed), 6

@@ -20,7 +20,7 @@ from laser_fl.policies import POLICIES
 from laser_fl.power import SMALLEST_SHARE, shares
 from laser_fl.streams import Streams
 from laser_fl.training import Training
-from tests.effort import pairs
+from tests.effort import draws, pairs
 from tests.helpers import SHAPES, VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
 
 SCALES = st.sampled_from([0.0, 1e-36, 1e-12, 1e-3, 1.0, 1e3, 1e12, 1e30])
@@ -40,7 +40,7 @@ def gradients(draw):
 
 
 @pytest.mark.parametrize(("variant", "allocation"), pairs(VARIANTS, ALLOCATIONS))
-@settings(max_examples=20)
+@settings(max_examples=draws(40, 20))
 @given(gradients=gradients(), power=st.sampled_from([1e-6, 0.1, 1.0, 1e4, math.inf]))
 def test_no_client_exceeds_the_budget_whatever_it_has_to_say(variant, allocation, gradients, power):
     chosen = scheme(variant, compression_factor=0.3)

@@ -17,6 +17,7 @@ from laser_fl.schemes.base import Heard
 from laser_fl.stepping import Stepping
 from laser_fl.training import Training
 from simulations.engines import in_process
+from tests.effort import draws
 from tests.helpers import SHAPES, VARIANTS, absorb, context, exact, names, scheme, shared_of, silent_losses, tensors
 
 LINEAR = [name for name in VARIANTS if scheme(name).promises.linear]
@@ -182,12 +183,12 @@ def test_the_noise_of_an_update_is_what_its_scheme_says(name):
         signals, _ = chosen.encode(tensors(), shared, context())
         _, shared = chosen.decode(exact(signals), shared, context())
     signals, _ = chosen.encode(tensors(), shared, ctx)
-    generator, draws, energies = torch.Generator().manual_seed(0), 150, dict.fromkeys(SHAPES, 0.0)
+    generator, rounds, energies = torch.Generator().manual_seed(0), draws(400, 150), dict.fromkeys(SHAPES, 0.0)
     stds = {n: scalar(0.5 + index) for index, n in enumerate(signals)}
-    for _ in range(draws):
+    for _ in range(rounds):
         noise = {n: stds[n] * torch.randn(s.shape[1:], generator=generator, dtype=s.dtype) for n, s in signals.items()}
         update, _ = chosen.decode(Heard(noise, stds), shared, ctx)
-        energies = {n: energies[n] + update[n].square().sum().item() / draws for n in SHAPES}
+        energies = {n: energies[n] + update[n].square().sum().item() / rounds for n in SHAPES}
     said = chosen.noise_energies(Heard(noise, stds), ctx)
     for n in SHAPES:
         assert energies[n] == pytest.approx(said[n].item(), rel=0.15)

@@ -14,6 +14,7 @@ from laser_fl.schemes.exchanges.low_rank import orthonormal
 from laser_fl.schemes.exchanges.one_shot import OneShot
 from laser_fl.schemes.projection import Projection
 from laser_fl.streams import Streams
+from tests.effort import draws
 from tests.helpers import (
     SHAPES,
     VARIANTS,
@@ -308,7 +309,7 @@ class TestDraws:
 
     def test_a_sketch_is_right_on_average(self):
         """E[decode(encode(g))] = g: what shares a bucket cancels over rounds."""
-        gradients, rounds = tensors(clients=1), 400
+        gradients, rounds = tensors(clients=1), draws(2000, 400)
         chosen, total = scheme("sketch", compression_factor=0.5), dict.fromkeys(SHAPES, 0.0)
         for t in range(rounds):
             ctx = context(round=t)

@@ -20,6 +20,7 @@ from laser_fl.theory import (
     sampling_error,
 )
 from simulations.influence import influences
+from tests.effort import draws
 from tests.helpers import scheme, tensors, walk_round
 
 SIDES = st.integers(1, 300)
@@ -80,7 +81,10 @@ def test_lemma_8_is_close_to_the_numeric_minimum(power):
     assert reached - 1 <= (least - 1) * (1.01 if power == 5000 else 1.3)
 
 
-def measured_influence(chosen, gradient, power, basis=None, rounds=200):
+INFLUENCES = draws(600, 200)
+
+
+def measured_influence(chosen, gradient, power, basis=None, rounds=INFLUENCES):
     """E‖y − M‖² / ‖M‖² of one client's gradient M through send, channel and receive."""
     shapes, shared = {"w": tuple(gradient.shape)}, {} if basis is None else {"w": basis}
     errors = []
@@ -94,7 +98,7 @@ def measured_influence(chosen, gradient, power, basis=None, rounds=200):
 def test_z_sgds_influence_is_what_the_channel_does(power):
     gradient = tensors({"w": (12, 20)}, clients=None)["w"]
     assert measured_influence(scheme("z-sgd"), gradient, power) == pytest.approx(
-        influence_z_sgd(power, 12, 20), rel=4 * math.sqrt(2 / (200 * 240))
+        influence_z_sgd(power, 12, 20), rel=4 * math.sqrt(2 / (INFLUENCES * 240))
     )
 
 
