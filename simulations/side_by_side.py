@@ -40,11 +40,13 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     leave a summary that says so, and the others no folder.
 
     Raises:
-        ConfigError, DataError: a run cannot start; none has then.
+        ConfigError, DataError, OSError: a run cannot start; none has then.
     """
     for config in runs.values():
         refuse_used(Path(config.out_dir))
     refuse_wrong(list(runs.values()))
+    for config in runs.values():  # or each would fail by itself
+        Path(config.out_dir).parent.mkdir(parents=True, exist_ok=True)
     threads = max(config.threads or cores() for config in runs.values())
     waiting = list(runs.items())  # taken from its end: what is listed last tends to take longest, and packs best first
     outcomes: dict[str, Outcome] = {}

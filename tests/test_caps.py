@@ -120,7 +120,9 @@ class TestCaps:
         run = Run("laser", {}, **{"norm-cap": 3.0}).go()
         assert run.caps[:WINDOW] == [{}] * WINDOW
         assert all(list(caps) == list(SHAPES) for caps in run.caps[WINDOW:])
-        received = read_broadcast(write_broadcast(Run("laser", {}, rounds=30).go(WINDOW).training.broadcast()))
+        received = read_broadcast(
+            write_broadcast(Run("laser", {}, rounds=30, **{"norm-cap": 3.0}).go(WINDOW).training.broadcast())
+        )
         assert list(received.caps) == list(SHAPES)
 
     def test_are_multiples_of_the_largest_of_the_last_medians(self):

@@ -95,7 +95,7 @@ def entry(round):
         round=round, present=3, speakers=3, power_budget=1.0, max_power_used=1.0, channel_uses=10 * round,
         uplink_floats=5, downlink_floats=5, side_channel_floats=2, noise_std=0.1, snr_db=3.0,
         uplink_energy=0.1 * round, downlink_energy=0.3, latency_seconds=1e-6 * round, faults=round % 2, retries=1,
-        left_out="",
+        left_out="", clipped=2,
     )  # fmt: skip
 
 

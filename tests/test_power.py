@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from laser_fl.allocations import ALLOCATIONS
@@ -44,6 +44,8 @@ def gradients(draw):
 @given(gradients=gradients(), power=st.sampled_from([1e-6, 0.1, 1.0, 1e4, math.inf]))
 def test_no_client_exceeds_the_budget_whatever_it_has_to_say(variant, allocation, gradients, power):
     chosen = scheme(variant, compression_factor=0.3)
+    if variant == "laser one-shot":  # its update holds a product of two noises, which may be no number: refused, below
+        assume(all(g.abs().max() < 1e18 for g in gradients.values()))
     budget = math.inf if chosen.promises.noiseless else power
     shapes = {name: tuple(g.shape[1:]) for name, g in gradients.items()}
     shared = shared_of(chosen, shapes, torch.float32)

@@ -213,11 +213,15 @@ class TestAGridOfNodesThatFail:
         grid = FaultyGrid(3, config.to_flat(), lambda request, node: chance.choice([*FATES, *[None] * 7]))
         run_on(grid, config)
         assert len({*FATES} & set(grid.log)) > 1
-        for file in ("weights.safetensors", "metrics.csv"):
-            assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "faulty" / file).read_bytes()
-        costs = ["faults", "retries", "left_out", "downlink_floats"]
-        ledgers = [pd.read_csv(tmp_path / name / "ledger.csv", keep_default_na=False) for name in ("whole", "faulty")]
-        assert ledgers[0].drop(columns=costs).to_csv() == ledgers[1].drop(columns=costs).to_csv()
+        weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "faulty")]
+        assert weights[0] == weights[1]
+        down = ["downlink_energy", "downlink_floats", "side_channel_floats", "latency_seconds"]  # count once more
+        costs = ["faults", "retries", "left_out", *down]
+        for file, more in (("metrics.csv", ["energy", "latency_seconds"]), ("ledger.csv", costs)):
+            tables = [pd.read_csv(tmp_path / name / file, keep_default_na=False) for name in ("whole", "faulty")]
+            assert tables[0].drop(columns=more).to_csv() == tables[1].drop(columns=more).to_csv()
+            assert (tables[0][more[-1]] <= tables[1][more[-1]]).all()
+        ledgers = tables
         assert ledgers[1].retries.sum() > 2
         assert ledgers[0].faults.sum() == 0
 
