@@ -257,6 +257,7 @@ class OverTheAir(Strategy):
         """What the nodes say, and whose replies are none."""
         board = None if self._board is None else self._board.path
         said: list[Reply] = []
+        claimed: dict[int, range] = {}
         failed: dict[int, tuple[Kind, str]] = {node: ("twice", why) for node, why in self._claims.refused.items()}
         for message in replies:
             node = self._carrier.sender(message)
@@ -269,11 +270,15 @@ class OverTheAir(Strategy):
                 said.append(reply)
             except ClaimError as error:
                 log(WARNING, "%s", error)
-                failed[node] = "twice", str(error)
+                failed[node], claimed[node] = ("twice", str(error)), hosted
             except (WireError, NotHereError) as error:
                 failed[node] = "malformed", str(error)
-        clients = range(self._running().config.clients)
-        return said, [Fault(c, *why) for node, why in failed.items() for c in self._claims.of(node, clients)]
+        answered = {client for reply in said for client in reply.clients}
+        clients, faults = range(self._running().config.clients), []
+        for node, why in failed.items():
+            theirs = {*self._claims.of(node, clients), *filter(claimed.get(node, ()).__contains__, clients)}
+            faults += [Fault(client, *why) for client in sorted(theirs - answered)]
+        return said, faults
 
 
 def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
