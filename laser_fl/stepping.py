@@ -63,7 +63,7 @@ class Stepping:
         if self.optimizer == "adamw":
             return 0.0
         reach = self.learning_rate * self.rounds / (1 - self.momentum)
-        mean = min(1.0, (REACH / reach) ** 2)
+        mean = min(1.0, REACH / reach) ** 2  # in this order: of a tiny rate the square is no number
         first, last = max(0.0, 2 * mean - 1), min(1.0, 2 * mean)
         return steps * (first + (last - first) * steps / (2 * self.rounds))
 

@@ -98,6 +98,7 @@ def test_a_run_as_short_as_the_default_takes_what_it_hears_as_it_is():
     config, rounds = parse({"strategy": "laser-adaptive"}), 60 * 8  # 4,000 digits are 8 rounds of 16 clients x 32
     stepping = Stepping.of(config, rounds, receiver="paced")
     assert [stepping.due(t) for t in (1, 100, rounds)] == [1, 100, rounds]
+    assert Stepping.of(parse({"learning-rate": 1e-300}), 10, receiver="paced").due(10) == 10
 
 
 def test_a_constant_gain_means_nothing_to_adamw():

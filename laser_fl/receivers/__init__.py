@@ -1,4 +1,4 @@
-"""What the server makes of a noisy update before it steps: one file per receiver.
+"""What the server makes of a noisy update before it steps: one file per kind of receiver.
 
 A receiver maps (update, energy of the noise in it, what it remembers, whether it is to weigh, what is due) to (update,
 what it remembers next), all by block but the last two. Without noise it leaves the update as it is, and where it is not
