@@ -18,7 +18,7 @@ from simulations.report.charts import charts
 from simulations.report.folders import read
 from simulations.sweep import Run
 
-ENTRY = Entry(1, 4, 4, 1.0, 1.0, 10, 10, 10, 10, 0.1, 3.0, 4.0, 0.0, 1.0, 0, 0, "", 0)
+ENTRY = Entry(1, 4, 4, 1.0, 1.0, 10, 10, 10, 10, 0.1, 3.0, 4.0, 0.0, 1.0, faults=0, retries=0, clipped=0, left_out="")
 SCORES = {"loss": 1.0, "accuracy": 0.5}
 EVALUATION = Metrics(1, 0.1, 2.0, SCORES, SCORES, 10, 4.0, 1.0)
 SUMMARY = {"status": "completed", "rounds": 2, "test_accuracy": 0.5, "best_ema_test_accuracy": 0.5}
