@@ -42,11 +42,11 @@ FIELDS = {
 }  # fmt: skip
 
 
-# Less work a round where it is much: whether a benchmark runs does not depend on it.
-LIGHTER = {
-    "resnet18": ["-c", "batch-size=4"],
-    "gpt2": ["-c", "context=64"],
-    "flower": ["-c", "layers=2"],
+LARGE = ("resnet18", "gpt2")  # they do what mnist and gpt2-small do, with networks whose full presets are tested
+CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
+    "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
+    "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),
+    "flower": ("simulations.benchmarks.flower.NETWORKS", (("mnist", 4, 1),)),
 }
 
 
@@ -57,10 +57,12 @@ def bench(*arguments):
 @pytest.mark.thorough
 @pytest.mark.benchmark
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in LARGE)) for n in BENCHMARKS])
 def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     monkeypatch.setenv("LASER_FL_DATA", data_dir)
-    done = bench(name, "--rounds", "1", "--strategies", "laser", *LIGHTER.get(name, []))
+    if name in CASES:
+        monkeypatch.setattr(*CASES[name])
+    done = bench(name, "--rounds", "1", "--strategies", "laser")
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines

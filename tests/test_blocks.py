@@ -15,6 +15,8 @@ from laser_fl.training import Training
 from laser_fl.wire import read_broadcast, write_broadcast
 from tests.helpers import VARIANTS, names, silent_losses, tensors
 
+pytestmark = pytest.mark.shapes
+
 
 @pytest.mark.parametrize(
     ("shape", "transposed", "matrix"),

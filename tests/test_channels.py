@@ -20,6 +20,8 @@ from laser_fl.tables import from_fields
 from tests.effort import draws
 from tests.helpers import context, names, tensors
 
+pytestmark = pytest.mark.shapes
+
 CLIENTS, SIGMA2 = 3, 0.7
 SHARES = torch.tensor([0.2, 0.8], dtype=torch.float64)
 EVERYONE = tuple(range(CLIENTS))

@@ -1,7 +1,7 @@
 """Real SuperLinks and SuperNodes, processes on this machine: they give the in-process run, and let in who is listed.
 
-Slow: about a minute each on two cores. The two marked long, ten rounds and a SuperNode killed and restarted, take five
-minutes each, and are run by hand: pytest -m long.
+Slow: about a minute each on two cores. Those marked long, of which ten rounds and a SuperNode killed and restarted take
+five minutes each, are run by hand: pytest -m long.
 """
 
 import json
@@ -95,7 +95,14 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
 
 @pytest.mark.thorough
 @pytest.mark.deployment
-@pytest.mark.parametrize("ending", [None, signal.SIGTERM, signal.SIGINT], ids=["to its end", "SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(None, id="to its end"),
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.long),
+    ],
+)
 def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

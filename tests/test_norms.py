@@ -6,6 +6,8 @@ import torch
 from laser_fl.norms import AT_ONCE, CHUNK, norm, norms
 from laser_fl.streams import Streams
 
+pytestmark = pytest.mark.shapes
+
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-3, 1.0, 1e16, 1e30])
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, 3 * CHUNK + 7, 3_000_000])

@@ -13,6 +13,8 @@ from simulations.progress import Reporter
 from strategies.server_app import _Log
 from tests.helpers import names, tensors
 
+pytestmark = pytest.mark.shapes
+
 
 def order(examples=23, clients=4, batch=4, hosted=None, seed=0):
     config = parse({"clients": clients, "batch-size": batch, "seed": seed})

@@ -23,6 +23,8 @@ from laser_fl.training import Training
 from tests.effort import draws, pairs
 from tests.helpers import SHAPES, VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
 
+pytestmark = pytest.mark.shapes
+
 SCALES = st.sampled_from([0.0, 1e-36, 1e-12, 1e-3, 1.0, 1e3, 1e12, 1e30])
 SIZES = st.lists(st.sampled_from([(1,), (7,), (3, 5), (20, 30), (6, 2, 3, 3)]), min_size=1, max_size=5)
 

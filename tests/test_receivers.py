@@ -20,6 +20,8 @@ from simulations.engines import in_process
 from tests.effort import draws
 from tests.helpers import SHAPES, VARIANTS, absorb, context, exact, names, scheme, shared_of, silent_losses, tensors
 
+pytestmark = pytest.mark.shapes
+
 LINEAR = [name for name in VARIANTS if scheme(name).promises.linear]
 
 

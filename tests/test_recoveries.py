@@ -11,6 +11,8 @@ from laser_fl.schemes.recoveries.amp import amp
 from laser_fl.schemes.recoveries.lmmse import lmmse
 from laser_fl.streams import Streams
 
+pytestmark = pytest.mark.shapes
+
 
 def sparse_clients(clients, size, count, shared):
     """Sparse vectors of which `shared` of `count` places are the same at all clients."""

@@ -28,6 +28,8 @@ from tests.helpers import (
     walk_round,
 )
 
+pytestmark = pytest.mark.shapes
+
 CLIENTS = 4
 LINEAR = [name for name in VARIANTS if scheme(name).promises.linear]
 REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]

@@ -7,6 +7,8 @@ from laser_fl.config import parse
 from laser_fl.server import Server
 from tests.helpers import tensors
 
+pytestmark = pytest.mark.shapes
+
 SHAPES = {"w": (3, 2), "b": (3,)}
 
 

@@ -12,6 +12,8 @@ from laser_fl.spectrum import energy_share, spectrum
 from simulations.engines import in_process
 from tests.helpers import tensors
 
+pytestmark = pytest.mark.shapes
+
 
 @given(rows=st.integers(1, 20), columns=st.integers(1, 20), rank=st.integers(1, 25))
 def test_is_that_of_the_singular_values(rows, columns, rank):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def belongings(processes):
 @pytest.mark.thorough
 @pytest.mark.killed
 @pytest.mark.simulation
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGHUP", marks=pytest.mark.long), "SIGINT"])
 def test_a_run_on_flower_leaves_nothing(tmp_path, name):
     number, run, said = getattr(signal, name), tmp_path / "run", []
     with started("run", "--engine", "flower", *LONG, "-c", "evaluate-every=1", "--out", run) as process:
@@ -69,6 +70,7 @@ def test_a_sweep_that_is_told_to_end_leaves_no_process_and_says_nothing(tmp_path
     with started("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "--quiet") as process:
         while not list(tmp_path.glob("runs/*/config.json")):
             assert process.poll() is None
+            time.sleep(0.1)
         below = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         said = process.stdout.read()

@@ -109,8 +109,8 @@ def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path):
     assert "0 of 8 to do" in call("sweep", file, "--out", root, "--dry-run").output
 
 
-@pytest.mark.usefixtures("_swept")
-def test_a_run_that_fails_is_reported_and_leaves_the_others_alone(tmp_path):
+def test_a_run_that_fails_is_reported_and_leaves_the_others_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
     file = tmp_path / "s.toml"
     file.write_text(
         FILE.replace('"z-sgd", "laser"', '"sgd"').replace("0.01, 1e-5", "0.01, 1e30").replace("linear", "mlp")

@@ -15,6 +15,8 @@ from laser_fl.tasks.images28 import MODELS
 from laser_fl.worker import Crew, Worker
 from tests.helpers import assert_alike, context, scheme
 
+pytestmark = pytest.mark.shapes
+
 EXAMPLES, CLIENTS = 50, 4
 
 

@@ -11,13 +11,14 @@ from laser_fl.config import RunConfig
 from simulations.benchmarks.base import Line, Request, line, milliseconds
 from simulations.engines.flower import launch
 
+NETWORKS = (("mnist", 16, 50), ("cifar10", 16, 20), ("gpt2-wikitext103", 4, 10))  # preset, nodes, rounds
 APP = "from simulations.benchmarks.flower_app import client, server\n\n__all__ = ['client', 'server']\n"
 
 
 def flower(request: Request) -> Iterator[Line]:
     """The paper's three networks at full size; a node per client, an actor per processor core."""
     request.only_laser()
-    for preset, nodes, rounds in (("mnist", 16, 50), ("cifar10", 16, 20), ("gpt2-wikitext103", 4, 10)):
+    for preset, nodes, rounds in NETWORKS:
         config = request.config(preset, clients=nodes, dropout=0.0, strategy="laser")
         yield _measure(config, nodes, request.rounds or rounds)
 
