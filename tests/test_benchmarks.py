@@ -42,7 +42,8 @@ FIELDS = {
 }  # fmt: skip
 
 
-LARGE = ("resnet18", "gpt2")  # they do what mnist and gpt2-small do, with networks whose full presets are tested
+# They do what mnist and gpt2-small do, with networks whose full presets are tested, and what the real runtime does.
+LARGE = ("resnet18", "gpt2", "flower")
 CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
     "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
     "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),

@@ -99,7 +99,7 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
     "ending",
     [
         pytest.param(None, id="to its end"),
-        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.long),
     ],
 )

@@ -73,6 +73,7 @@ def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.simulation
+@pytest.mark.long
 def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_path):
     with pytest.raises(TrainingError, match=r"round 2: client 0: the gradient of block .* is not finite"):
         flower.run(

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from laser_fl.boards import PREFIX
+from laser_fl.config import parse
 from simulations.cluster import cluster
+from simulations.engines import flower, in_process
 from simulations.engines.superlink import APP, summed_up
 
 # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
@@ -41,26 +43,54 @@ def belongings(processes):
     return folders
 
 
-@pytest.mark.thorough
-@pytest.mark.killed
-@pytest.mark.simulation
-@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGHUP", marks=pytest.mark.long), "SIGINT"])
-def test_a_run_on_flower_leaves_nothing(tmp_path, name):
-    number, run, said = getattr(signal, name), tmp_path / "run", []
-    with started("run", "--engine", "flower", *LONG, "-c", "evaluate-every=1", "--out", run) as process:
+def ended(number, round, run, *options):
+    """Send a signal to a run on Flower after a round; assert that nothing of it is left but its folder.
+
+    Returns the command's exit status and what it said last.
+    """
+    said = []
+    with started("run", "--engine", "flower", *options, "--out", run) as process:
         for line in process.stdout:
             said.append(line)
-            if "round 1/" in line:
+            if f"round {round}/" in line:
                 below = psutil.Process(process.pid).children(recursive=True)
                 had = belongings(below)
                 process.send_signal(number)
-    assert process.returncode == {"SIGKILL": -number, "SIGHUP": 128 + number, "SIGINT": 130}[name], "".join(said[-20:])
-    assert len(below) >= 6  # SuperLink, its executor, the simulation, Ray's
+    last = "".join(said[-20:])
+    assert len(below) >= 6, last  # SuperLink, its executor, the simulation, Ray's
     assert {folder.name[:3] for folder in had} == {"lfl", PREFIX[:3]}
     assert psutil.wait_procs(below, timeout=60)[1] == []
     assert not [folder for folder in had if folder.exists()]
-    if name != "SIGKILL":
-        assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    return process.returncode, last
+
+
+@pytest.mark.thorough
+@pytest.mark.killed
+@pytest.mark.simulation
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long)]
+)
+def test_a_run_on_flower_that_is_told_to_end_leaves_nothing(tmp_path, number, status):
+    returned, last = ended(number, 1, tmp_path / "run", *LONG, "-c", "evaluate-every=1")
+    assert returned == status, last
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.thorough
+@pytest.mark.killed
+@pytest.mark.simulation
+def test_a_run_on_flower_that_is_killed_leaves_nothing_and_goes_on_to_the_last_bit(tmp_path):
+    """On another SuperLink, from its last checkpoint."""
+    values = {"model": "linear", "clients": 5, "batch-size": 16, "momentum": 0.9, "client-batching": "loop"}
+    values |= {"rounds": 60, "evaluate-every": 1, "checkpoint-every": 10}
+    options = [word for key, value in values.items() for word in ("-c", f"{key}={value}")]
+    returned, last = ended(signal.SIGKILL, 23, tmp_path / "run", *options)
+    assert returned == -signal.SIGKILL, last
+    assert not (tmp_path / "run" / "summary.json").exists()
+    flower.run(parse(values | {"resume": str(tmp_path / "run")}), tmp_path / "run", 2, lambda line: None)
+    in_process.run(parse(values), tmp_path / "whole")
+    for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 @pytest.mark.thorough

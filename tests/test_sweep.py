@@ -77,15 +77,19 @@ def test_a_file_that_is_not_there_and_wrong_values_are_refused(tmp_path):
         runs_of([Grid(TINY, {"rank": [2, 0]})], tmp_path)
 
 
-@pytest.fixture(params=["here", pytest.param("on Ray", marks=[pytest.mark.thorough, pytest.mark.simulation])])
-def _swept(request, monkeypatch):
-    """Where the runs of a sweep are carried out."""
-    if request.param == "here":
-        monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
+@pytest.mark.thorough
+@pytest.mark.simulation
+def test_ray_carries_out_what_it_can(tmp_path):
+    runs = runs_of([Grid(TINY | {"model": "mlp", "strategy": "sgd"}, {"learning-rate": [1e30, 0.01]})], tmp_path)
+    failing, fine = runs
+    failed = execute(runs, lambda run, reason: None)
+    assert failed.keys() == {failing.label}
+    assert "the test_loss is nan" in failed[failing.label]
+    assert fine.summary
 
 
-@pytest.mark.usefixtures("_swept")
-def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path):
+def test_a_sweep_runs_everything_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_on_ray", one_after_the_other)
     file, root = tmp_path / "s.toml", tmp_path / "out"
     file.write_text(FILE)
     plan = call("sweep", file, "--out", root, "--dry-run")
