@@ -87,6 +87,7 @@ def test_a_run_that_fails_in_the_real_runtime_fails_here_with_its_reason(tmp_pat
 
 @pytest.mark.thorough
 @pytest.mark.killed
+@pytest.mark.long
 def test_a_killed_actor_costs_its_nodes_nothing_or_a_round(tmp_path):
     """One of Ray's two; Flower leaves it in its pool, so that it fails from then on, and others answer instead."""
     killed = []
