@@ -25,8 +25,6 @@ from simulations.engines.in_process import InProcess
 from tests.grids import run_config, run_on_grid
 from tests.helpers import context, scheme
 
-pytestmark = pytest.mark.shapes
-
 EXAMPLES, CLIENTS, RATE = 50, 4, 0.05
 BATCHINGS = ["vmap", "loop"]
 

@@ -30,8 +30,6 @@ from tests.grids import run_on_grid
 from tests.helpers import SHAPES, VARIANTS, answer, context, names, scheme, silent_losses, tensors
 from tests.test_oracle import TWINS, as_matrix, columns, exactly_orthonormal, reshaped
 
-pytestmark = pytest.mark.shapes
-
 CLIENTS, ROUNDS = 6, 12
 REMEMBERING = [name for name in VARIANTS if scheme(name).promises.error_feedback]
 FORGETTING = [name for name in VARIANTS if not scheme(name).promises.error_feedback]

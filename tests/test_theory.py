@@ -23,8 +23,6 @@ from simulations.influence import influences
 from tests.effort import draws
 from tests.helpers import scheme, tensors, walk_round
 
-pytestmark = pytest.mark.shapes
-
 SIDES = st.integers(1, 300)
 POWERS = st.floats(1e-2, 1e5)
 
