@@ -45,7 +45,7 @@ def gpt2(
     return Network(module, tuple(transposed), tuple(undecayed))
 
 
-class LanguageModel(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
+class LanguageModel(GPT2LMHeadModel):  # type: ignore[misc]
     """Tokens (batch, context) -> logits (batch, context, vocabulary)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
