@@ -4,11 +4,14 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from laser_fl.errors import StorageError, reason_of
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
 ENVIRONMENT, SPECTRUM, CHECKPOINTS = "environment.json", "spectrum.csv", "checkpoints"
+LOCK = ".lock"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -30,7 +33,14 @@ def whole_lines(path: Path) -> str:
 
 
 def conclude(folder: Path, engine: str, status: str, reason: str) -> None:
-    """Write the summary of a run that has begun, and whose process had no time to. Raises StorageError."""
-    if (folder / CONFIG).is_file() and not (folder / SUMMARY).is_file():
-        told = {"status": status, "reason": reason, "engine": engine}
-        write_whole(folder / SUMMARY, f"{json.dumps(told, indent=2)}\n".encode())
+    """Write the summary of a run that has begun, and whose process had no time to.
+
+    A run that another process is at keeps its own last word. Raises StorageError.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    with suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+        if not (folder / SUMMARY).is_file():
+            told = {"status": status, "reason": reason, "engine": engine}
+            write_whole(folder / SUMMARY, f"{json.dumps(told, indent=2)}\n".encode())
+        (folder / LOCK).unlink(missing_ok=True)

@@ -41,7 +41,7 @@ class Entry:
     latency_seconds: channel uses, up and down, over the bandwidth; an ideal downlink takes no time.
     faults: replies of clients that were refused or never came, in all of the round's exchanges.
     retries: exchanges that were repeated because too few clients were left.
-    clipped: clients a signal of whose was cut at its cap.
+    clipped: clients a signal of whose came at its cap.
     left_out: whose replies, and what was wrong with them: ``<client> <kind>; ...``.
     """
 

@@ -25,6 +25,7 @@ from laser_fl.files import (
     CONFIG,
     ENVIRONMENT,
     LEDGER,
+    LOCK,
     METRICS,
     SPECTRUM,
     SUMMARY,
@@ -38,8 +39,6 @@ from laser_fl.resuming import EVALUATIONS, LENGTHS, latest, refuse_other_run
 from laser_fl.tasks.metrics import TASK_METRICS
 from laser_fl.trackers.base import tracker_class
 from laser_fl.training import Training
-
-LOCK = ".lock"
 
 
 def path_of(config: RunConfig, now: datetime) -> Path:
@@ -143,7 +142,8 @@ class RunFolder(Observer):
         for table in tables.values():
             table.start_over()
         self._write_tables(training)
-        (self.path / SUMMARY).unlink(missing_ok=True)
+        for file in (SUMMARY, WEIGHTS):  # of where it used to end
+            (self.path / file).unlink(missing_ok=True)
 
     def on_checkpoint(self, training: Training) -> None:
         """Keep what it takes to go on from here; raises StorageError."""

@@ -129,6 +129,7 @@ def interrupt(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.process.join(max(0.0, deadline - time.monotonic()))
         lane.process.kill()
+        lane.process.join()  # what it had locked is free then
         if lane.label:
             conclude(lane.folder, "in-process", "interrupted", "it did not end by itself")
 

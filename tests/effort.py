@@ -1,4 +1,4 @@
-"""How much the tests try: `pytest` by itself what is likely to fail, `.ci/run` all of it.
+"""How much the tests try: `pytest` by itself what is likely to fail, `.ci/run` all but what is `long`.
 
 Imports nothing of the package, so that conftest may import it before the type-checking hook.
 """

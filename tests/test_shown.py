@@ -144,7 +144,7 @@ class TestNothingIsCut:
         shown = [word for line in lines for word in line.split()]
         assert shown == [word for name, words in rows for word in (name, *words)]
 
-    @pytest.mark.parametrize("columns", ["40", "80", None])
+    @pytest.mark.parametrize("columns", ["40", "80", "0", None])
     @pytest.mark.parametrize(
         ("command", "words"),
         [
@@ -161,7 +161,7 @@ class TestNothingIsCut:
         assert result.exit_code == 0
         assert "…" not in result.stdout
         assert [word for word in words if word not in result.stdout] == []
-        if columns:
+        if columns != "0" and columns:
             assert all(len(line) <= int(columns) for line in result.stdout.splitlines()[2:-1])
 
     def test_a_name_in_brackets_is_no_markup(self, tmp_path, monkeypatch):

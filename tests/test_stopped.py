@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from laser_fl.boards import PREFIX
 from laser_fl.config import parse
+from laser_fl.files import LOCK
 from simulations.cluster import cluster
 from simulations.engines import flower, in_process
 from simulations.engines.superlink import APP, summed_up
@@ -155,6 +157,14 @@ def test_a_run_whose_app_could_not_say_so_has_a_summary(tmp_path, error, status,
         raise error
     told = json.loads((tmp_path / "summary.json").read_text())
     assert told == {"status": status, "reason": reason, "engine": "flower"}
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path):
+    """A second command was refused, which is no end of the first one's run."""
+    (tmp_path / "config.json").write_text("{}")
+    with FileLock(tmp_path / LOCK), pytest.raises(RuntimeError), summed_up(tmp_path):
+        raise RuntimeError("out-dir: must not be in use by a run")
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_what_the_app_said_stays_and_a_folder_without_a_run_stays_empty(tmp_path):

@@ -89,7 +89,7 @@ def show_pairs(title: str, rows: list[tuple[str, str]]) -> None:
 
 def _room() -> int:
     """How wide a line may be: as the terminal, or as COLUMNS says; as long as it takes in a pipe or a file."""
-    if (columns := os.environ.get("COLUMNS", "")).isdecimal():
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns):
         return int(columns)
     return console.width if console.is_terminal else ENDLESS
 
