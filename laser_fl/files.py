@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from laser_fl.errors import StorageError, reason_of
+from laser_fl.errors import ConfigError, StorageError, reason_of
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
 SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
@@ -32,6 +32,28 @@ def whole_lines(path: Path) -> str:
     return text[: text.rfind("\n") + 1]
 
 
+def lock(folder: Path) -> FileLock:
+    """Keep other processes from writing into a run's folder. Raises ConfigError where one does."""
+    taken = FileLock(folder / LOCK)
+    try:
+        taken.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"out-dir: must not be in use by a run, got {str(folder)!r}") from None
+    return taken
+
+
+def unlock(folder: Path, taken: FileLock) -> None:
+    """Let others write there again, and leave no file of it."""
+    taken.release()
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def refuse_in_use(folder: Path) -> None:
+    """Raise ConfigError where another process is at a run: a killed command may leave one."""
+    unlock(folder, lock(folder))
+
+
 def conclude(folder: Path, engine: str, status: str, reason: str) -> None:
     """Write the summary of a run that has begun, and whose process had no time to.
 
@@ -39,8 +61,13 @@ def conclude(folder: Path, engine: str, status: str, reason: str) -> None:
     """
     if not (folder / CONFIG).is_file():
         return
-    with suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+    try:
+        taken = lock(folder)
+    except ConfigError:
+        return
+    try:
         if not (folder / SUMMARY).is_file():
             told = {"status": status, "reason": reason, "engine": engine}
             write_whole(folder / SUMMARY, f"{json.dumps(told, indent=2)}\n".encode())
-        (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        unlock(folder, taken)

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors.torch import save
 
 from laser_fl.checkpoints import Checkpoints
@@ -25,12 +24,13 @@ from laser_fl.files import (
     CONFIG,
     ENVIRONMENT,
     LEDGER,
-    LOCK,
     METRICS,
     SPECTRUM,
     SUMMARY,
     TIMING,
     WEIGHTS,
+    lock,
+    unlock,
     write_whole,
 )
 from laser_fl.ledger import Entry
@@ -85,13 +85,13 @@ class RunFolder(Observer):
         tracker = tracker_class(config.tracker)
         if config.resume:
             refuse_other_run(path, config, engine)
-            self._lock = self._locked()
+            self._lock = lock(self.path)
             self._tracker = tracker(path, config)
             return
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
+            self._lock = lock(self.path)
             self._tracker = tracker(path, config)
             self._write_json(CONFIG, config.to_flat())
             self._write_json(ENVIRONMENT, environment() | {"engine": engine})
@@ -172,7 +172,7 @@ class RunFolder(Observer):
         write_whole(self.path / WEIGHTS, save(weights))
         summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
         self._close_tracker(completed=True)
-        self._release()
+        unlock(self.path, self._lock)
         return summary
 
     def fail(self, training: Training | None, error: BaseException) -> None:
@@ -181,7 +181,7 @@ class RunFolder(Observer):
             if self._goes:
                 self._keep(training, error)
         self._close_tracker(completed=False)
-        self._release()
+        unlock(self.path, self._lock)
 
     def _keep(self, training: Training | None, error: BaseException) -> None:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -193,20 +193,6 @@ class RunFolder(Observer):
                 self.on_checkpoint(training)
             summary = self._summary(training) | summary
         self._write_json(SUMMARY, summary)
-
-    def _locked(self) -> FileLock:
-        """Keep others from writing here. Raises ConfigError where one does: a killed command may leave a run."""
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(f"out-dir: must not be in use by a run, got {str(self.path)!r}") from None
-        return lock
-
-    def _release(self) -> None:
-        self._lock.release()
-        with suppress(OSError):
-            (self.path / LOCK).unlink(missing_ok=True)
 
     def _close_tracker(self, completed: bool) -> None:
         """Tell the tracker that the run is over; what goes wrong there changes nothing here."""

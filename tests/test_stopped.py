@@ -16,10 +16,11 @@ from filelock import FileLock
 
 from laser_fl.boards import PREFIX
 from laser_fl.config import parse
+from laser_fl.errors import ConfigError
 from laser_fl.files import LOCK
 from simulations.cluster import cluster
 from simulations.engines import flower, in_process
-from simulations.engines.superlink import APP, summed_up
+from simulations.engines.superlink import APP, checked, summed_up
 
 # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
 HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -50,7 +51,7 @@ def ended(number, round, run, *options):
 
     Returns the command's exit status and what it said last.
     """
-    said = []
+    said, below, had = [], [], set()
     with started("run", "--engine", "flower", *options, "--out", run) as process:
         for line in process.stdout:
             said.append(line)
@@ -165,6 +166,15 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path):
     with FileLock(tmp_path / LOCK), pytest.raises(RuntimeError), summed_up(tmp_path):
         raise RuntimeError("out-dir: must not be in use by a run")
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_that_another_process_is_at_is_refused_before_flower_starts(tmp_path):
+    values = {"model": "linear", "clients": 2, "rounds": 2, "out-dir": str(tmp_path)}
+    (tmp_path / "config.json").write_text(json.dumps(parse(values).to_flat()))
+    (tmp_path / "environment.json").write_text(json.dumps({"engine": "flower"}))
+    going_on = parse(values | {"resume": str(tmp_path)})
+    with FileLock(tmp_path / LOCK), pytest.raises(ConfigError, match="out-dir: must not be in use by a run"):
+        checked(going_on, tmp_path, 2, "flower")
 
 
 def test_what_the_app_said_stays_and_a_folder_without_a_run_stays_empty(tmp_path):

@@ -27,7 +27,7 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.files import conclude
+from laser_fl.files import conclude, refuse_in_use
 from laser_fl.resuming import refuse_other_run
 from laser_fl.run_folder import refuse_used
 from laser_fl.setup import data_dir, prepare
@@ -56,6 +56,7 @@ def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, 
         raise ConfigError(f"engine: {engine} needs the project's source tree (pip install -e .), not found in {APP}")
     if config.resume:
         refuse_other_run(out, config, "flower")
+        refuse_in_use(out)
     else:
         refuse_used(out)
     prepare(config).training()  # refuses what depends on the data, the device and the run's length
