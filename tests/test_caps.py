@@ -180,7 +180,13 @@ class TestCaps:
     @pytest.mark.thorough
     @pytest.mark.product
     @pytest.mark.parametrize("partition", ["iid", "shards"])
-    @pytest.mark.parametrize("name", ["laser", "laser one-shot", "random-k"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("laser", "laser one-shot", "random-k"),
+            *(pytest.param(n, marks=pytest.mark.long) for n in ("laser two-phase", "z-sgd", "a-dsgd", "d-dsgd")),
+        ],
+    )
     def test_change_nothing_among_honest_clients(self, tmp_path, name, partition):
         options = {"rounds": 60, "clients": 8, "partition": partition, "evaluate-every": 30, "power": 100.0}
         for cap in ("10", "inf"):

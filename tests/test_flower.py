@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -56,19 +57,32 @@ def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant)
     assert_alike(a, b)
 
 
-def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
-    """``flwr run`` on Ray, on a SuperLink of its own, with the app's default configuration but for its length.
-
-    Clients are computed one by one. The one test by default in which Flower and Ray start.
-    """
-    config = parse({"rounds": 6, "evaluate-every": 3, "client-batching": "loop"})
+def run_on_flower_and_here(tmp_path, batching):
+    """``flwr run`` on Ray, on a SuperLink of its own, with the app's default configuration but for its length."""
+    config = parse({"rounds": 6, "evaluate-every": 3, "client-batching": batching})
     lines = []
     summary = flower.run(config, tmp_path / "flower", nodes=2, show=lines.append)
     in_process.run(config, tmp_path / "direct")
     assert summary["status"] == "completed"
     assert any("round 6/6" in line for line in lines)
+
+
+def test_the_real_runtime_gives_the_in_process_run_bit_for_bit(tmp_path):
+    """The one test by default in which Flower and Ray start; clients one by one."""
+    run_on_flower_and_here(tmp_path, "loop")
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
         assert (tmp_path / "flower" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
+
+
+@pytest.mark.thorough
+@pytest.mark.simulation
+@pytest.mark.long
+def test_the_real_runtime_gives_the_in_process_run_up_to_rounding_where_clients_are_batched(tmp_path, traced):
+    run_on_flower_and_here(tmp_path, "vmap")
+    a, b = (load_file(tmp_path / engine / "weights.safetensors") for engine in ("flower", "direct"))
+    assert_alike(a, b)
+    ledgers = [pd.read_csv(tmp_path / engine / "ledger.csv") for engine in ("flower", "direct")]
+    pd.testing.assert_frame_equal(*ledgers, rtol=1e-5)
 
 
 @pytest.mark.thorough

@@ -45,17 +45,24 @@ def test_full_resnet18_presets_run_on_a_cpu(tmp_path, monkeypatch, request, name
 
 @pytest.mark.thorough
 @pytest.mark.paper
-def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_dir):
-    """On a short text, in a process whose memory is its own; a step at once, where the preset adds up three."""
-    options = {"task": "pydoc", "device": "cpu", "evaluate-examples": 2, "checkpoint-every": 0} | FEW
-    options |= {"rounds": 1, "batch-size": 1, "accumulation-steps": 1}
+@pytest.mark.parametrize(
+    ("task", "rounds", "size"),
+    [
+        pytest.param("pydoc", 1, {"batch-size": 1, "accumulation-steps": 1, "evaluate-examples": 2}, id="a short text"),
+        pytest.param("wikitext-2", 2, {"accumulation-steps": 2}, marks=pytest.mark.long, id="WikiText-2"),
+    ],
+)
+def test_the_full_gpt2_preset_runs_on_a_cpu_in_less_than_12_gb(tmp_path, data_dir, task, rounds, size):
+    """In a process of its own, whose memory is its own. Of three micro-steps two or one: they add up alike."""
+    options = {"task": task, "device": "cpu", "evaluate-examples": 4, "checkpoint-every": 0} | FEW
+    options |= {"rounds": rounds} | size
     overrides = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
     command = ["run", "--preset", "gpt2-wikitext103", *overrides, "--quiet", "--out", str(tmp_path / "run")]
     code = "import sys; from simulations.cli import app; app(sys.argv[1:])"
     environment = os.environ | {"LASER_FL_CACHE": str(tmp_path / "cache"), "LASER_FL_DATA": data_dir}
     subprocess.run([sys.executable, "-c", code, *command], check=True, env=environment, capture_output=True)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["status"], summary["rounds"], summary["parameters"]) == ("completed", 1, 123_980_544)
+    assert (summary["status"], summary["rounds"], summary["parameters"]) == ("completed", rounds, 123_980_544)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 12e9
 
 

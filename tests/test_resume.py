@@ -106,7 +106,7 @@ def test_a_run_may_stop_again_and_again(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.killed
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
-    """SIGKILL at rounds at random; two of the twenty of which the README tells."""
+    """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
         "import os, signal, sys; from pathlib import Path; from laser_fl.observers import Observer\n"
         "from tests.test_resume import run\n"
@@ -116,7 +116,7 @@ def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
         "run(Path(sys.argv[1]), observers=[Kill()], strategy=sys.argv[3])"
     )
     draw = random.Random(KILL)
-    for i, strategy in enumerate(("laser", "random-k")):
+    for i, strategy in enumerate(("laser", "random-k", "z-sgd")):
         run(tmp_path / strategy, strategy=strategy)
         path, after = tmp_path / f"{i}", draw.randint(5, 13)
         killed = subprocess.run([sys.executable, "-c", program, str(path), str(after), strategy], check=False)
