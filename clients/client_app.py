@@ -7,8 +7,8 @@ from flwr.clientapp import ClientApp
 
 from clients.node import hosted_here, reply
 from laser_fl.config import RunConfig, parse
-from laser_fl.setup import Setup, prepare
-from laser_fl.worker import Crew
+from laser_fl.federated.local_training import Crew
+from laser_fl.federated.setup import Setup, prepare
 
 OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
 

@@ -9,22 +9,13 @@ from flwr.app import Context, Message
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
-from laser_fl.host import Host, Respond
-from laser_fl.mapped import NotHereError, Slot, is_board, write
-from laser_fl.replica import OutOfStepError
-from laser_fl.streams import Device
-from laser_fl.wire import (
-    ask_for_everything,
-    begins,
-    board_of,
-    clients_of,
-    forget,
-    put_held,
-    read_broadcast,
-    side_of,
-    take_held,
-    write_reply,
-)
+from laser_fl.federated.client import Host, Respond
+from laser_fl.federated.replica import OutOfStepError
+from laser_fl.rng import Device
+from laser_fl.transport.client_state import ask_for_everything, forget, put_held, side_of, take_held
+from laser_fl.transport.messages import begins, board_of, clients_of, read_broadcast
+from laser_fl.transport.replies import write_reply
+from laser_fl.transport.shared_memory import NotHereError, Slot, is_board, write
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:

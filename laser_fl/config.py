@@ -18,18 +18,21 @@ from pydantic import (
     model_validator,
 )
 
-from laser_fl.allocations import ALLOCATIONS
-from laser_fl.channels import CHANNELS
 from laser_fl.errors import ConfigError, brief, quoted
-from laser_fl.partitions import PARTITIONS
-from laser_fl.policies import POLICIES
-from laser_fl.receivers import AUTO, RECEIVERS
-from laser_fl.schemes import SCHEMES
-from laser_fl.schemes.exchanges import EXCHANGES
-from laser_fl.schemes.recoveries import RECOVERIES
-from laser_fl.tables import Table
-from laser_fl.tasks import TASKS
-from laser_fl.trackers import TRACKERS
+from laser_fl.registry import (
+    ALLOCATIONS,
+    AUTO,
+    CHANNELS,
+    EXCHANGES,
+    PARTITIONS,
+    POLICIES,
+    RECEIVERS,
+    RECOVERIES,
+    SCHEMES,
+    TASKS,
+    TRACKERS,
+    Table,
+)
 
 
 def _kebab(name: str) -> str:

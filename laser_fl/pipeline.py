@@ -25,17 +25,17 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
-from laser_fl.channels import air, digital
+from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import Links, Usage
-from laser_fl.downlink import Downlink
+from laser_fl.channels.downlink import Downlink
+from laser_fl.clipping import along, refuse_overflow, share_within, without_broken
 from laser_fl.errors import TrainingError
-from laser_fl.guards import along, refuse_overflow, share_within, without_broken
+from laser_fl.federated.acknowledgements import Pending, Receipts
+from laser_fl.federated.replica import News, State
 from laser_fl.norms import norms
-from laser_fl.power import Allocation, signal_powers
-from laser_fl.receipts import Pending, Receipts
-from laser_fl.replica import News, State
+from laser_fl.power.split import Allocation, signal_powers
+from laser_fl.schemes.approximation import Kept
 from laser_fl.schemes.base import Context, Heard, Scheme, owners
-from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ def receive(
         heard, usage = Heard({}, {}), Usage.none(len(ctx.speakers))
     elif scheme.promises.digital:
         payload = scheme.payload(values_sent(uplink.signals), ctx)
-        heard, usage = digital.deliver(uplink.signals, payload, channel_uses, ctx)
+        heard, usage = orthogonal.deliver(uplink.signals, payload, channel_uses, ctx)
     else:
         names = list(uplink.signals)
         power = signal_powers(names, uplink.signal_norms, uplink.gradient_norms, scheme, allocation, ctx)
-        heard, usage = air.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
+        heard, usage = mac.transmit(uplink.signals, uplink.signal_norms, power, links, ctx)
         amplitudes = len(names)
     refuse_overflow(heard.values, ctx.round)
     update, shared = scheme.decode(heard, shared, ctx)

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.files import METRICS
-from laser_fl.schemes import SCHEMES
+from laser_fl.data.metrics import Metric, metrics_in
+from laser_fl.registry import SCHEMES, from_fields
 from laser_fl.schemes.base import Scheme
-from laser_fl.tables import from_fields
-from laser_fl.tasks.metrics import Metric, metrics_in
+from laser_fl.storage.files import METRICS
 from simulations.figures.curves import COLOURS
 from simulations.reading import read_csv
 from simulations.side_by_side import Outcome

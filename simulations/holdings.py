@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.data.sampler import deal
 from laser_fl.errors import ConfigError
-from laser_fl.order import deal
 
 
 def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:

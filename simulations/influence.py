@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.replies import Reply
-from laser_fl.schemes.exchanges.alternating import Alternating
+from laser_fl.schemes.laser import Laser
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
-from laser_fl.training import Training
 from simulations.volume import model_blocks
 
 
@@ -49,7 +49,7 @@ def influences(config: RunConfig, model: str) -> list[Influence]:
     """
     blocks = model_blocks(model, config)
     power = block_power(config, len(blocks))
-    laser = Alternating(config.rank)
+    laser = Laser(config.rank)
     lines = []
     for block in blocks:
         rows, columns = block.matrix_shape

@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from laser_fl.observers import Metrics, Observer
-from laser_fl.training import Training
+from laser_fl.federated.callbacks import Metrics, Observer
+from laser_fl.federated.server import Training
 
 if TYPE_CHECKING:
     from simulations.sweep import Run

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from laser_fl.config import RunConfig
+from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.errors import TrainingError
-from laser_fl.files import ENVIRONMENT
-from laser_fl.tasks.metrics import Metric, metrics_in
+from laser_fl.storage.files import ENVIRONMENT
 from simulations.sweep import NOT_THE_RUN, Grid, Run
 
 RESULTS = "results.parquet"

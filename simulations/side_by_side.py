@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.files import conclude
-from laser_fl.run_folder import refuse_used
+from laser_fl.storage.files import conclude
+from laser_fl.storage.run_folder import refuse_used
 from simulations.engines import in_process
 from simulations.progress import Report, Reporter
 from simulations.signals import end_with_parent, ending_on_signals

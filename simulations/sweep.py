@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, brief, quoted
-from laser_fl.files import CONFIG, SUMMARY
-from laser_fl.setup import Setup, data_dir, device_of, prepare
-from laser_fl.trackers.base import tracker_class
+from laser_fl.federated.setup import Setup, data_dir, device_of, prepare
+from laser_fl.storage.files import CONFIG, SUMMARY
+from laser_fl.storage.trackers.base import tracker_class
 from simulations import presets
 from simulations.cluster import cluster
 from simulations.engines import in_process

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from laser_fl.blocks import Block
-from laser_fl.channels import CHANNELS, digital
+from laser_fl.channels import orthogonal
 from laser_fl.channels.base import Channel, Links
 from laser_fl.config import RunConfig, parse
-from laser_fl.models import MODELS
 from laser_fl.models.base import build
-from laser_fl.schemes import SCHEMES
+from laser_fl.registry import CHANNELS, EXCHANGES, MODELS, SCHEMES, from_fields
+from laser_fl.rng import Streams
 from laser_fl.schemes.base import Context, Scheme
-from laser_fl.schemes.exchanges import EXCHANGES
-from laser_fl.streams import Streams
-from laser_fl.tables import from_fields
 
 FLOAT_BYTES = 4
 
@@ -88,7 +85,7 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
     everyone = tuple(range(config.clients))
     channel: Channel = from_fields(CHANNELS.load(config.channel), config)
     uses = config.channel_uses or sum(block.size for block in blocks)
-    room = digital.capacity(Links.ideal(config.clients), uses, config.power, config.noise_variance)
+    room = orthogonal.capacity(Links.ideal(config.clients), uses, config.power, config.noise_variance)
     for phase in range(len(scheme.promises.phase_shares)):
         ctx = Context(
             blocks=tuple(blocks),

@@ -14,24 +14,18 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError, WireError
-from laser_fl.loop import Evaluate, train
-from laser_fl.mapped import Board, NotHereError
-from laser_fl.observers import Observer
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.loop import Evaluate, train
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.validation import Fault, Kind, Reply
 from laser_fl.pipeline import Broadcast
-from laser_fl.plan import Plan
-from laser_fl.replies import Fault, Kind, Reply
-from laser_fl.streams import Device
-from laser_fl.training import Training
-from laser_fl.wire import (
-    add_held,
-    asks_for_everything,
-    hosted_by,
-    is_elsewhere,
-    read_reply,
-    read_tensors,
-    write_broadcast,
-    write_tensors,
-)
+from laser_fl.rng import Device
+from laser_fl.transport.arrays import read_tensors, write_tensors
+from laser_fl.transport.client_state import add_held, asks_for_everything, is_elsewhere
+from laser_fl.transport.messages import write_broadcast
+from laser_fl.transport.replies import hosted_by, read_reply
+from laser_fl.transport.shared_memory import Board, NotHereError
 from strategies.carrier import Carrier, addressed, nodes_of
 from strategies.claims import ClaimError, Claims
 
@@ -43,7 +37,7 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 class OverTheAir(Strategy):
     """Models the multiple-access channel in `aggregate_train` and steps on what was heard.
 
-    The loop is `laser_fl.loop.train`, the same as in every other engine; `configure_train` and
+    The loop is `laser_fl.federated.loop.train`, the same as in every other engine; `configure_train` and
     `aggregate_train` are its two halves. Where `config` does not name ``clients``, every node
     is one client.
     """

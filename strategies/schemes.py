@@ -14,9 +14,9 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
-from laser_fl.loop import Evaluate
-from laser_fl.observers import Observer
-from laser_fl.streams import Device
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.loop import Evaluate
+from laser_fl.rng import Device
 from strategies.over_the_air import OverTheAir
 
 OPTIONS = {

@@ -10,11 +10,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.observers import Metrics, Observer
-from laser_fl.run_folder import RunFolder, path_of
-from laser_fl.setup import prepare
-from laser_fl.training import Training
-from laser_fl.wire import write_tensors
+from laser_fl.federated.callbacks import Metrics, Observer
+from laser_fl.federated.server import Training
+from laser_fl.federated.setup import prepare
+from laser_fl.storage.run_folder import RunFolder, path_of
+from laser_fl.transport.arrays import write_tensors
 from strategies.over_the_air import OverTheAir
 
 app = ServerApp()

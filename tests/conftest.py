@@ -39,7 +39,7 @@ def _identity():
 @pytest.fixture(autouse=True, scope="session")
 def _traces():
     """No function is traced but where `traced` is asked for: most runs here are too short to be worth it."""
-    from laser_fl import traced
+    from laser_fl.federated import traced
 
     calls = traced.CALLS
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def _traces():
 @pytest.fixture
 def traced(_traces, monkeypatch):
     """Functions are traced as in life."""
-    monkeypatch.setattr("laser_fl.traced.CALLS", _traces)
+    monkeypatch.setattr("laser_fl.federated.traced.CALLS", _traces)
 
 
 @pytest.fixture

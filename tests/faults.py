@@ -7,7 +7,7 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 
 from clients.client_app import app as client_app
-from laser_fl.replies import Fault, Reply
+from laser_fl.federated.validation import Fault, Reply
 from simulations.engines import in_process
 from strategies.server_app import app as server_app
 from tests.grids import FakeGrid

@@ -5,7 +5,7 @@ from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
 from laser_fl.config import parse
-from laser_fl.mapped import _mapped
+from laser_fl.transport.shared_memory import _mapped
 from strategies.server_app import app as server_app
 
 SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evaluate-every": 3}
@@ -70,7 +70,7 @@ class ScatteredGrid(FakeGrid):
         if context.node_id not in self.far(round):
             return client_app(message, context)
         with self.monkeypatch.context() as patch:
-            patch.setattr("laser_fl.mapped._this_host", lambda: "another")
+            patch.setattr("laser_fl.transport.shared_memory._this_host", lambda: "another")
             return client_app(message, context)
 
 

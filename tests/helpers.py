@@ -4,19 +4,16 @@ import math
 
 import torch
 
-from laser_fl.allocations.paper import signal_norm
 from laser_fl.blocks import blocks_of
 from laser_fl.channels.base import Links
 from laser_fl.config import parse
-from laser_fl.host import Host
+from laser_fl.federated.client import Host
+from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import Broadcast, receive, send
-from laser_fl.replies import Reply
-from laser_fl.schemes import SCHEMES
+from laser_fl.power.allocations import signal_norm
+from laser_fl.registry import EXCHANGES, RECOVERIES, SCHEMES, from_fields
+from laser_fl.rng import Streams
 from laser_fl.schemes.base import Context, Heard
-from laser_fl.schemes.exchanges import EXCHANGES
-from laser_fl.schemes.recoveries import RECOVERIES
-from laser_fl.streams import Streams
-from laser_fl.tables import from_fields
 from simulations import sweep
 
 BITS, USES = 150.0, 100  # what a digital link carries, in how many channel uses

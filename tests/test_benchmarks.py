@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
-from laser_fl.setup import prepare
+from laser_fl.federated.setup import prepare
 from simulations.benchmarks import BENCHMARKS
 from simulations.benchmarks.base import apart
 from simulations.benchmarks.compression import BLOCK, Hook, Ours

@@ -8,11 +8,11 @@ import torch
 from laser_fl.blocks import Block, blocks_of
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.host import Host
+from laser_fl.federated.client import Host
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.training import Training
-from laser_fl.wire import read_broadcast, write_broadcast
+from laser_fl.transport.messages import read_broadcast, write_broadcast
 from tests.helpers import VARIANTS, names, silent_losses, tensors
 
 pytestmark = pytest.mark.shapes

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
+from laser_fl.clipping import WINDOW, along
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.guards import WINDOW, along
-from laser_fl.host import Host, settle
-from laser_fl.loop import Training
+from laser_fl.federated.acknowledgements import Receipts
+from laser_fl.federated.client import Host, settle
+from laser_fl.federated.loop import Training
+from laser_fl.federated.schedule import Plan
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.receipts import Receipts
-from laser_fl.wire import read_broadcast, write_broadcast
+from laser_fl.transport.messages import read_broadcast, write_broadcast
 from simulations.engines import in_process
 from tests.effort import few, pairs
 from tests.helpers import SHAPES, VARIANTS, scheme, tensors

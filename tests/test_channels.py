@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import ncx2
 
-from laser_fl.channels import CHANNELS, air, digital
+from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.awgn import Awgn
 from laser_fl.channels.base import Channel, Links
 from laser_fl.channels.blind import Blind
@@ -15,8 +15,8 @@ from laser_fl.channels.fading import Fading
 from laser_fl.config import parse
 from laser_fl.errors import PowerError
 from laser_fl.norms import norms
-from laser_fl.streams import Streams
-from laser_fl.tables import from_fields
+from laser_fl.registry import CHANNELS, from_fields
+from laser_fl.rng import Streams
 from tests.effort import draws
 from tests.helpers import context, names, tensors
 
@@ -46,7 +46,7 @@ def transmit(sent, power, round=0, variance=SIGMA2, seed=0, channel=None, averag
         ctx, noise_std=0.0 if math.isinf(power) else replace(channel, noise_variance=variance).noise_std(CLIENTS)
     )
     budget = torch.where(torch.tensor(math.isinf(power)), torch.inf, power * SHARES)
-    return air.transmit(sent, norms(sent, int((~silent).sum())), budget, links, ctx)
+    return mac.transmit(sent, norms(sent, int((~silent).sum())), budget, links, ctx)
 
 
 def fading(**options):
@@ -214,7 +214,7 @@ class TestFading:
         for round in range(20):
             links = channel.links(EVERYONE, CLIENTS, round, Streams(0))
             power = torch.tensor([3.0], dtype=torch.float64)
-            _, usage = air.transmit(ones, norms(ones, CLIENTS), power, links, context({}, CLIENTS, round, 3.0))
+            _, usage = mac.transmit(ones, norms(ones, CLIENTS), power, links, context({}, CLIENTS, round, 3.0))
             gains = channel.gains(CLIENTS, round, Streams(0))[0].abs().square()
             torch.testing.assert_close(usage.client_power, 3.0 * gains.min() / gains, rtol=1e-6, atol=0)
 
@@ -318,21 +318,21 @@ class TestBlind:
 class TestDigitalLinks:
     def test_equal_links_share_the_capacity_of_the_multiple_access_channel(self):
         """s/(2k) log2(1 + kP/(sσ²)), the symmetric rate."""
-        bits = digital.capacity(Links.ideal(8), 500, 90.0, 0.5)
+        bits = orthogonal.capacity(Links.ideal(8), 500, 90.0, 0.5)
         expected = 500 / 16 * math.log2(1 + 8 * 90 / (500 * 0.5))
         assert bits.tolist() == pytest.approx([expected] * 8)
 
     def test_silent_clients_neither_send_nor_take_a_turn(self):
         gains = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64)
-        bits = digital.capacity(Links(gains, gains, gains), 100, 10.0, 1.0)
+        bits = orthogonal.capacity(Links(gains, gains, gains), 100, 10.0, 1.0)
         assert bits.tolist() == pytest.approx([0, 25 * math.log2(1 + 0.2), 25 * math.log2(1 + 0.8)])
 
     def test_without_noise_everything_fits(self):
-        assert digital.capacity(Links.ideal(2), 10, 1.0, 0.0).tolist() == [math.inf] * 2
-        assert digital.capacity(Links.ideal(2), 10, math.inf, 1.0).tolist() == [math.inf] * 2
+        assert orthogonal.capacity(Links.ideal(2), 10, 1.0, 0.0).tolist() == [math.inf] * 2
+        assert orthogonal.capacity(Links.ideal(2), 10, math.inf, 1.0).tolist() == [math.inf] * 2
 
     def test_a_message_that_does_not_fit_is_refused(self):
         ctx = context(clients=2)
         payload = torch.tensor([150.0, 150.1], dtype=torch.float64)
         with pytest.raises(PowerError, match=r"round 1: client 1 sent 150\.1 bits over a link that carries 150\.0"):
-            digital.deliver(tensors(clients=2), payload, 10, ctx)
+            orthogonal.deliver(tensors(clients=2), payload, 10, ctx)

@@ -12,13 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from laser_fl.allocations import ALLOCATIONS
-from laser_fl.channels import CHANNELS
 from laser_fl.config import RunConfig, parse
-from laser_fl.files import conclude
-from laser_fl.policies import POLICIES
-from laser_fl.schemes import SCHEMES
-from laser_fl.tasks import TASKS
+from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES, TASKS
+from laser_fl.storage.files import conclude
 from simulations import presets
 from simulations.cli import app
 from simulations.side_by_side import run_all

@@ -4,11 +4,11 @@ import resource
 
 import pytest
 
-from laser_fl.checkpoints import CheckpointError
-from laser_fl.csv_table import CsvTable
 from laser_fl.errors import StorageError
-from laser_fl.files import whole_lines
-from laser_fl.ledger import Entry, Ledger, Totals
+from laser_fl.federated.ledger import Entry, Ledger, Totals
+from laser_fl.storage.checkpoint import CheckpointError
+from laser_fl.storage.csv_table import CsvTable
+from laser_fl.storage.files import whole_lines
 
 ROWS = [{"round": t, "loss": t / 3, "left_out": "" if t % 2 else f"{t} late; 1, raised"} for t in range(1, 9)]
 

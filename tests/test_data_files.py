@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from laser_fl.config import parse
+from laser_fl.data import text
+from laser_fl.data.mnist import KNOWN
 from laser_fl.errors import DataError, StorageError
-from laser_fl.tasks import TASKS, text
-from laser_fl.tasks.images28 import KNOWN
+from laser_fl.registry import TASKS
 from tests.test_cli import call
 
 PARTS = {"train-images-idx3": 20, "train-labels-idx1": 20, "t10k-images-idx3": 10, "t10k-labels-idx1": 10}
@@ -155,7 +156,7 @@ class TestImages:
     def test_of_the_other_set_are_told_by_their_labels(self, tmp_path, monkeypatch):
         """The files of MNIST and Fashion-MNIST have the same names."""
         digest = hashlib.blake2b(contents()["t10k-labels-idx1-ubyte"], digest_size=8).hexdigest()
-        monkeypatch.setattr("laser_fl.tasks.images28.KNOWN", {digest: "FashionMNIST"})
+        monkeypatch.setattr("laser_fl.data.mnist.KNOWN", {digest: "FashionMNIST"})
         write(tmp_path, contents())
         assert len(load("fashion-mnist", tmp_path).train) == 20
         with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: must be MNIST's, got FashionMNIST's"):

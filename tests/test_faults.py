@@ -11,12 +11,12 @@ import torch
 
 from laser_fl.blocks import Block
 from laser_fl.config import parse
-from laser_fl.host import Host, settle
-from laser_fl.loop import Training
+from laser_fl.federated.acknowledgements import KINDS, Receipts
+from laser_fl.federated.client import Host, settle
+from laser_fl.federated.loop import Training
+from laser_fl.federated.schedule import Plan
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.receipts import KINDS, Receipts
-from laser_fl.schemes.kept import Everything, FactorAndColumns, Picked, Product, Sparse, Whole
+from laser_fl.schemes.approximation import Everything, FactorAndColumns, Picked, Product, Sparse, Whole
 from simulations.progress import Reporter
 from tests.effort import THOROUGH, pairs
 from tests.faults import SPOILERS, faulty_run, single, spoil

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure as Picture
 from typer.testing import CliRunner
 
-from laser_fl.files import SPECTRUM
-from laser_fl.tables import Entry, Table
+from laser_fl.registry import Entry, Table
+from laser_fl.storage.files import SPECTRUM
 from simulations.cli import app
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure, Scale

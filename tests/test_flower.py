@@ -14,21 +14,15 @@ from safetensors.torch import load_file
 from clients.node import hosted, hosted_here, reply
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.observers import Observer
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.replies import Reply
-from laser_fl.schemes import SCHEMES
-from laser_fl.training import Training
-from laser_fl.wire import (
-    hosted_by,
-    read_broadcast,
-    read_reply,
-    read_tensors,
-    write_broadcast,
-    write_reply,
-    write_tensors,
-)
+from laser_fl.registry import SCHEMES
+from laser_fl.transport.arrays import read_tensors, write_tensors
+from laser_fl.transport.messages import read_broadcast, write_broadcast
+from laser_fl.transport.replies import hosted_by, read_reply, write_reply
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, Sgd, ZSgd
 from strategies.server_app import app as server_app

@@ -23,30 +23,22 @@ from hypothesis import strategies as st
 from clients.node import reply
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, WireError
-from laser_fl.mapped import Board, NotHereError, Slot
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import Uplink, send
-from laser_fl.plan import Plan
-from laser_fl.replies import Reply
-from laser_fl.training import Training
-from laser_fl.wire import (
+from laser_fl.transport.arrays import read_tensors, take_tensors, write_tensors
+from laser_fl.transport.client_state import (
     add_held,
     ask_for_everything,
     asks_for_everything,
-    begins,
-    board_of,
-    clients_of,
-    hosted_by,
     is_elsewhere,
-    read_broadcast,
-    read_reply,
-    read_tensors,
     side_of,
     take_held,
-    take_tensors,
-    write_broadcast,
-    write_tensors,
 )
-from laser_fl.wire.broadcasts import read_state
+from laser_fl.transport.messages import begins, board_of, clients_of, read_broadcast, read_state, write_broadcast
+from laser_fl.transport.replies import hosted_by, read_reply
+from laser_fl.transport.shared_memory import Board, NotHereError, Slot
 from simulations import presets, sweep
 from simulations.cli.common import key_values, refuse_keys
 from strategies import OverTheAir

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from laser_fl.checkpoints import FORMAT, VERSION, CheckpointError, load, save
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.held import from_checkpoint, to_checkpoint
-from laser_fl.host import Host
+from laser_fl.federated.client import Host, from_checkpoint, to_checkpoint
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.training import Training
+from laser_fl.storage.checkpoint import FORMAT, VERSION, CheckpointError, load, save
 from tests.effort import cases
 from tests.helpers import silent_losses, tensors
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from laser_fl.config import parse
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import Broadcast, send
-from laser_fl.plan import Plan
-from laser_fl.training import Training
 from tests.helpers import (
     SHAPES,
     VARIANTS,

@@ -11,15 +11,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from laser_fl.config import parse
+from laser_fl.data.mnist import MODELS
+from laser_fl.data.task import Examples, Task
+from laser_fl.federated.local_training import Crew
+from laser_fl.federated.setup import Setup
+from laser_fl.federated.traced import CALLS
 from laser_fl.models.base import Network
 from laser_fl.models.resnet18 import resnet18
 from laser_fl.pipeline import Broadcast
-from laser_fl.setup import Setup
-from laser_fl.streams import Streams
-from laser_fl.tasks.base import Examples, Task
-from laser_fl.tasks.images28 import MODELS
-from laser_fl.traced import CALLS
-from laser_fl.worker import Crew
+from laser_fl.rng import Streams
 from simulations.engines import in_process
 from simulations.engines.in_process import InProcess
 from tests.grids import run_config, run_on_grid

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from laser_fl.mapped import Board, NotHereError, Slot, write
+from laser_fl.transport.shared_memory import Board, NotHereError, Slot, write
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -41,7 +41,7 @@ def test_no_tensors_are_a_file_too(board):
 def test_another_process_sees_what_is_written_here_and_is_seen(board):
     slot = board.show("some", TENSORS)
     program = (
-        "import sys; from laser_fl.mapped import Slot; t = Slot.parse(sys.argv[1]).map()['matrix']; "
+        "import sys; from laser_fl.transport.shared_memory import Slot; t = Slot.parse(sys.argv[1]).map()['matrix']; "
         "t += 1; print(t.sum().item())"
     )
     other = subprocess.run([sys.executable, "-c", program, slot.text], capture_output=True, text=True, check=True)
@@ -95,7 +95,7 @@ def test_a_file_that_is_too_short_or_of_strange_values_is_left_alone(board):
 @pytest.mark.killed
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(board):
     program = (
-        "import sys, time; from laser_fl.mapped import Board; b = Board.with_room(1000); "
+        "import sys, time; from laser_fl.transport.shared_memory import Board; b = Board.with_room(1000); "
         "print(b.path, flush=True); time.sleep(100)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -6,15 +6,15 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from laser_fl.config import parse
+from laser_fl.data.task import Examples, Task
 from laser_fl.errors import ConfigError
+from laser_fl.federated.local_training import Crew, Worker
+from laser_fl.federated.model import Server
+from laser_fl.federated.setup import prepare
 from laser_fl.models.gpt2 import gpt2
 from laser_fl.models.resnet18 import resnet18
 from laser_fl.pipeline import Broadcast
-from laser_fl.server import Server
-from laser_fl.setup import prepare
-from laser_fl.streams import Streams
-from laser_fl.tasks.base import Examples, Task
-from laser_fl.worker import Crew, Worker
+from laser_fl.rng import Streams
 from simulations.engines import in_process
 from tests.grids import run_on_grid
 from tests.helpers import context, scheme

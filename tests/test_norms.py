@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laser_fl.norms import AT_ONCE, CHUNK, norm, norms
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 pytestmark = pytest.mark.shapes
 

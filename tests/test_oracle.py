@@ -5,10 +5,11 @@ from math import prod
 import pytest
 import torch
 
-from laser_fl.allocations import ALLOCATIONS
-from laser_fl.channels.air import draw_noise
-from laser_fl.schemes import places, sketch
-from laser_fl.schemes.exchanges.low_rank import orthonormal
+from laser_fl.channels.mac import draw_noise
+from laser_fl.registry import ALLOCATIONS
+from laser_fl.schemes import sketch
+from laser_fl.schemes.indices import draw as draw_indices
+from laser_fl.schemes.laser import orthonormal
 from laser_fl.schemes.laser_adaptive import CORE, LONG, SHORT
 from laser_fl.schemes.projection import Projection
 from laser_fl.theory import best_share
@@ -65,7 +66,7 @@ def bases_of(chosen):
 def indices(factor=FACTOR):
     blocks, streams = context().blocks, context().streams
     sizes = tuple((b.size, max(1, int(factor * b.size))) for b in blocks)
-    return [[drawn.tolist() for drawn in places.draw(streams, "random-k", t, sizes)] for t in range(ROUNDS)]
+    return [[drawn.tolist() for drawn in draw_indices(streams, "random-k", t, sizes)] for t in range(ROUNDS)]
 
 
 def hashes():
@@ -102,7 +103,7 @@ def columns(chosen, ctx):
     assert chosen.weighs(ctx)
     sampled = [block for block in ctx.blocks if chosen.laser.compresses(block)]
     sizes = tuple((max(block.matrix_shape), chosen.columns(block, ctx)) for block in sampled)
-    drawn = places.draw(ctx.streams, "laser columns", ctx.round, sizes)
+    drawn = draw_indices(ctx.streams, "laser columns", ctx.round, sizes)
     named = {block.name: some.tolist() for block, some in zip(sampled, drawn, strict=True)}
     return [named.get(name) for name in SHAPES]
 

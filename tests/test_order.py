@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from laser_fl.config import parse
+from laser_fl.data.task import Examples, Text
 from laser_fl.errors import ConfigError
-from laser_fl.partitions import PARTITIONS
-from laser_fl.plan import Plan
-from laser_fl.tasks.base import Examples, Text
-from laser_fl.training import Training
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.registry import PARTITIONS
 from simulations.progress import Reporter
 from strategies.server_app import _Log
 from tests.helpers import names, tensors

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from laser_fl.blocks import blocks_of
-from laser_fl.channels.air import draw_noise
 from laser_fl.channels.base import Links
+from laser_fl.channels.downlink import Downlink, listen, noise_std
+from laser_fl.channels.mac import draw_noise
 from laser_fl.config import parse
-from laser_fl.downlink import Downlink, listen, noise_std
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.held import Held
-from laser_fl.host import place
-from laser_fl.participation import participants
+from laser_fl.federated.client import Held, place
+from laser_fl.federated.participation import participants
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import Broadcast, receive, send
-from laser_fl.plan import Plan
-from laser_fl.schemes import places, sketch
-from laser_fl.streams import Streams
-from laser_fl.training import Training
+from laser_fl.rng import Streams
+from laser_fl.schemes import sketch
+from laser_fl.schemes.indices import draw as draw_indices
 from simulations.engines import in_process
 from simulations.progress import Reporter
 from tests import oracle
@@ -203,7 +203,7 @@ def links_of(training):
 
 def all_indices():
     sizes = tuple((b.size, max(1, int(0.3 * b.size))) for b in BLOCKS)
-    return [[drawn.tolist() for drawn in places.draw(Streams(0), "random-k", t, sizes)] for t in range(ROUNDS)]
+    return [[drawn.tolist() for drawn in draw_indices(Streams(0), "random-k", t, sizes)] for t in range(ROUNDS)]
 
 
 def all_hashes():
@@ -361,7 +361,7 @@ class TestInEveryEngine:
     def test_an_infinite_downlink_power_is_bit_equal_to_shared_weights(self, tmp_path, monkeypatch):
         """The default, against every client hearing a copy of its own without noise."""
         in_process.run(parse(SHORT | {"client-batching": "loop"}), tmp_path / "plain")
-        monkeypatch.setattr("laser_fl.host.listen", hear_copies)
+        monkeypatch.setattr("laser_fl.federated.client.listen", hear_copies)
         in_process.run(parse(SHORT | {"client-batching": "loop"}), tmp_path / "copies")
         for file in FILES:
             assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "copies" / file).read_bytes()

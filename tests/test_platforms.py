@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from laser_fl import boards
 from laser_fl.config import parse
-from laser_fl.mapped import Board
+from laser_fl.transport import shared_folders
+from laser_fl.transport.shared_memory import Board
 from simulations import signals
 from simulations.engines import in_process
 
@@ -31,7 +31,7 @@ def elsewhere(monkeypatch, tmp_path):
             monkeypatch.delattr(module, name, raising=False)
     for module in ("fcntl", "resource", "pwd", "grp", "termios"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(boards, "IN_MEMORY", Path("/nowhere"))
+    monkeypatch.setattr(shared_folders, "IN_MEMORY", Path("/nowhere"))
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -71,7 +71,7 @@ def test_a_system_that_renames_no_file_in_use_has_no_board_and_nothing_is_left(m
     def refuse(*paths):
         raise PermissionError(13, "in use")
 
-    monkeypatch.setattr(boards, "IN_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_folders, "IN_MEMORY", tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Path, "rename", refuse)
     assert Board.with_room(1) is None

@@ -8,18 +8,17 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from laser_fl.allocations import ALLOCATIONS
 from laser_fl.channels.base import Usage
 from laser_fl.config import parse
 from laser_fl.errors import PowerError, TrainingError
-from laser_fl.ledger import POWER_TOLERANCE, Tally
+from laser_fl.federated.ledger import POWER_TOLERANCE, Tally
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.norms import norms
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.policies import POLICIES
-from laser_fl.power import SMALLEST_SHARE, shares
-from laser_fl.streams import Streams
-from laser_fl.training import Training
+from laser_fl.power.split import SMALLEST_SHARE, shares
+from laser_fl.registry import ALLOCATIONS, POLICIES
+from laser_fl.rng import Streams
 from tests.effort import draws, pairs
 from tests.helpers import SHAPES, VARIANTS, absorb, names, scheme, shared_of, silent_losses, tensors, walk_round
 

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from laser_fl.config import parse
 from laser_fl.errors import DataError
-from laser_fl.ledger import Entry
-from laser_fl.observers import Metrics
-from laser_fl.resuming import about
+from laser_fl.federated.callbacks import Metrics
+from laser_fl.federated.ledger import Entry
+from laser_fl.storage.resume import about
 from simulations.cli import app
 from simulations.figures.figure6 import energies
 from simulations.report.charts import charts

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
+from laser_fl.federated.optimizer import Stepping
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.update_filters import gain, wiener
 from laser_fl.pipeline import receive, send
-from laser_fl.plan import Plan
-from laser_fl.receivers import RECEIVERS
-from laser_fl.receivers.wiener import gain, wiener
+from laser_fl.registry import RECEIVERS
 from laser_fl.schemes.base import Heard
-from laser_fl.stepping import Stepping
-from laser_fl.training import Training
 from simulations.engines import in_process
 from tests.effort import draws
 from tests.helpers import SHAPES, VARIANTS, absorb, context, exact, names, scheme, shared_of, silent_losses, tensors
@@ -129,7 +129,7 @@ def test_a_run_steps_on_what_its_receiver_makes(monkeypatch):
         receptions.append(receive(*arguments))
         return receptions[-1]
 
-    monkeypatch.setattr("laser_fl.training.receive", record)
+    monkeypatch.setattr("laser_fl.federated.server.receive", record)
     for receiver in ("plain", "wiener"):
         config = parse({"strategy": "random-k", "clients": 4, "receiver": receiver, "power": 300, "learning-rate": 1})
         training, memory = Training(config, tensors(clients=None), Plan(2)), {}

@@ -5,11 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_fl.schemes.largest import largest
+from laser_fl.rng import Streams
+from laser_fl.schemes.a_dsgd import amp, lmmse
+from laser_fl.schemes.indices import largest
 from laser_fl.schemes.projection import Projection, cosine_transform, inverse_cosine_transform
-from laser_fl.schemes.recoveries.amp import amp
-from laser_fl.schemes.recoveries.lmmse import lmmse
-from laser_fl.streams import Streams
 
 pytestmark = pytest.mark.shapes
 

@@ -6,13 +6,13 @@ import torch
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.held import Held
+from laser_fl.federated.client import Held
+from laser_fl.federated.optimizer import Stepping
+from laser_fl.federated.replica import News, OutOfStepError, Replica, State
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.receivers import RECEIVERS
-from laser_fl.replica import News, OutOfStepError, Replica, State
-from laser_fl.stepping import Stepping
-from laser_fl.training import Training
+from laser_fl.registry import RECEIVERS
 from simulations.engines import in_process
 from tests.effort import pairs
 from tests.grids import run_on_grid
@@ -145,7 +145,7 @@ class TestFollowing:
             answer(training.broadcast(), Held(), range(4), self.gradients)
 
     def copy(self, held):
-        from laser_fl.replica import Follower
+        from laser_fl.federated.replica import Follower
 
         memory = {name: m.clone() for name, m in held.memory.items()}
         return Held(memory, {}, Follower(held.follower.state.copied()))

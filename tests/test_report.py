@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
-from laser_fl.tables import Entry, Table
+from laser_fl.registry import Entry, Table
 from simulations.cli import app
 from simulations.engines import in_process
 from simulations.figures.base import Figure, Scale

@@ -13,12 +13,12 @@ from flwr.app import Context, RecordDict
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from laser_fl.checkpoints import CheckpointError, Checkpoints, load, save
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.observers import Observer
-from laser_fl.resuming import about, lengthened, refuse_other_run
-from laser_fl.training import Training
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.server import Training
+from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, load, save
+from laser_fl.storage.resume import about, lengthened, refuse_other_run
 from simulations.cli import app
 from simulations.cli.runs import going_on
 from simulations.engines import in_process
@@ -108,7 +108,7 @@ def test_a_run_may_stop_again_and_again(tmp_path):
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
     """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
-        "import os, signal, sys; from pathlib import Path; from laser_fl.observers import Observer\n"
+        "import os, signal, sys; from pathlib import Path; from laser_fl.federated.callbacks import Observer\n"
         "from tests.test_resume import run\n"
         "class Kill(Observer):\n"
         "    def on_round(self, training, seconds):\n"
@@ -206,7 +206,7 @@ class TestDamage:
         assert (tmp_path / "run" / "ledger.csv").read_bytes() == ledger
 
     def test_another_version_is_refused_by_name(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("laser_fl.checkpoints.VERSION", "2")
+        monkeypatch.setattr("laser_fl.storage.checkpoint.VERSION", "2")
         save(tmp_path / "a.safetensors", {}, {"w": torch.ones(2)})
         monkeypatch.undo()
         with pytest.raises(CheckpointError, match=r"a\.safetensors: must be a .* of version 1, got .* of 2"):

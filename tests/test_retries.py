@@ -11,11 +11,12 @@ from flwr.app import RecordDict
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.host import Host
-from laser_fl.plan import Plan
-from laser_fl.replica import OutOfStepError
-from laser_fl.training import Training
-from laser_fl.wire import read_reply, take_tensors
+from laser_fl.federated.client import Host
+from laser_fl.federated.replica import OutOfStepError
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.transport.arrays import take_tensors
+from laser_fl.transport.replies import read_reply
 from tests.effort import pairs
 from tests.faults import FaultyGrid, faulty_run, run_on
 from tests.grids import SHORT, FakeGrid, run_config
@@ -76,7 +77,7 @@ class AskingTwice(FakeGrid):
             raise AssertionError("it was computed again")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("laser_fl.worker.Crew.answer", refuse)
+            patch.setattr("laser_fl.federated.local_training.Crew.answer", refuse)
             replies = super().send_and_receive(messages, timeout=timeout)
         again = self.said(replies)
         self.twice += len(again)

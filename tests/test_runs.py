@@ -10,14 +10,13 @@ from safetensors.torch import load_file
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.loop import train
-from laser_fl.observers import Observer
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.loop import train
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.pipeline import send
-from laser_fl.plan import Plan
-from laser_fl.run_folder import RunFolder
-from laser_fl.schemes import SCHEMES
-from laser_fl.tables import Entry, Table
-from laser_fl.training import Training
+from laser_fl.registry import SCHEMES, Entry, Table
+from laser_fl.storage.run_folder import RunFolder
 from simulations.engines import in_process
 from tests.helpers import absorb, assert_alike, names
 
@@ -126,7 +125,7 @@ def test_an_interrupted_run_keeps_what_there_is(tmp_path):
 def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
     """By hand: two blocks of 3 and 1 values, two clients, powers 1 and 4 by a policy of our own."""
     policy = Entry("tests.test_runs:rising", "1, then 4")
-    monkeypatch.setattr("laser_fl.training.POLICIES", Table({"constant": policy}))
+    monkeypatch.setattr("laser_fl.federated.server.POLICIES", Table({"constant": policy}))
     config = parse(
         {"strategy": "z-sgd", "clients": 2, "noise-variance": 0.25, "rounds": 2, "power-allocation": "uniform"}
     )
@@ -184,7 +183,7 @@ def test_a_run_that_is_interrupted_before_it_begins_leaves_its_folder_as_it_was(
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("laser_fl.run_folder.environment", interrupted)
+    monkeypatch.setattr("laser_fl.storage.run_folder.environment", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []

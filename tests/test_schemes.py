@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from laser_fl.channels.air import draw_noise
+from laser_fl.channels.mac import draw_noise
 from laser_fl.pipeline import Broadcast, send
-from laser_fl.schemes import places, sketch
+from laser_fl.rng import Streams
+from laser_fl.schemes import sketch
 from laser_fl.schemes.base import Scheme
-from laser_fl.schemes.exchanges.low_rank import orthonormal
-from laser_fl.schemes.exchanges.one_shot import OneShot
+from laser_fl.schemes.indices import draw as draw_indices
+from laser_fl.schemes.laser import orthonormal
+from laser_fl.schemes.laser_variants import OneShot
 from laser_fl.schemes.projection import Projection
-from laser_fl.streams import Streams
 from tests.effort import draws
 from tests.helpers import (
     SHAPES,
@@ -225,11 +226,11 @@ def test_without_noise_error_feedback_delivers_everything_in_the_end(name):
 
 class TestLaser:
     def test_compresses_matrices_that_are_worth_it_and_nothing_else(self):
-        ctx, chosen = context(), scheme("laser", rank=2).exchange
+        ctx, chosen = context(), scheme("laser", rank=2)
         sent = {block.name: chosen.compresses(block) for block in ctx.blocks}
         # 120 > 2·22, a vector, 8 x 18: 144 > 2·26, 3 x 20: 60 > 2·23
         assert sent == {"hidden": True, "hidden bias": False, "kernel": True, "out": True}
-        assert not scheme("laser", rank=6).exchange.compresses(ctx.blocks[0])  # 120 < 6·22
+        assert not scheme("laser", rank=6).compresses(ctx.blocks[0])  # 120 < 6·22
 
     def test_alternates_the_factors(self):
         chosen = scheme("laser", rank=2)
@@ -296,7 +297,7 @@ class TestDraws:
     """What the oracle is given cannot be checked by it."""
 
     def test_random_k_draws_without_replacement(self):
-        (drawn,) = places.draw(Streams(0), "random-k", 0, ((1000, 400),))
+        (drawn,) = draw_indices(Streams(0), "random-k", 0, ((1000, 400),))
         assert len(set(drawn.tolist())) == 400
         assert drawn.min() >= 0
         assert drawn.max() < 1000

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laser_fl.config import parse
-from laser_fl.server import Server
+from laser_fl.federated.model import Server
 from tests.helpers import tensors
 
 pytestmark = pytest.mark.shapes

@@ -6,7 +6,7 @@ from flwr.app import Context, RecordDict
 
 from clients.client_app import app as client_app
 from clients.node import reply
-from laser_fl.wire import board_of
+from laser_fl.transport.messages import board_of
 from simulations.engines import in_process
 from strategies.server_app import app as server_app
 from tests.effort import pairs

@@ -12,11 +12,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
+from laser_fl.data.metrics import TASK_METRICS, Metric
+from laser_fl.data.task import Examples, Task
 from laser_fl.errors import ConfigError
-from laser_fl.plan import Plan
-from laser_fl.tasks.base import Examples, Task
-from laser_fl.tasks.metrics import TASK_METRICS, Metric
-from laser_fl.training import Training
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from simulations.cli import app
 from simulations.compare import listing, picture
 from simulations.progress import MOST_LINES, Display, Report, Reporter

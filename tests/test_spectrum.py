@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from laser_fl.blocks import Block
 from laser_fl.config import parse
-from laser_fl.spectrum import energy_share, spectrum
+from laser_fl.federated.spectrum import energy_share, spectrum
 from simulations.engines import in_process
 from tests.helpers import tensors
 

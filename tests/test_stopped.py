@@ -14,10 +14,10 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from laser_fl.boards import PREFIX
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.files import LOCK
+from laser_fl.storage.files import LOCK
+from laser_fl.transport.shared_folders import PREFIX
 from simulations.cluster import cluster
 from simulations.engines import flower, in_process
 from simulations.engines.superlink import APP, checked, summed_up

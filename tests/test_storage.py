@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from laser_fl.checkpoints import load
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, StorageError
+from laser_fl.storage.checkpoint import load
 from simulations.cli import app
 from simulations.engines import in_process
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 
 def draw(streams, *key):

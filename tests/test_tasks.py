@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from laser_fl.config import parse
+from laser_fl.data import text
+from laser_fl.data.cifar import augment
+from laser_fl.data.task import Examples, stratified
 from laser_fl.errors import ConfigError, DataError
-from laser_fl.setup import data_dir as resolve
-from laser_fl.setup import prepare
-from laser_fl.streams import Streams
-from laser_fl.tasks import TASKS, text
-from laser_fl.tasks.base import Examples, stratified
-from laser_fl.tasks.cifar import augment
+from laser_fl.federated.setup import data_dir as resolve
+from laser_fl.federated.setup import prepare
+from laser_fl.registry import TASKS
+from laser_fl.rng import Streams
 
 
 def test_the_embedded_digits_are_4000_and_1000_balanced():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
 
 from laser_fl.config import parse
-from laser_fl.schemes.exchanges.low_rank import orthonormal
+from laser_fl.schemes.laser import orthonormal
 from laser_fl.theory import (
     best_share,
     heard_part,

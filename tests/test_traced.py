@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from laser_fl import traced
 from laser_fl.config import parse
-from laser_fl.setup import prepare
-from laser_fl.traced import CALLS, KEPT, Traced
+from laser_fl.federated import traced
+from laser_fl.federated.setup import prepare
+from laser_fl.federated.traced import CALLS, KEPT, Traced
 from simulations.engines.in_process import InProcess
 
 pytestmark = pytest.mark.usefixtures("traced")

@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
-from laser_fl.environment import SOURCE
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.observers import Observer
+from laser_fl.federated.callbacks import Observer
+from laser_fl.storage.environment import SOURCE
 from simulations.cli import app
 from simulations.engines import in_process
 
@@ -135,7 +135,7 @@ def test_a_tracker_that_breaks_at_the_end_costs_no_result(tmp_path, monkeypatch)
     def broken(self, completed):
         raise OSError("the network is down")
 
-    monkeypatch.setattr("laser_fl.trackers.tensorboard.TensorBoard.close", broken)
+    monkeypatch.setattr("laser_fl.storage.trackers.tensorboard.TensorBoard.close", broken)
     with pytest.warns(UserWarning, match="tracker: tensorboard did not close: the network is down"):
         in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
@@ -147,7 +147,7 @@ def test_a_tracker_that_refuses_leaves_no_used_folder(tmp_path, monkeypatch):
         (folder / "rest").write_text("")
         raise ConfigError("tracker: must let Weights & Biases start (no key), got 'wandb'")
 
-    monkeypatch.setattr("laser_fl.trackers.tensorboard.TensorBoard.__init__", refuse)
+    monkeypatch.setattr("laser_fl.storage.trackers.tensorboard.TensorBoard.__init__", refuse)
     with pytest.raises(ConfigError, match="no key"):
         in_process.run(parse(SHORT | {"tracker": "tensorboard"}), tmp_path / "run")
     in_process.run(parse(SHORT), tmp_path / "run")
@@ -155,7 +155,7 @@ def test_a_tracker_that_refuses_leaves_no_used_folder(tmp_path, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.delitem(sys.modules, "laser_fl.trackers.weights_and_biases", raising=False)
+    monkeypatch.delitem(sys.modules, "laser_fl.storage.trackers.weights_and_biases", raising=False)
     result = CliRunner().invoke(app, ["run", "-c", "tracker=wandb", "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert result.stderr == "tracker: must be installed: pip install 'laser-fl[wandb]', got 'wandb'\n"

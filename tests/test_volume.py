@@ -7,8 +7,7 @@ import pytest
 
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.models import MODELS
-from laser_fl.schemes import SCHEMES
+from laser_fl.registry import MODELS, SCHEMES
 from simulations.engines import in_process
 from simulations.volume import all_volumes, model_blocks, volumes
 from tests.helpers import VARIANTS, names

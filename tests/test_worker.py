@@ -8,11 +8,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from laser_fl.config import parse
+from laser_fl.data.mnist import MODELS
+from laser_fl.data.task import Examples, Task, stratified
+from laser_fl.federated.local_training import Crew, Worker
 from laser_fl.pipeline import Broadcast
-from laser_fl.streams import Streams
-from laser_fl.tasks.base import Examples, Task, stratified
-from laser_fl.tasks.images28 import MODELS
-from laser_fl.worker import Crew, Worker
+from laser_fl.rng import Streams
 from tests.helpers import assert_alike, context, scheme
 
 pytestmark = pytest.mark.shapes

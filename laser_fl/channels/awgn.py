@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from laser_fl.channels.base import Channel, Links
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every channel is: the links of a round, and what a transmission over them costs.
 
 All channels here add up what the clients transmit; they differ in the links. What follows
-from the links, the walk of the signals through the air, is in `laser_fl.channels.air`.
+from the links, the walk of the signals through the air, is in `laser_fl.channels.mac`.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from laser_fl.channels.base import Channel, Links, complex_normal
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 
 @dataclass(frozen=True)

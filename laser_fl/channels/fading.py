@@ -24,7 +24,7 @@ from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from laser_fl.channels.base import Channel, Links, complex_normal
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 

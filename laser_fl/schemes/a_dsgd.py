@@ -13,13 +13,17 @@ the power follows the channel's rule for all schemes instead of a scaling sent a
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softshrink
+
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.registry import RECOVERIES
+from laser_fl.schemes.approximation import Everything, Kept, Sparse
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Everything, Kept, Sparse
-from laser_fl.schemes.largest import largest
+from laser_fl.schemes.indices import floor, largest
 from laser_fl.schemes.projection import Projection
-from laser_fl.schemes.recoveries import RECOVERIES
-from laser_fl.schemes.sizes import floor
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,58 @@ class ADsgd(Scheme):
 
     def _projection(self, block: Block, index: int, ctx: Context) -> Projection:
         return Projection.drawn(ctx.streams, index, block.size, self.values(block, ctx))
+
+
+def lmmse(
+    y: Float[Tensor, " measurements"], noise_std: Float[Tensor, ""], projection: Projection
+) -> Float[Tensor, " size"]:
+    """Estimate x from y = A x + noise by least mean-square error, for values of variance 1: Aᵀ (A Aᵀ + τ² I)⁻¹ y.
+
+    Here A Aᵀ = g I, so that it is a scaled Aᵀ y. A gradient's values are far smaller than 1, and so is the noise in its
+    unit: it comes down to the pseudo-inverse that the LASER authors used, and is the minimum-norm solution where there
+    is no noise. (With the variance measured from the received values instead, training is worse: the shrinkage, which
+    the clients' memory cannot know of, takes most of the step away.)
+
+    Source: Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.5.
+    """
+    return projection.transpose(y) / (projection.gain + noise_std.square()).to(y)
+
+
+ITERATIONS = 50
+PATIENCE = 5  # iterations without a smaller residual before it stops
+IMPROVEMENT = 1e-3  # relative; less is none
+THRESHOLD = 2.0  # in units of τ
+
+
+def amp(
+    y: Float[Tensor, " measurements"], noise_std: Float[Tensor, ""], projection: Projection
+) -> Float[Tensor, " size"]:
+    """Estimate the sparse x from y = A x + noise by approximate message passing.
+
+    Iterate x ← η(x + Aᵀ z; θ), z ← y - A x + z ‖x‖₀ / s, with the soft threshold η and the Onsager term ‖x‖₀ / s,
+    which keeps the error of x + Aᵀ z like Gaussian noise of standard deviation τ = ‖z‖/√s, the channel's noise
+    included. The threshold is θ = 2τ, about the minimax choice for the few measurements that compression leaves. It
+    stops when it no longer improves or has reached the noise.
+
+    Source: Donoho, Maleki, Montanari, "Message-passing algorithms for compressed sensing", 2009; Amiri, Gündüz,
+    "Machine learning at the wireless edge", 2020.
+    """
+    scale = y.abs().amax().clamp_min(torch.finfo(y.dtype).tiny)  # squares must not overflow
+    y, noise_std = y / scale, noise_std / scale
+    x, z = y.new_zeros(projection.size), y
+    level = least = _level(y)
+    waited = 0
+    for _ in range(ITERATIONS):
+        x = softshrink(x + projection.transpose(z), THRESHOLD * level)
+        z = y - projection.project(x) + z * (int(x.count_nonzero()) / projection.measurements)
+        level = _level(z)
+        waited = 0 if level < least * (1 - IMPROVEMENT) else waited + 1
+        least = min(least, level)
+        if level <= noise_std or waited == PATIENCE:
+            break
+    return x * scale
+
+
+def _level(residual: Float[Tensor, " measurements"]) -> float:
+    """τ: standard deviation of the effective noise."""
+    return float(residual.square().mean().sqrt())

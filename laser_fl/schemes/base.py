@@ -12,8 +12,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
-from laser_fl.schemes.kept import Kept
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
+from laser_fl.schemes.approximation import Kept
 from laser_fl.theory import best_share
 
 Shapes = dict[str, tuple[int, ...]]  # by a signal's name

@@ -22,9 +22,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.schemes.approximation import Kept, Whole
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Kept, Whole
-from laser_fl.schemes.largest import largest
+from laser_fl.schemes.indices import largest
 
 MEAN_BITS = 33  # a float and which sign won
 

@@ -25,15 +25,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from laser_fl.allocations.min_mse import min_mse
 from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.power.allocations import min_mse
+from laser_fl.rng import Streams
+from laser_fl.schemes.approximation import Everything, FactorAndColumns, Kept
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.exchanges.alternating import Alternating
-from laser_fl.schemes.exchanges.low_rank import random_basis, times
-from laser_fl.schemes.kept import Everything, FactorAndColumns, Kept
-from laser_fl.schemes.lately import Lately
-from laser_fl.schemes.places import draw
-from laser_fl.streams import Streams
+from laser_fl.schemes.indices import draw
+from laser_fl.schemes.laser import Laser, random_basis, times
+from laser_fl.schemes.subspace import Lately
 from laser_fl.theory import heard_part
 
 TRACKED = 2  # rank of the bases where none is given; 1 to 4 serve as well
@@ -57,9 +56,9 @@ class LaserAdaptive(Scheme):
         return Promises(linear=True, error_feedback=True, receiver="paced")
 
     @cached_property
-    def laser(self) -> Alternating:
+    def laser(self) -> Laser:
         """What it is where factors are heard well."""
-        return Alternating(self.rank or TRACKED)
+        return Laser(self.rank or TRACKED)
 
     def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
         """Draw bases of both sides; that of the columns is LASER's first."""
@@ -196,7 +195,7 @@ class LaserAdaptive(Scheme):
 
 
 @lru_cache(maxsize=8)
-def _volumes(laser: Alternating, blocks: tuple[Block, ...]) -> tuple[float, float, int]:
+def _volumes(laser: Laser, blocks: tuple[Block, ...]) -> tuple[float, float, int]:
     """Values that LASER sends of a model, on average over rounds; those of factors among them; those they stand for."""
     compressed = [block for block in blocks if laser.compresses(block)]
     factors = sum(laser.rank_of(block) * sum(block.matrix_shape) / 2 for block in compressed)

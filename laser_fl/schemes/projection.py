@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 
 
 @dataclass(frozen=True, eq=False)

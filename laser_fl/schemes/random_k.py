@@ -10,10 +10,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.schemes.approximation import Kept, Picked
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Kept, Picked
-from laser_fl.schemes.places import draw
-from laser_fl.schemes.sizes import sample_size
+from laser_fl.schemes.indices import draw, sample_size
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ vote is communication efficient and fault tolerant", 2019. No error feedback, as
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
+from laser_fl.schemes.approximation import Kept
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)

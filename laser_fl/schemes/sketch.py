@@ -16,10 +16,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.rng import Streams
+from laser_fl.schemes.approximation import Kept
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Kept
-from laser_fl.schemes.sizes import sample_size
-from laser_fl.streams import Streams
+from laser_fl.schemes.indices import sample_size
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Source: paper, §2, (Z-SGD) and (SGD).
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
+from laser_fl.schemes.approximation import Kept
 from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.kept import Kept
 
 
 @dataclass(frozen=True)

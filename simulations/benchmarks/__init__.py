@@ -4,7 +4,7 @@ Each prints lines of figures that were measured side by side in one process or r
 ratio, says little of the machine.
 """
 
-from laser_fl.tables import Entry, Table
+from laser_fl.registry import Entry, Table
 
 BENCHMARKS = Table(
     {

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import _orthogonalize
 
 from laser_fl.config import RunConfig
-from laser_fl.plan import Plan
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.federated.setup import device_of
+from laser_fl.rng import Streams
 from laser_fl.schemes.base import Heard
-from laser_fl.setup import device_of
-from laser_fl.streams import Streams
-from laser_fl.training import Training
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import Side, in_turn
 

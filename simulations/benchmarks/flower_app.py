@@ -14,15 +14,15 @@ from flwr.serverapp import Grid, ServerApp
 from clients.node import reply
 from laser_fl.blocks import Block, Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.models import MODELS
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.local_training import Computed, Crew, Worker
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
 from laser_fl.models.base import build
-from laser_fl.observers import Observer
 from laser_fl.pipeline import Broadcast
-from laser_fl.plan import Plan
-from laser_fl.streams import Streams
-from laser_fl.training import Training
-from laser_fl.wire import write_tensors
-from laser_fl.worker import Computed, Crew, Worker
+from laser_fl.registry import MODELS
+from laser_fl.rng import Streams
+from laser_fl.transport.arrays import write_tensors
 from strategies.over_the_air import OverTheAir
 
 WARM_UP = 3  # rounds; actors map their files in them

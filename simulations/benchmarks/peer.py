@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 
 from laser_fl.config import RunConfig
-from laser_fl.setup import data_dir, prepare
+from laser_fl.federated.setup import data_dir, prepare
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.rounds import WARM_UP, whole_round
 from simulations.benchmarks.timing import Side, in_turn

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.schemes import SCHEMES
-from laser_fl.setup import Setup, prepare
-from laser_fl.stepping import Stepping, optimizer_of
-from laser_fl.worker import Crew
+from laser_fl.federated.local_training import Crew
+from laser_fl.federated.optimizer import Stepping, optimizer_of
+from laser_fl.federated.setup import Setup, prepare
+from laser_fl.registry import SCHEMES
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn
 from simulations.engines.in_process import InProcess

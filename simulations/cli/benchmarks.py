@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from laser_fl.errors import ConfigError
-from laser_fl.schemes import SCHEMES
+from laser_fl.registry import SCHEMES
 from simulations.cli.common import Overrides, key_values, one_line_errors
 
 

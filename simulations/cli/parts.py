@@ -7,7 +7,7 @@ import typer
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.tables import Entry
+from laser_fl.registry import Entry
 from simulations import presets
 from simulations.cli.common import (
     Overrides,
@@ -30,9 +30,9 @@ def holdings(
     """Draw which labels each client holds under the config's partition."""
     with one_line_errors():
         settings = settings_of(preset, config, None)
-        from laser_fl.setup import data_dir
-        from laser_fl.tasks import TASKS
-        from laser_fl.tasks.base import Examples
+        from laser_fl.data.task import Examples
+        from laser_fl.federated.setup import data_dir
+        from laser_fl.registry import TASKS
         from simulations.holdings import draw
 
         data = TASKS.load(settings.task)(data_dir(settings), settings).train
@@ -89,16 +89,18 @@ def theory(
 
 def list_parts() -> None:
     """Show every strategy, channel, task, preset and config key."""
-    from laser_fl.allocations import ALLOCATIONS
-    from laser_fl.channels import CHANNELS
-    from laser_fl.models import MODELS
-    from laser_fl.policies import POLICIES
-    from laser_fl.receivers import RECEIVERS
-    from laser_fl.schemes import SCHEMES
-    from laser_fl.schemes.exchanges import EXCHANGES
-    from laser_fl.schemes.recoveries import RECOVERIES
-    from laser_fl.tasks import TASKS
-    from laser_fl.trackers import TRACKERS
+    from laser_fl.registry import (
+        ALLOCATIONS,
+        CHANNELS,
+        EXCHANGES,
+        MODELS,
+        POLICIES,
+        RECEIVERS,
+        RECOVERIES,
+        SCHEMES,
+        TASKS,
+        TRACKERS,
+    )
     from simulations.benchmarks import BENCHMARKS
     from simulations.figures import FIGURES
 
@@ -131,7 +133,7 @@ def _described(entry: Entry) -> str:
 
 
 def _refuse_unknown_model(name: str) -> None:
-    from laser_fl.models import MODELS
+    from laser_fl.registry import MODELS
 
     if name not in MODELS:
         raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")

@@ -93,7 +93,7 @@ def compare(
 ) -> None:
     """Train the same model with several strategies over the same channel; draw their scores."""
     with one_line_errors():
-        from laser_fl.schemes import SCHEMES
+        from laser_fl.registry import SCHEMES
         from simulations.compare import COMPARISON, frame, listing, picture
         from simulations.progress import Display
         from simulations.side_by_side import run_all
@@ -124,7 +124,7 @@ def going_on(
 
     overrides: its new length, where it is to be longer.
     """
-    from laser_fl.resuming import LENGTHS, about, lengthened
+    from laser_fl.storage.resume import LENGTHS, about, lengthened
 
     known, lengths = about(folder), key_values(overrides)
     if others := [key for key in lengths if key not in LENGTHS]:
@@ -139,7 +139,7 @@ def going_on(
 
 
 def _folder(settings: RunConfig) -> Path:
-    from laser_fl.run_folder import path_of
+    from laser_fl.storage.run_folder import path_of
 
     return path_of(settings, datetime.now())
 

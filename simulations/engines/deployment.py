@@ -18,7 +18,7 @@ from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError
-from laser_fl.files import SUMMARY
+from laser_fl.storage.files import SUMMARY
 from simulations.engines.causes import cause_in
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.superlink import (

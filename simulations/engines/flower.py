@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.files import SUMMARY
+from laser_fl.storage.files import SUMMARY
 from simulations.engines.superlink import APP, checked, free_ports, home_folder, run_app, summed_up, superlink
 from simulations.signals import ending_on_signals
 

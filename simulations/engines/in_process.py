@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
-from laser_fl.host import Host
-from laser_fl.loop import train
-from laser_fl.observers import Observer
-from laser_fl.run_folder import RunFolder
-from laser_fl.setup import Setup, prepare
-from laser_fl.worker import Crew
+from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.client import Host
+from laser_fl.federated.local_training import Crew
+from laser_fl.federated.loop import train
+from laser_fl.federated.setup import Setup, prepare
+from laser_fl.storage.run_folder import RunFolder
 
 
 class InProcess:

@@ -96,7 +96,7 @@ def _name_of(process: psutil.Process) -> str:
 
 
 def _clear_left() -> None:
-    from laser_fl.boards import clear_left  # late: the command need not wait for its imports
+    from laser_fl.transport.shared_folders import clear_left  # late: the command need not wait for its imports
 
     clear_left()
 

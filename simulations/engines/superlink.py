@@ -27,10 +27,10 @@ import tomli_w
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.files import conclude, refuse_in_use
-from laser_fl.resuming import refuse_other_run
-from laser_fl.run_folder import refuse_used
-from laser_fl.setup import data_dir, prepare
+from laser_fl.federated.setup import data_dir, prepare
+from laser_fl.storage.files import conclude, refuse_in_use
+from laser_fl.storage.resume import refuse_other_run
+from laser_fl.storage.run_folder import refuse_used
 from simulations.engines.causes import cause, cause_in, is_telling, plain
 from simulations.engines.keeper import STOP
 from simulations.proxies import direct

@@ -1,6 +1,6 @@
 """The paper's tables and figures, and our own, each made by one command: one file per item, and this table."""
 
-from laser_fl.tables import Entry, Table
+from laser_fl.registry import Entry, Table
 
 FIGURES = Table(
     {

@@ -6,7 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure as Picture
 
-from laser_fl.files import SPECTRUM
+from laser_fl.storage.files import SPECTRUM
 from simulations import presets
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import STYLE

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure as Picture
 
 from laser_fl.config import parse
-from laser_fl.streams import Streams
+from laser_fl.rng import Streams
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import COLOURS, STYLE

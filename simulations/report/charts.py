@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.colors import to_hex
 
-from laser_fl.tasks.metrics import Metric
+from laser_fl.data.metrics import Metric
 from simulations.compare import AXES, is_noiseless
 from simulations.figures.curves import COLOURS, NAMES
 from simulations.figures.judges import scored

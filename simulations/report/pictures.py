@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
-from laser_fl.tasks.metrics import Metric
+from laser_fl.data.metrics import Metric
 from simulations.figures.curves import COLOURS, STYLE, curve, finish
 from simulations.report.charts import Group, curves_over_power, evaluated_runs, means_of, over_powers
 from simulations.report.folders import Record

@@ -1,0 +1,87 @@
+"""The way down: what the server broadcasts, and the model that each client makes of it.
+
+The server scales what it broadcasts to its power P_dl, and every client hears it under unit noise of
+its own: θ_i = θ + (‖θ‖ / √P_dl) n_i, n_i ~ N(0, I). Broadcasting the update Δ = θ_t - θ_{t-1} instead costs
+less noise, but each client then keeps a copy of its own, θ_i += Δ + (‖Δ‖ / √P_dl) n_i, and the
+copies drift apart. Everything else that goes down (bases, who speaks) is noiseless. On an ideal downlink the
+server can also broadcast what it heard, of which every node makes the same model (`laser_fl.federated.replica`).
+
+Source: paper, §5 (left open there); Amiri, Gündüz, Kulkarni, Poor, "Convergence of federated learning over a
+noisy downlink", IEEE Trans. Wireless Communications, 2022.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from laser_fl.blocks import Tensors
+from laser_fl.errors import TrainingError
+from laser_fl.norms import norms
+from laser_fl.schemes.base import Context
+
+Content = Literal["model", "start", "update", "heard"]
+
+
+@dataclass(frozen=True)
+class Downlink:
+    """What a broadcast's weights are.
+
+    content: the ``model`` itself; the ``start`` of copies, a model that all know; the ``update`` of those copies;
+        or no weights, but what was ``heard``.
+    noise_std: standard deviation of the noise under which each client hears a value of them.
+    """
+
+    content: Content = "model"
+    noise_std: float = 0.0
+
+
+def noise_std(weights: Tensors, power: float) -> float:
+    """‖weights‖ / √power: the noise per value at a broadcast power, linear, inf for none."""
+    if math.isinf(power):
+        return 0.0
+    everything = {name: tensor.unsqueeze(0) for name, tensor in weights.items()}
+    return float(norms(everything, 1).norm()) / math.sqrt(power)
+
+
+def listen(
+    weights: Tensors, downlink: Downlink, copies: Tensors, clients: Sequence[int], ctx: Context
+) -> tuple[Tensors | None, Tensors]:
+    """What `clients` hear of a broadcast: (each one's model, its copies for the next one).
+
+    copies: each client's own model after the previous broadcast, where updates are broadcast.
+    The models have a leading clients axis; None where all hear `weights` as they are.
+
+    Raises:
+        TrainingError: an update for copies that are not there.
+    """
+    if downlink.content == "start":
+        copies = {name: w.expand(len(clients), *w.shape).clone() for name, w in weights.items()}
+        return copies, copies
+    if downlink.content == "update":
+        if copies.keys() != weights.keys():
+            raise TrainingError(f"round {ctx.round + 1}: an update came for a copy of the model that was lost")
+        noisy = _noisy(weights, downlink.noise_std, clients, ctx)
+        copies = {name: copies[name] + noisy[name] for name in weights}
+        return copies, copies
+    if downlink.noise_std == 0:
+        return None, {}
+    return _noisy(weights, downlink.noise_std, clients, ctx), {}
+
+
+def _noisy(weights: Tensors, std: float, clients: Sequence[int], ctx: Context) -> Tensors:
+    """The same for every client, under noise of its own."""
+    if std == 0 or not clients:
+        return {name: w.unsqueeze(0) for name, w in weights.items()}
+    flat = torch.cat([w.flatten() for w in weights.values()])
+    heard = torch.stack([flat + std * _draw(flat, client, ctx) for client in clients])
+    parts = torch.split(heard, [w.numel() for w in weights.values()], dim=1)
+    return {name: part.reshape(-1, *w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)}
+
+
+def _draw(like: Tensor, client: int, ctx: Context) -> Tensor:
+    generator = ctx.streams.generator("downlink noise", ctx.round, client, device=like.device)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,0 +1,73 @@
+"""Who holds which examples: one function per way to deal them.
+
+A partition is fixed by the seed, and every engine and node makes the same. The uneven ones are those of the package
+flwr-datasets.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.rng import Streams
+
+
+def iid(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """Equally many examples to each client, but for one."""
+    dealt = torch.randperm(len(labels), generator=Streams(config.seed).generator("shards"))
+    return dealt.tensor_split(config.clients)
+
+
+def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """A Dirichlet draw over clients for each label: the smaller dirichlet-alpha, the fewer hold most of it.
+
+    Raises:
+        ConfigError: in none of the partitioner's tries did every client get an example.
+    """
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    alpha, seed = config.dirichlet_alpha, _seed(config)
+    partitioner = DirichletPartitioner(config.clients, "label", alpha, min_partition_size=1, seed=seed)
+    try:
+        return _deal(partitioner, labels, config)
+    except ValueError:
+        rule = f"must be large enough to leave each of {config.clients} clients one of {len(labels)} examples"
+        raise ConfigError(f"dirichlet-alpha: {rule}, or clients fewer, got {alpha:g}") from None
+
+
+def shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    """shards-per-client pieces of one size each of the examples sorted by label.
+
+    The pieces are as large as can be, and those that nobody draws are left out, at most as many
+    examples as a piece for each client would take.
+
+    Raises:
+        ConfigError: there are fewer examples than pieces.
+    """
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    if (pieces := config.clients * config.shards_per_client) > len(labels):
+        rule = f"must make at most {len(labels)} pieces, one per training example, for {config.clients} clients"
+        raise ConfigError(f"shards-per-client: {rule}, got {config.shards_per_client} ({pieces} pieces)")
+    return _deal(
+        ShardPartitioner(config.clients, "label", config.shards_per_client, seed=_seed(config)), labels, config
+    )
+
+
+def _deal(partitioner: Any, labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
+    from datasets import Dataset
+
+    partitioner.dataset = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of every attempt before it gives up
+        parts = [partitioner.load_partition(client)["index"] for client in range(config.clients)]
+    return [torch.tensor(part[:], dtype=torch.int64) for part in parts]
+
+
+def _seed(config: RunConfig) -> int:
+    """32 bits of a key, as numpy wants them."""
+    return Streams(config.seed).key("partition") % 2**32

@@ -1,0 +1,194 @@
+"""What every task offers to workers and to the evaluation."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.data.metrics import TASK_METRICS
+from laser_fl.data.sampler import Epochs, Order, Windows, deal
+from laser_fl.errors import ConfigError
+from laser_fl.models.base import Network, build
+from laser_fl.rng import Device, Streams
+
+Batch = tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A data set as two tensors of equal length."""
+
+    inputs: Shaped[Tensor, "examples ..."]
+    targets: Shaped[Tensor, "examples ..."]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.inputs.device
+
+    def to(self, device: Device) -> "Examples":
+        """The same examples on `device`."""
+        return Examples(self.inputs.to(device), self.targets.to(device))
+
+    def at(self, rows: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
+        """(inputs, targets) of the examples at `rows`, in their arrangement.
+
+        into: inputs of an earlier batch, to be overwritten where they have the same shape.
+        """
+        flat = rows.flatten()  # indexing by more than one axis is several times slower
+        shape = (*rows.shape, *self.inputs.shape[1:])
+        if into is None or into.shape != shape:
+            into = self.inputs.new_empty(shape)
+        torch.index_select(self.inputs, 0, flat, out=into.view(len(flat), *self.inputs.shape[1:]))
+        return into, self.targets.index_select(0, flat).view(rows.shape)
+
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """`count` of the examples (0: all), always the same ones, `size` at a time."""
+        if 0 < count < len(self):
+            for rows in torch.split(stratified(self.targets.cpu(), count).to(self.device), size):
+                yield self.at(rows)
+            return
+        yield from zip(torch.split(self.inputs, size), torch.split(self.targets, size), strict=True)
+
+    def order(self, config: RunConfig, clients: range) -> Order:
+        """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
+        return Epochs(config, deal(self.targets, config), clients)
+
+
+def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, " count"]:
+    """`count` examples, rising, drawn at random but with each label in proportion: the same ones in every run."""
+    drawn = torch.randperm(len(labels), generator=Streams(0).generator("evaluation examples"))
+    shuffled, places = labels[drawn], torch.empty(len(labels), dtype=torch.float64)
+    for label, size in enumerate(labels.bincount().tolist()):  # an example's place among those of its label, in (0, 1)
+        places[shuffled == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    return drawn[places.argsort(stable=True)[:count]].sort().values
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as tokens; an example is a window of `context` of them, and its targets the next ones.
+
+    tokens: may be memory-mapped. context: tokens that a model reads at once.
+    """
+
+    tokens: Shaped[Tensor, " tokens"]
+    context: int
+
+    def __len__(self) -> int:
+        """How many windows fill the text, the last one perhaps short."""
+        return math.ceil((len(self.tokens) - 1) / self.context)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.tokens.device
+
+    def to(self, device: Device) -> "Text":
+        """The same text on `device`."""
+        return Text(self.tokens.to(device), self.context)
+
+    def at(self, starts: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
+        """(tokens, the tokens after them) of the windows that begin at `starts`; `into` is left alone."""
+        places = starts.unsqueeze(-1) + torch.arange(self.context + 1, device=starts.device)
+        windows = self.tokens[places].long()
+        return windows[..., :-1], windows[..., 1:]
+
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """`count` windows, evenly spread over the text (0: all of it, the last perhaps short), `size` at a time."""
+        some, whole = 0 < count < len(self), (len(self.tokens) - 1) // self.context
+        places = torch.arange(count if some else whole, device=self.tokens.device)
+        if some:
+            places = places * whole // count
+        for starts in torch.split(places * self.context, size) if len(places) else ():
+            yield self.at(starts)
+        if not some and (rest := len(self.tokens) - 1 - whole * self.context):
+            yield replace(self, context=rest).at(places.new_tensor([whole * self.context]))
+
+    def order(self, config: RunConfig, clients: range) -> Order:
+        """Windows at random places.
+
+        Raises:
+            ConfigError: the text is shorter than the context, or a client's stretch of it is; or a
+                partition that goes by labels, which a text has none of.
+        """
+        if config.partition != "iid":
+            raise ConfigError(f"partition: must be iid for a text, got {config.partition!r}")
+        if len(self.tokens) <= self.context:
+            raise ConfigError(f"context: must be below the text's {len(self.tokens)} tokens, got {self.context}")
+        return Windows(config, len(self.tokens), self.context + 1, clients)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, models, loss and metric.
+
+    models: name -> builder; it is given the config's keys that it has parameters for, and `fixed`.
+    metric: a name in TASK_METRICS; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
+    augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
+    prepare: inputs as they are stored -> as a model reads them.
+    """
+
+    train: Examples | Text
+    test: Examples | Text
+    models: Mapping[str, Callable[..., Network]]
+    metric: str = "accuracy"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    evaluation_batch: int = 2048
+    augment: Callable[[Tensor, list[torch.Generator]], Tensor] | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a metric that no table or picture would know how to show."""
+        if self.metric not in TASK_METRICS:
+            raise ConfigError(f"task: its metric must be one of {', '.join(TASK_METRICS)}, got {self.metric!r}")
+
+    def to(self, device: Device) -> "Task":
+        """The same task with its data on `device`."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def network(self, config: RunConfig) -> Network:
+        """The config's model, with initial weights drawn from its seed."""
+        with Streams(config.seed).torch_global("initial weights"):
+            return build(self.models[config.model], config, **self.fixed)
+
+    def loss(self, outputs: Float[Tensor, "*batch classes"], targets: Shaped[Tensor, "*batch"]) -> Float[Tensor, ""]:
+        """Mean cross-entropy over all targets."""
+        return cross_entropy(outputs.flatten(end_dim=-2), targets.flatten())
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module, state: Tensors, config: RunConfig) -> dict[str, float]:
+        """Mean loss and metric of the model with `state` (weights and buffers) on the config's test examples.
+
+        Returns {"loss": ..., "accuracy": in [0, 1]} or {"loss": ..., "perplexity": ...}.
+        """
+        loss = correct = count = 0.0
+        module.eval()
+        device = next(iter(state.values())).device
+        for batch in self.test.batches(config.evaluate_examples, self.evaluation_batch):
+            inputs, targets = (values.to(device) for values in batch)
+            with autocast(config, device):
+                outputs = functional_call(module, state, (self.prepare(inputs) if self.prepare else inputs,))
+                loss += float(self.loss(outputs, targets)) * targets.numel()
+            correct += float((outputs.argmax(dim=-1) == targets).sum())
+            count += targets.numel()
+        mean = loss / count
+        if self.metric == "perplexity":
+            return {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        return {"loss": mean, self.metric: correct / count}
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The config's precision for forward passes; weights and gradients stay in float32."""
+    enabled = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -1,0 +1,228 @@
+"""Language modelling: WikiText-2 and -103 (Merity, Xiong, Bradbury, Socher, 2016), and Python's documentation.
+
+WikiText comes in two versions: with every word, raw, which the paper's experiments train on, or with rare words as
+<unk>. Perplexities on one say nothing of those on the other.
+
+A text is cut into tokens once, which are kept in a cache and mapped into memory from there. Tokens are the
+text's bytes, or those of GPT-2's vocabulary.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int32
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from laser_fl.config import RunConfig
+from laser_fl.data.sources import Source, found, missing
+from laser_fl.data.task import Task, Text
+from laser_fl.errors import DataError, StorageError, brief, reason_of
+from laser_fl.models.gpt2 import gpt2
+
+CACHE_VARIABLE = "LASER_FL_CACHE"
+VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multiple of 64
+GPT2_TOKENS = 50257
+GPT2_MERGES = 50000
+PIECE = 1 << 18  # characters that are cut into tokens by one thread at once
+PIECES = 16  # of these at a time
+LOGITS = 1 << 26  # outputs of a forward pass in an evaluation
+PYDOC_TEST_SHARE = 0.1
+SUFFIX, TOKEN_BYTES = ".int32", 4  # of a file of tokens; its name ends with its length in bytes
+
+
+def load_wikitext_2(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-2", "tokens", data_dir, config)
+
+
+def load_wikitext_103(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-103", "tokens", data_dir, config)
+
+
+def load_wikitext_2_raw(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-2-raw", "raw", data_dir, config)
+
+
+def load_wikitext_103_raw(data_dir: Path, config: RunConfig) -> Task:
+    """WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
+    return _wikitext("wikitext-103-raw", "raw", data_dir, config)
+
+
+def load_pydoc(data_dir: Path, config: RunConfig) -> Task:
+    """The standard library's pydoc_data/topics.py; its last tenth is the test."""
+    text = (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
+    cut = round(len(text) * (1 - PYDOC_TEST_SHARE))
+    parts = {"pydoc, train": text[:cut], "pydoc, test": text[cut:]}
+    return _task({name: tokenised(part, data_dir, config) for name, part in parts.items()}, config)
+
+
+def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
+    """The task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
+    vocabulary = VOCABULARY[config.tokens]
+    for name, tokens in texts.items():
+        if len(tokens) <= config.context:
+            raise DataError(f"{name}: must have more tokens than a context of {config.context}, got {len(tokens)}")
+    train, test = texts.values()
+    return Task(
+        train=Text(train, config.context),
+        test=Text(test, config.context),
+        models={"gpt2": gpt2},
+        metric="perplexity",
+        fixed={"vocabulary": vocabulary},
+        evaluation_batch=max(1, LOGITS // (vocabulary * config.context)),
+    )
+
+
+def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task:
+    """The files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
+    folder, archive = data_dir / name, data_dir / f"{name}-v1.zip"
+    names = [f"wiki.{split}.{ending}" for split in ("train", "valid")]
+    here = found([folder], [(file, f"{file}.gz") for file in names])
+    if here is None and archive.is_file():
+        here = [Source(archive, f"{name}/{file}") for file in names]
+    if here is not None:
+        return _task({str(file): _cached(file.stamp, file.text, data_dir, config) for file in here}, config)
+    from datasets import load_dataset
+
+    try:
+        splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
+    except Exception as error:  # whatever the network, the hub and its cache may say
+        raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
+    read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, config) for s in splits}
+    return _task(read, config)
+
+
+def _joined(split: Any) -> str:
+    return "".join(split["text"])
+
+
+def tokenised(text: str, data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
+    """A text as tokens, mapped into memory; cut once, and kept in the cache. Raises as `_cached`."""
+    return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, config)
+
+
+def _cached(stamp: str, text: Callable[[], str], data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
+    """The tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
+
+    Raises:
+        DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
+        StorageError: the cache cannot be written.
+    """
+    vocabulary = _vocabulary(data_dir) if config.tokens == "gpt2" else ()
+    digest = hashlib.blake2b(stamp.encode(), digest_size=16)
+    for file in vocabulary:
+        digest.update(file.read())
+    stem = f"{config.tokens}-{digest.hexdigest()}"
+    for path in cache_dir().glob(f"{stem}-*{SUFFIX}"):
+        if (tokens := _whole(path, VOCABULARY[config.tokens])) is not None:
+            return tokens
+    return _mapped(_written(stem, _bpe(text(), *vocabulary) if vocabulary else _bytes(text())))
+
+
+def cache_dir() -> Path:
+    """Where tokens are kept: $LASER_FL_CACHE, else a cache folder of the user's."""
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("laser-fl")) / "tokens"
+
+
+def _mapped(path: Path) -> Int32[Tensor, " tokens"]:
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size // TOKEN_BYTES, dtype=torch.int32)
+
+
+def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
+    """The tokens in a file of the cache; None where it is not as long as its name says, or others are in it."""
+    if not path.stem.endswith(f"-{path.stat().st_size}"):
+        return None
+    tokens = _mapped(path)
+    if len(tokens) > 0:
+        least, most = tokens.aminmax()
+        return tokens if least >= 0 and most < vocabulary else None
+    return tokens
+
+
+def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
+    """A file of the cache, whole or not at all: another process may be doing the same. Raises StorageError."""
+    part = cache_dir() / f"{stem}.{os.getpid()}.part"
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            for piece in pieces:
+                file.write(piece.numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        return part.replace(part.with_name(f"{stem}-{size}{SUFFIX}"))
+    except OSError as error:
+        mend = f"name another cache with ${CACHE_VARIABLE}"
+        raise StorageError(f"{part}: cannot be written ({reason_of(error)}); {mend}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _bytes(text: str) -> Iterator[Tensor]:
+    for start in range(0, len(text), PIECE):
+        piece = bytearray(text[start : start + PIECE].encode())
+        yield torch.frombuffer(piece, dtype=torch.uint8).to(torch.int32)
+
+
+def _bpe(text: str, encoder: Source, merges: Source) -> Iterator[Tensor]:
+    """GPT-2's tokens, cut in pieces that end with a line."""
+    tokenizer, pieces = _tokenizer(encoder, merges), _pieces(text)
+    while some := list(islice(pieces, PIECES)):
+        for encoded in tokenizer.encode_batch(some):
+            yield torch.tensor(encoded.ids, dtype=torch.int32)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + PIECE) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def _vocabulary(data_dir: Path) -> tuple[Source, Source]:
+    """(encoder.json, vocab.bpe) in `data_dir`/gpt2-bpe, else from Hugging Face. Raises DataError."""
+    folder = data_dir / "gpt2-bpe"
+    if (here := found([folder], [("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")])) is None:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            here = [Source(Path(hf_hub_download("gpt2", name))) for name in ("vocab.json", "merges.txt")]
+        except Exception as error:  # whatever the network, the hub and its cache may say
+            reason = brief(reason_of(error))
+            raise missing("gpt2 vocabulary", [folder], "encoder.json and vocab.bpe", reason) from None
+    encoder, merges = here
+    return encoder, merges
+
+
+def _tokenizer(encoder: Source, merges: Source) -> Any:
+    """GPT-2's tokenizer. Raises DataError where the files are not GPT-2's."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    try:
+        entries = json.loads(encoder.text())
+        numbers = sorted(entries.values())
+    except (ValueError, AttributeError, TypeError):
+        numbers = []
+    if numbers != list(range(GPT2_TOKENS)):
+        raise DataError(f"{encoder}: must be GPT-2's {GPT2_TOKENS:,} tokens in JSON, got others")
+    pairs = [tuple(line.split(" ")) for line in merges.text().split("\n")[1:] if line]
+    if len(pairs) != GPT2_MERGES:
+        raise DataError(f"{merges}: must be GPT-2's {GPT2_MERGES:,} merges, one a line, got {len(pairs):,}")
+    try:
+        return ByteLevelBPETokenizer(entries, pairs)
+    except Exception as error:  # the library raises no narrower one
+        raise DataError(f"{merges}: must be merges of tokens in {encoder} ({reason_of(error)})") from None

@@ -1,0 +1,1 @@
+"""The two sides of a run: server and clients, round by round."""

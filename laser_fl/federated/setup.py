@@ -1,0 +1,83 @@
+"""From a run config to the things a run needs: device, task, model. The same in every engine."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from laser_fl.config import RunConfig
+from laser_fl.data.task import Task
+from laser_fl.errors import ConfigError
+from laser_fl.federated.loop import Evaluate
+from laser_fl.federated.schedule import Plan
+from laser_fl.federated.server import Training
+from laser_fl.models.base import Network
+from laser_fl.registry import TASKS
+
+DATA_VARIABLE = "LASER_FL_DATA"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both sides of a run build from its config."""
+
+    config: RunConfig
+    task: Task
+    network: Network
+    device: torch.device
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """The function that scores a model's weights and buffers on the test data."""
+        return partial(self.task.evaluate, self.network.module, config=self.config)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The run's calendar. Raises ConfigError where there are more clients than examples."""
+        order = self.task.train.order(self.config, range(0))
+        return Plan.of(self.config, order.rounds_per_epoch, order.rounds_per_even_epoch)
+
+    def training(self) -> Training:
+        """The run, about to begin. Raises ConfigError for what only data and length can tell is wrong."""
+        network = self.network
+        return Training(self.config, network.weights, self.plan, network.transposed, network.undecayed, network.buffers)
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
+
+    Raises:
+        ConfigError: the device is not there, fewer test examples than asked for, or a model that
+            draws by itself in clients that are computed in one call.
+        DataError: the data set is not there.
+    """
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    device = device_of(config)
+    task: Task = TASKS.load(config.task)(data_dir(config), config).to(device)
+    if config.evaluate_examples > len(task.test):
+        rule = f"must be at most the {len(task.test)} test examples"
+        raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
+    network = task.network(config)
+    if network.draws and config.client_batching == "vmap":
+        raise ConfigError("client-batching: must be loop or auto for a model with dropout, got 'vmap'")
+    network.module.to(device)
+    return Setup(config, task, network, device)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device that `config` names; auto takes a GPU where there is one. Raises ConfigError."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(config.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: must be one of this machine's {torch.cuda.device_count()} GPUs, got {device}")
+    return device
+
+
+def data_dir(config: RunConfig) -> Path:
+    """Where data sets lie: data-dir, else $LASER_FL_DATA, else a cache folder."""
+    return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or user_cache_path("laser-fl")).expanduser()

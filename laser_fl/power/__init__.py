@@ -1,0 +1,1 @@
+"""Power: how a run's budget is spread over rounds, blocks and signals."""

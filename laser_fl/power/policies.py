@@ -1,0 +1,51 @@
+"""How the power budget changes over a run.
+
+A policy maps (mean power, step, steps) to the budget of that step; its mean over all steps is the mean power exactly.
+Steps are epochs, or rounds where the run has no epochs.
+
+Source: paper, §4.2 and §H.2.
+"""
+
+from functools import cache
+
+
+def constant(power: float, step: int, steps: int) -> float:
+    """P_t = P."""
+    return power
+
+
+def linear_up(power: float, step: int, steps: int) -> float:
+    """P_t from P/3 to 5P/3; a run of one step gets P. Its mean is P, both ends being as far from it."""
+    return power * (1 / 3 + 4 / 3 * step / (steps - 1)) if steps > 1 else power
+
+
+def linear_down(power: float, step: int, steps: int) -> float:
+    """`linear_up` backwards."""
+    return linear_up(power, steps - 1 - step, steps)
+
+
+LEVELS = 5
+
+
+def steps_up(power: float, step: int, steps: int) -> float:
+    """P_t rises in five stretches.
+
+    Where 5 does not divide the number of steps the stretches differ by one step, and all levels
+    are scaled so that their mean is P.
+    """
+    return power * _level(step, steps) / _mean(steps)
+
+
+def steps_down(power: float, step: int, steps: int) -> float:
+    """`steps_up` backwards."""
+    return steps_up(power, steps - 1 - step, steps)
+
+
+@cache
+def _mean(steps: int) -> float:
+    return sum(_level(step, steps) for step in range(steps)) / steps
+
+
+def _level(step: int, steps: int) -> int:
+    """1 to 5, proportional to the stretch's power."""
+    return 1 + step * LEVELS // steps

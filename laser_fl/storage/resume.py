@@ -1,0 +1,110 @@
+"""Going on with a run that stopped: which run it was, and the last checkpoint from which all of it can go on."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig, parse
+from laser_fl.errors import ConfigError, LaserError, reason_of
+from laser_fl.federated.optimizer import receiver_of
+from laser_fl.registry import POLICIES, SCHEMES, from_fields
+from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
+from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT
+
+MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
+LENGTHS = ("rounds", "epochs")  # the one that counts may become larger, where the run is as it was until then
+EVALUATIONS = "evaluate-every"
+DEPENDENT = {  # on the run's length
+    "lr-schedule": ("cosine", "one-cycle", "step"),
+    "power-policy": tuple(name for name in POLICIES if name != "constant"),
+    "receiver": ("paced",),
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run's folder says of the run. nodes: among which its clients were spread, where it has snapshots."""
+
+    config: RunConfig
+    engine: str
+    nodes: int | None
+
+
+def about(path: Path) -> About:
+    """Read what a run was, so as to go on with it. Raises ConfigError where `path` is not a run's folder."""
+    file = CONFIG
+    try:
+        config = parse(json.loads((path / file).read_text()) | {"resume": str(path)})
+        file = ENVIRONMENT
+        engine = str(json.loads((path / file).read_text())["engine"])
+    except (OSError, ValueError, KeyError, TypeError, LaserError) as error:
+        rule = f"must be the folder of a run ({file}: {reason_of(error)})"
+        raise ConfigError(f"resume: {rule}, got {str(path)!r}") from None
+    places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in (path / CHECKPOINTS).glob("node-*")]
+    return About(config, engine, max((int(place[1]) for place in places if place), default=None))
+
+
+def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
+    """Raise ConfigError where `path` is not the folder of the run that `config` is to go on with."""
+    known = about(path)
+    if known.engine != engine:
+        raise ConfigError(f"resume: must go on with the engine {known.engine}, got {engine}")
+    before, now = (one.to_flat() | {EVALUATIONS: one.evaluation_interval} for one in (known.config, config))
+    for key, value in now.items():
+        if value == before[key] or key in MAY_CHANGE:
+            continue
+        if key != known.config.length:
+            counted = f", which is counted in {known.config.length}" if key in LENGTHS else ""
+            raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on{counted}, got {value}")
+        _refuse_other_length(key, before | {"receiver": _receiver(known.config)}, value)
+
+
+def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:
+    """The run of `config` with other `lengths`, by their keys, evaluated as often as it was. Raises ConfigError."""
+    return parse({**config.to_flat(), EVALUATIONS: config.evaluation_interval, **lengths}) if lengths else config
+
+
+def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> None:
+    """Raise ConfigError where a run is to be shorter than it was `before`, or longer though something depends on it."""
+    if value < before[key]:
+        raise ConfigError(f"{key}: must be at least {before[key]} as in the run that goes on, got {value}")
+    for other, dependent in DEPENDENT.items():
+        if before[other] in dependent:
+            rule = f"must be {before[key]} as in the run that goes on, whose {other} {before[other]} depends on it"
+            raise ConfigError(f"{key}: {rule}, got {value}")
+
+
+def _receiver(config: RunConfig) -> str:
+    return receiver_of(config, from_fields(SCHEMES.load(config.strategy), config))
+
+
+def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
+    """The newest checkpoint of a server from which it and all hosts, as far as they are on this disk, can go on.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    reasons = []
+    for number in checkpoints.numbers:
+        try:
+            numbers, tensors = checkpoints.load(number)
+            _refuse_missing_hosts(checkpoints.folder, int(numbers["exchange"]))
+            return numbers, tensors
+        except (LaserError, KeyError, TypeError, ValueError) as error:
+            reasons.append(reason_of(error))
+    raise CheckpointError("; ".join(reasons) or f"{checkpoints.folder}: there is no checkpoint to go on from")
+
+
+def _refuse_missing_hosts(folder: Path, exchange: int) -> None:
+    """Raise CheckpointError where a host that has snapshots here has none that is whole and of this exchange."""
+    hosts = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
+    for host in sorted(hosts):
+        snapshots = Checkpoints(folder, host)
+        known = [number for number in snapshots.numbers if number in (exchange, exchange - 1)]
+        if not known:
+            raise CheckpointError(f"{folder}: {host} has no snapshot of exchange {exchange - 1}")
+        snapshots.load(max(known))

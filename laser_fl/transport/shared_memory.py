@@ -1,0 +1,193 @@
+"""Tensors in files that all processes of a host map into their memory: what is large is shared, not shipped.
+
+A `Board` is a folder of such files with a name that nobody can guess. Files are mapped, not read: what one
+process writes, the others see. They are found on their own host only, even where hosts share a file system.
+"""
+
+import json
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from math import prod
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from filelock import FileLock
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from laser_fl.blocks import Tensors
+from laser_fl.errors import LaserError, brief
+from laser_fl.transport.shared_folders import PREFIX, TAKEN, clear_left, places
+
+ALIGNMENT = 64  # bytes; a processor's cache line
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
+
+Layout = tuple[tuple[str, tuple[int, ...], str], ...]
+
+_Length = Annotated[int, Field(ge=0, lt=2**40)]
+_Shape = Annotated[tuple[_Length, ...], Field(max_length=32)]
+_Path = Annotated[str, Field(max_length=4096)]
+_Text = TypeAdapter(tuple[str, _Path, tuple[tuple[str, _Shape, str], ...]], config=ConfigDict(strict=True))
+
+
+class NotHereError(LaserError):
+    """A file of another host, of another user, or of a run that is over."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where tensors lie: a file on a host, and their names, shapes and types in it, in order."""
+
+    host: str
+    path: str
+    layout: Layout
+
+    @classmethod
+    def fitting(cls, path: Path, tensors: Tensors) -> "Slot":
+        """A place in the file `path` of this host for tensors like these."""
+        parts = ((name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items())
+        return cls(_this_host(), str(path), tuple(parts))
+
+    @classmethod
+    def parse(cls, text: str) -> "Slot":
+        """Undo `text`. Raises ValueError where it is none."""
+        return cls(*_Text.validate_json(text))
+
+    @property
+    def text(self) -> str:
+        """To be sent to another process."""
+        return json.dumps((self.host, self.path, self.layout))
+
+    @property
+    def folder(self) -> Path:
+        """The board's."""
+        return Path(self.path).parent
+
+    def map(self) -> Tensors:
+        """The tensors: what is in the file, both ways. Only files on boards are looked at, whoever names others.
+
+        Raises:
+            NotHereError: this process cannot see the file, or there is less in it, or it is on no board.
+        """
+        if self.host != _this_host():
+            raise NotHereError(f"{brief(self.path)} is on another host")
+        path = Path(self.path)
+        folder = path.parent
+        if not folder.name.startswith(PREFIX):
+            raise NotHereError(f"{brief(self.path)} is on no board")
+        try:
+            (folder / TAKEN).lstat()
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                raise NotHereError(f"{brief(self.path)} is no plain file")
+            if status.st_size < self._end:
+                raise NotHereError(f"{brief(self.path)} has {status.st_size} bytes, not {self._end}")
+            return self._views(_mapped(self.path, status.st_ino, status.st_size))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise NotHereError(f"{brief(self.path)} cannot be mapped: {brief(str(error))}") from None
+
+    def reserve(self) -> None:
+        """Make the file long enough, or make it, of zeros; what is in it stays.
+
+        PyTorch would lengthen it, too, but zeroes its first byte when it does. Raises OSError where there is no room.
+        """
+        with Path(self.path).open("ab") as file:
+            if (size := file.tell()) < self._end:
+                if hasattr(os, "posix_fallocate"):  # or a full disk would be noticed only by who writes
+                    os.posix_fallocate(file.fileno(), size, self._end - size)
+                file.truncate(self._end)
+
+    def _views(self, data: torch.Tensor) -> Tensors:
+        """The tensors in the file's bytes."""
+        tensors, start = {}, 0
+        for name, shape, dtype in self.layout:
+            kind = TYPES[dtype]
+            tensors[name] = data[start : start + prod(shape) * kind.itemsize].view(kind).view(shape)
+            start += _room(shape, dtype)
+        return tensors
+
+    @property
+    def _end(self) -> int:
+        if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
+            raise NotHereError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
+        return sum(_room(shape, dtype) for _, shape, dtype in self.layout)
+
+
+@lru_cache(maxsize=1024)  # a process that maps a file again has its pages already
+def _mapped(path: str, inode: int, size: int) -> torch.Tensor:
+    return (
+        torch.from_file(path, shared=True, size=size, dtype=torch.uint8) if size else torch.zeros(0, dtype=torch.uint8)
+    )
+
+
+def _room(shape: tuple[int, ...], dtype: str) -> int:
+    return -(-prod(shape) * TYPES[dtype].itemsize // ALIGNMENT) * ALIGNMENT
+
+
+@cache
+def _this_host() -> str:
+    """What tells this host, as it runs now, from others."""
+    return BOOT.read_text().strip() if BOOT.is_file() else platform.node()
+
+
+class Board:
+    """A folder of mapped files that its owner opens and closes."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: where to put it; None: among temporary files. Raises OSError where it cannot be there."""
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder, ignore_cleanup_errors=True)
+        self.path = Path(self._folder.name)
+        self._lock = FileLock(self.path / "taking")
+        try:
+            self._lock.acquire()
+            (self.path / "taking").rename(self.path / TAKEN)  # nobody finds it before it is locked
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def with_room(cls, size: int) -> "Board | None":
+        """One for `size` bytes, in memory or else on disk; None where there is no room, or no such files.
+
+        What killed processes left behind is removed first.
+        """
+        clear_left()
+        for folder in places():
+            # It may be read-only, without locks, or on a system that renames no file in use, as Windows.
+            with suppress(OSError, NotImplementedError):
+                if shutil.disk_usage(folder).free > size:
+                    return cls(folder)
+        return None
+
+    def show(self, name: str, tensors: Tensors) -> Slot:
+        """Write tensors into the file `name`, over what was there."""
+        slot = Slot.fitting(self.path / name, tensors)
+        write(slot, tensors)
+        return slot
+
+    def close(self) -> None:
+        """Remove the folder; who has mapped a file keeps what he sees."""
+        _mapped.cache_clear()
+        self._folder.cleanup()
+        self._lock.release()
+
+
+def is_board(folder: Path) -> bool:
+    """Whether `folder` is a board that this process can see."""
+    return (folder / TAKEN).is_file()
+
+
+def write(slot: Slot, tensors: Tensors) -> None:
+    """Write tensors into the slot's file, which is made where there is none; nothing where they are the file's."""
+    slot.reserve()
+    mapped = slot.map()
+    for name, tensor in tensors.items():
+        if mapped[name].data_ptr() != tensor.data_ptr():
+            mapped[name].copy_(tensor)
