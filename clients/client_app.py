@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from clients.node import hosted_here, reply
 from laser_fl.config import RunConfig, parse
-from laser_fl.federated.local_training import Crew
+from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.setup import Setup, prepare
 
 OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
@@ -17,24 +17,24 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One exchange of this node's clients."""
+    """Carry out one exchange of this node's clients."""
     config = parse(dict(context.run_config) | _own(context))
-    crew = _crew(config, hosted_here(context, config.clients))
-    return reply(message, context, crew.answer, _setup(config).device)
+    trainer = _trainer(config, hosted_here(context, config.clients))
+    return reply(message, context, trainer.answer, _setup(config).device)
 
 
 def _own(context: Context) -> dict[str, str | int | float | bool | bytes]:
-    """What a node's owner says of it in its node config: which device computes, where its data lies, its threads."""
+    """Return the owner's settings in the node config: the device that computes, the folder of the data, the threads."""
     return {key: context.node_config[key] for key in OWN if key in context.node_config}
 
 
 @cache
 def _setup(config: RunConfig) -> Setup:
-    """Data and model, once per process: the nodes of one process share them."""
+    """Prepare data and model, once per process: the nodes of one process share them."""
     return prepare(config)
 
 
 @cache
-def _crew(config: RunConfig, clients: range) -> Crew:
+def _trainer(config: RunConfig, clients: range) -> LocalTrainer:
     setup = _setup(config)
-    return Crew(setup.task, setup.network, config, clients)
+    return LocalTrainer(setup.task, setup.network, config, clients)

@@ -1,4 +1,4 @@
-"""A Flower node: which clients it hosts, what they remember, how it answers a broadcast."""
+"""A Flower node: the clients that it hosts, their state, and its reply to a broadcast."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -9,28 +9,34 @@ from flwr.app import Context, Message
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
-from laser_fl.federated.client import Host, Respond
-from laser_fl.federated.replica import OutOfStepError
+from laser_fl.federated.client import ClientGroup, UpdateFn
+from laser_fl.federated.replica import OutOfSyncError
 from laser_fl.rng import Device
-from laser_fl.transport.client_state import ask_for_everything, forget, put_held, side_of, take_held
-from laser_fl.transport.messages import begins, board_of, clients_of, read_broadcast
+from laser_fl.transport.client_state import ask_for_everything, forget, load_client_state, save_client_state, side_of
+from laser_fl.transport.messages import begins, clients_of, read_broadcast, shared_memory_of
 from laser_fl.transport.replies import write_reply
-from laser_fl.transport.shared_memory import NotHereError, Slot, is_board, write
+from laser_fl.transport.shared_memory import TensorHandle, UnreachableError, is_shared_memory, write
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
-    """The clients of a node, an equal contiguous share: all c with ⌊c · nodes / clients⌋ = node."""
+    """Return the clients of a node, an equal contiguous share: all c with ⌊c · nodes / clients⌋ = node.
+
+    Args:
+        node: its number, from 0.
+        nodes: number of nodes.
+        clients: number of clients in the run.
+    """
     return range(-(-node * clients // nodes), -(-(node + 1) * clients // nodes))
 
 
 def hosted_here(context: Context, clients: int) -> range:
-    """The clients of this node, by its ``partition-id`` and ``num-partitions``. Raises ConfigError without them."""
+    """Return this node's clients by its ``partition-id`` and ``num-partitions``. Raises ConfigError without them."""
     node, nodes = _place(context)
     return hosted(node, nodes, clients)
 
 
 def _place(context: Context) -> tuple[int, int]:
-    """(partition-id, num-partitions)."""
+    """Return (partition-id, num-partitions). Raises ConfigError without them."""
     try:
         node, nodes = (int(context.node_config[key]) for key in ("partition-id", "num-partitions"))
     except KeyError as missing:
@@ -38,53 +44,65 @@ def _place(context: Context) -> tuple[int, int]:
     return node, nodes
 
 
-def reply(message: Message, context: Context, respond: Respond, device: Device = "cpu") -> Message:
-    """Answer a broadcast; what the clients hold between rounds is kept for the node.
+def reply(message: Message, context: Context, respond: UpdateFn, device: Device = "cpu") -> Message:
+    """Answer a broadcast, and save the client state between rounds for the node.
 
-    On the server's host it lies in mapped files, and the node's context says where; elsewhere
-    in the context itself. Files have two sides that take turns, so that a node that is killed at work finds what it
-    held before. A node that cannot see a file it was told of, or has missed what it needs to follow
-    the server, asks for everything. The broadcast's tensors may be the files', and are only to be read.
+    On the server's host the client state lies in mapped files, and the node's context has their handles; elsewhere it
+    lies in the context itself. Files have two sides that take turns, so that a node that is killed at work finds its
+    client state of before. A node that cannot see a file of the broadcast's, or has missed a broadcast that it needs
+    to follow the server, asks for everything. The broadcast's tensors may be the files', and are only to be read.
 
-    respond: (broadcast, memory) -> (uplink, next memory), with a leading axis on the tensors of
-        the memory, over the clients of this node that take part in the round. It is not called
-        where none does, and may change the memory in place. `laser_fl.pipeline.send` makes both from gradients.
+    Args:
+        message: with the broadcast.
+        context: Flower's, of the node.
+        respond: (broadcast, memory) -> (client update, next memory), with a leading axis on the tensors of the memory,
+            over the clients of this node that participate in the round. It is not called where none does, and may
+            change the memory in place. `laser_fl.pipeline.encode_update` makes both from gradients.
+        device: where the clients compute.
+
+    Returns:
+        The message for the server: the reply of the clients, or the request for everything.
 
     Raises:
+        ConfigError: the context lacks ``partition-id`` or ``num-partitions``.
         WireError: the message is not a broadcast.
     """
-    told, state = message.content, context.state
-    clients = hosted_here(context, clients_of(told))
-    if begins(told):
+    content, state = message.content, context.state
+    clients = hosted_here(context, clients_of(content))
+    if begins(content):
         forget(state)
-    board = board_of(told)
-    # One process at a time works for a node: another may still be at what is late by now.
-    with FileLock(board / f"node-{context.node_id}") if board and is_board(board) else nullcontext():
-        return _answer(message, context, respond, device, clients, board)
+    shared_memory = shared_memory_of(content)
+    # One process at a time works for a node: another may still be at a reply that is late by now.
+    with (
+        FileLock(shared_memory / f"node-{context.node_id}")
+        if shared_memory and is_shared_memory(shared_memory)
+        else nullcontext()
+    ):
+        return _answer(message, context, respond, device, clients, shared_memory)
 
 
 def _answer(
-    message: Message, context: Context, respond: Respond, device: Device, clients: range, board: Path | None
+    message: Message, context: Context, respond: UpdateFn, device: Device, clients: range, shared_memory: Path | None
 ) -> Message:
-    told, state, side = message.content, context.state, side_of(context.state)
-    show = None if board is None else partial(_show, board, f"{context.node_id}-{side}")
+    content, state, side = message.content, context.state, side_of(context.state)
+    publish = None if shared_memory is None else partial(_publish, shared_memory, f"{context.node_id}-{side}")
     try:
-        broadcast = read_broadcast(told, device)
+        broadcast = read_broadcast(content, device)
         node, nodes = _place(context)
-        held = take_held(told, state, broadcast, clients, device, show)
+        client_state = load_client_state(content, state, broadcast, clients, device, publish)
         folder = str(context.node_config.get("checkpoint-dir", ""))
-        host = Host(clients, respond, held, f"node-{node}-of-{nodes}", folder, device)
-        said = host.answer(broadcast)
-    except (NotHereError, OutOfStepError) as reason:
-        elsewhere = isinstance(reason, NotHereError)
+        group = ClientGroup(clients, respond, client_state, f"node-{node}-of-{nodes}", folder, device)
+        answer = group.answer(broadcast)
+    except (UnreachableError, OutOfSyncError) as reason:
+        elsewhere = isinstance(reason, UnreachableError)
         return Message(ask_for_everything(state, elsewhere), reply_to=message)
-    records = write_reply(said, clients, show)
-    put_held(state, host.held, records, side, show)
+    records = write_reply(answer, clients, publish)
+    save_client_state(state, group.client_state, records, side, publish)
     return Message(records, reply_to=message)
 
 
-def _show(board: Path, owner: str, name: str, tensors: Tensors) -> Slot:
+def _publish(shared_memory: Path, owner: str, name: str, tensors: Tensors) -> TensorHandle:
     """Write tensors into this node's file of that name."""
-    slot = Slot.fitting(board / f"{name}-{owner}", tensors)
-    write(slot, tensors)
-    return slot
+    handle = TensorHandle.fitting(shared_memory / f"{name}-{owner}", tensors)
+    write(handle, tensors)
+    return handle

@@ -73,12 +73,12 @@ class Block:
 
 
 def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()) -> tuple[Block, ...]:
-    """The blocks of a model, in the order of its parameters.
+    """Make the blocks of a model, in the order of its parameters.
 
     transposed: names of the parameters that are stored as (inputs, outputs).
 
     Raises:
-        ConfigError: they are not floats of one type, or one has no values or a name that signals could not be told by.
+        ConfigError: they are not floats of one type, or one has no values, or a name that could not identify signals.
     """
     for name, p in parameters.items():
         if not name or PART in name:
@@ -92,5 +92,5 @@ def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()
 
 
 def as_rows(tensor: Shaped[Tensor, "clients ..."]) -> Shaped[Tensor, "clients values"]:
-    """A row of values per client, also of scalars."""
+    """View a tensor as a row of values per client, also of scalars."""
     return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor.flatten(start_dim=1)

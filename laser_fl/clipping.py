@@ -1,10 +1,12 @@
-"""What keeps one client's bad values from spoiling the round for all, at the client and at the server.
+"""Norm clipping, and other checks that keep one client's bad values from spoiling the round for all.
 
 The noise of an estimate grows with the largest norm among the clients (c_l in the channel's formula), so a single
-absurd one would drown everybody. The server therefore tells, for every signal, the largest norm that it may have: a
-multiple of what was usual in earlier rounds. A client whose signal is above it sends it at the cap. With error
-feedback it remembers the rest, so that nothing is lost; without, what the cap cuts off is lost. There are none by
-default: honest gradients may be far from usual, too, and a cap then delays or loses what they say.
+absurd one would drown all others. The server therefore sends, for every signal, a bound of its norm: a multiple of the
+usual norm of earlier rounds. A client that has a signal above the bound sends it at the bound. With error feedback the
+rest stays in its memory, so that nothing is lost; without, the excess is lost. There are no bounds by default: honest
+gradients may be far from usual, too, and a bound then delays or loses a part of them.
+
+The checks are at the client (`clip_factors`, `without_broken`) and at the server (`NormClipper`, `refuse_overflow`).
 """
 
 import math
@@ -22,18 +24,19 @@ from laser_fl.schemes.base import owners
 ADVICE = "a lower learning-rate or more power may help"
 LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
 ROUNDING = 2e-6  # relative, of the norms of float32 signals; less than the power's tolerance
-CROWD = 3  # speakers of whom one stands out
-WINDOW = 10  # exchanges of which the largest usual norm counts; before there are as many there is no cap
+CROWD = 3  # transmitters among which one stands out
+WINDOW = 10  # exchanges over which the largest usual norm counts; before there are as many there is no bound
 
 
-class NormCaps:
-    """What norms were usual: the median over the speakers, of which one bad client moves little.
+class NormClipper:
+    """Bounds of the signals' norms, from the usual norms of earlier exchanges.
 
-    Of two nobody can tell which is the bad one: then it is the larger.
+    The usual norm is the median over the transmitters, which one bad client moves little. Between two transmitters
+    nobody can tell which one is bad: then the usual norm is the larger.
     """
 
     def __init__(self, factor: float, usual: Mapping[str, Sequence[float]] | None = None) -> None:
-        """factor: the cap over the largest usual norm; inf: there is no cap. usual: to go on from."""
+        """factor: the bound over the largest usual norm; inf: there is no bound. usual: norms to go on from."""
         self._factor = factor
         self._usual: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         for name, values in (usual or {}).items():
@@ -41,45 +44,54 @@ class NormCaps:
 
     @property
     def usual(self) -> dict[str, list[float]]:
-        """By signal, the usual norms of the last exchanges."""
+        """The usual norms of the last exchanges, by signal."""
         return {name: list(values) for name, values in self._usual.items()}
 
     @property
-    def told(self) -> dict[str, float]:
-        """The caps, by signal."""
+    def norm_bounds(self) -> dict[str, float]:
+        """The bounds, by signal."""
         if math.isinf(self._factor):
             return {}
         full = {name: max(values) for name, values in self._usual.items() if len(values) == WINDOW}
         return {name: self._factor * most for name, most in full.items() if most > 0}
 
-    def reached(self, names: Iterable[str], norms: Float64[Tensor, "speakers signals"]) -> list[bool]:
-        """By speaker, whether a signal of its came at the cap, but for rounding: it was cut there."""
-        if not (told := self.told):
+    def reached(self, names: Iterable[str], norms: Float64[Tensor, "transmitters signals"]) -> list[bool]:
+        """Return True for a transmitter with a signal at its bound, but for rounding: it was clipped there."""
+        if not (bounds := self.norm_bounds):
             return [False] * len(norms)
-        most = torch.tensor([told.get(name, math.inf) for name in names]).to(norms)
+        most = torch.tensor([bounds.get(name, math.inf) for name in names]).to(norms)
         return (norms >= most * (1 - ROUNDING)).any(dim=1).tolist()
 
-    def observe(self, names: Iterable[str], norms: Float64[Tensor, "speakers signals"]) -> None:
-        """Take note of an exchange's norms, where anybody spoke."""
+    def observe(self, names: Iterable[str], norms: Float64[Tensor, "transmitters signals"]) -> None:
+        """Record an exchange's norms, where anybody transmitted."""
         if len(norms) > 0:
             middle = norms.median(dim=0).values if len(norms) >= CROWD else norms.amax(dim=0)
             for name, usual in zip(names, middle.tolist(), strict=True):
                 self._usual[name].append(usual)
 
 
-def share_within(
-    caps: Mapping[str, float],
-    norms: Float64[Tensor, "speakers signals"],
+def clip_factors(
+    norm_bounds: Mapping[str, float],
+    norms: Float64[Tensor, "transmitters signals"],
     signals: Sequence[str],
     blocks: Sequence[str],
-) -> Float64[Tensor, "speakers blocks"] | None:
-    """The part of each speaker's blocks at which no signal is above its cap; None where none is anyway.
+) -> Float64[Tensor, "transmitters blocks"] | None:
+    """Return the factors of each transmitter's blocks at which no signal is above its bound.
 
-    Signals are as large as what they are made of, or do not depend on its size.
+    Signals scale with the gradient that they are made of, or do not depend on its size.
+
+    Args:
+        norm_bounds: by signal; signals without one are not bounded.
+        norms: of the signals.
+        signals: their names.
+        blocks: names of the blocks, in the order of the result.
+
+    Returns:
+        Factors in [0, 1]; None where no signal is above its bound anyway.
     """
-    if not caps:
+    if not norm_bounds:
         return None
-    most = torch.tensor([caps.get(name, math.inf) for name in signals]).to(norms)
+    most = torch.tensor([norm_bounds.get(name, math.inf) for name in signals]).to(norms)
     if not (norms > most).any():
         return None
     shares = norms.new_ones(len(norms), len(blocks))
@@ -91,12 +103,12 @@ def share_within(
 
 
 def along(factor: Tensor, tensor: Tensor) -> Tensor:
-    """A factor per row of `tensor`, in a shape to multiply it with."""
+    """Shape a factor per row of `tensor`, to multiply it with."""
     return factor.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
 def without_broken(gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
-    """Gradients without those of clients in which a value is not finite, whose losses become NaN."""
+    """Return the gradients with zeros for clients with a value that is not finite; their losses become NaN."""
     totals = torch.stack([as_rows(gradient).sum(dim=1) for gradient in gradients.values()])
     broken = ~totals.isfinite().all(dim=0)
     if not broken.any():
@@ -112,4 +124,4 @@ def refuse_overflow(tensors: Tensors, round: int) -> None:
     ends = torch.stack([torch.stack(t.aminmax()).double() * math.sqrt(t.numel()) for t in tensors.values()])
     if not (fine := (ends.abs() < LARGEST).all(dim=1)).all():
         name = list(tensors)[fine.tolist().index(False)]
-        raise TrainingError(f"round {round + 1}: what was heard of {name} is too large to be a number; {ADVICE}")
+        raise TrainingError(f"round {round + 1}: the received estimate of {name} is too large to be a number; {ADVICE}")

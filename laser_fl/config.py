@@ -1,4 +1,4 @@
-"""The run config: every key a run understands, its rule and its default. The only parser of it."""
+"""The run config: every key of a run, its rule and its default, and the only parser of it."""
 
 import difflib
 import math
@@ -23,14 +23,14 @@ from laser_fl.registry import (
     ALLOCATIONS,
     AUTO,
     CHANNELS,
-    EXCHANGES,
+    FACTOR_EXCHANGES,
     PARTITIONS,
     POLICIES,
-    RECEIVERS,
     RECOVERIES,
     SCHEMES,
     TASKS,
     TRACKERS,
+    UPDATE_FILTERS,
     Table,
 )
 
@@ -56,7 +56,7 @@ def _power(value: float) -> float:
     return value
 
 
-def _norm_cap(value: float) -> float:
+def _norm_bound(value: float) -> float:
     if not value >= 1:
         raise ValueError("must be at least 1 (inf: none)")
     return value
@@ -86,8 +86,8 @@ def _path(name: str) -> str:
     return name
 
 
-EVALUATIONS = 20  # of a run that does not say how often
-SMALLEST, LARGEST = 1e-30, 1e30  # no channel is that weak or that strong
+EVALUATIONS = 20  # in a run that does not set evaluate-every
+SMALLEST, LARGEST = 1e-30, 1e30  # beyond any channel
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
@@ -96,10 +96,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class RunConfig(BaseModel):
-    """One run, frozen. Keys are kebab-case wherever a user writes them.
+    """The config of one run, frozen. Keys are kebab-case wherever a user writes them.
 
-    The defaults are the newcomer's run: a small network on 5,000 embedded digits at a power at
-    which Z-SGD drowns. A run is counted in `rounds`, or, where that is 0, in `epochs`.
+    The defaults are the newcomer's run: a small network on 5,000 embedded digits, at a power at which noise drowns
+    Z-SGD. A run is counted in `rounds`, or, where that is 0, in `epochs`.
     """
 
     model_config = ConfigDict(
@@ -107,41 +107,44 @@ class RunConfig(BaseModel):
     )
 
     task: Annotated[str, AfterValidator(_one_of(TASKS))] = Field("mnist-5k", description="data, loss and metric")
-    model: str = Field("mlp", description="the network, one of the task's")
+    model: str = Field("mlp", description="network, one of the task's")
     width: Count = Field(64, description="channels of resnet18's first stage")
     layers: Count = Field(12, description="gpt2's blocks")
     heads: Count = Field(12, description="gpt2's attention heads per block")
     embedding: Count = Field(768, description="gpt2's width")
     context: Count = Field(512, description="tokens that gpt2 reads at once")
-    tokens: Literal["bytes", "gpt2"] = Field(
-        "bytes", description="what a text is cut into: its bytes, or GPT-2's 50,257"
-    )
+    tokens: Literal["bytes", "gpt2"] = Field("bytes", description="unit of a text: its bytes, or GPT-2's 50,257 tokens")
     dropout: Fraction = Field(0.0, description="gpt2's dropout; not with client-batching=vmap")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        "float32", description="of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere"
+        "float32",
+        description="type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere",
     )
     partition: Annotated[str, AfterValidator(_one_of(PARTITIONS))] = Field(
-        "iid", description="who holds which examples"
+        "iid", description="distribution of the examples over the clients"
     )
-    dirichlet_alpha: Positive = Field(0.5, description="of partition=dirichlet; small: uneven")
-    shards_per_client: Count = Field(2, description="of partition=shards")
-    strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field("laser", description="what clients send")
-    rank: CountOrNone = Field(2, description="rank of laser's factors; 0: what the power carries, of laser-adaptive")
-    factor_exchange: Annotated[str, AfterValidator(_one_of(EXCHANGES))] = Field(
-        "alternating", description="how laser's factors get to the server"
+    dirichlet_alpha: Positive = Field(0.5, description="concentration of partition=dirichlet; small: uneven")
+    shards_per_client: Count = Field(2, description="pieces per client, for partition=shards")
+    strategy: Annotated[str, AfterValidator(_one_of(SCHEMES))] = Field(
+        "laser", description="scheme that encodes the clients' gradients"
+    )
+    rank: CountOrNone = Field(2, description="rank of laser's factors; 0, for laser-adaptive: as the power allows")
+    factor_exchange: Annotated[str, AfterValidator(_one_of(FACTOR_EXCHANGES))] = Field(
+        "alternating", description="way in which laser's factors reach the server"
     )
     phase_split: float = Field(0.5, gt=0, lt=1, description="power share of the first of two-phase's phases")
     compression_factor: float = Field(
-        0.1, ge=0, le=1, description="values sent per value: random-k (0: what the power carries), sketch, a-dsgd"
+        0.1, ge=0, le=1, description="values sent per value: random-k (0: as the power allows), sketch, a-dsgd"
     )
-    sparsity: float = Field(0.5, gt=0, le=1, description="largest values kept per number sent: a-dsgd")
+    sparsity: float = Field(0.5, gt=0, le=1, description="largest values in a-dsgd's approximation, per value sent")
     recovery: Annotated[str, AfterValidator(_one_of(RECOVERIES))] = Field(
-        "lmmse", description="how a-dsgd's server gets the sparse mean back"
+        "lmmse", description="method by which a-dsgd's server recovers the sparse mean"
     )
-    receiver: Annotated[str, AfterValidator(_one_of(RECEIVERS, AUTO))] = Field(
-        AUTO, description="how the server weighs what a linear strategy's clients sent; auto: the strategy's own"
+    receiver: Annotated[str, AfterValidator(_one_of(UPDATE_FILTERS, AUTO))] = Field(
+        AUTO, description="update filter of a linear strategy's server; auto: the strategy's own"
     )
-    channel: Annotated[str, AfterValidator(_one_of(CHANNELS))] = Field("awgn", description="what happens in the air")
+    channel: Annotated[str, AfterValidator(_one_of(CHANNELS))] = Field(
+        "awgn", description="channel from the clients to the server"
+    )
     power: Annotated[float, AfterValidator(_power)] = Field(
         1.0, description="mean power budget of a client per round, linear; inf: no noise"
     )
@@ -150,40 +153,45 @@ class RunConfig(BaseModel):
         -math.inf, description="line of sight over scattered energy of fading, in dB; -inf: Rayleigh"
     )
     csi_error_variance: NonNegative = Field(
-        0.0, description="variance of the error in what fading's clients take for their gain"
+        0.0, description="variance of the error in the gain that fading's clients estimate"
     )
-    gain_threshold: NonNegative = Field(0.1, description="least |gain|^2 at which fading's clients speak; 0: all do")
+    gain_threshold: NonNegative = Field(0.1, description="least |gain|^2 at which fading's clients transmit; 0: all do")
     path_loss_exponent: float = Field(0.0, ge=0, le=10, description="fading's loss over distance; 0: none")
-    cell_radius: float = Field(10.0, ge=1, le=1e6, description="where clients lie, over the distance of no path loss")
+    cell_radius: float = Field(
+        10.0, ge=1, le=1e6, description="radius of the clients' cell, over the distance of no path loss"
+    )
     antennas: int = Field(64, ge=1, le=65536, description="antennas of blind's server")
     downlink: Literal["model", "update", "compressed"] = Field(
-        "model", description="what the server broadcasts; compressed: what it heard, of which each node makes the model"
+        "model",
+        description="content of broadcasts; compressed: the server's estimates, from which nodes compute the model",
     )
     downlink_power: Annotated[float, AfterValidator(_power)] = Field(
         math.inf, description="power of a broadcast, linear; inf: no noise"
     )
-    channel_uses: CountOrNone = Field(0, description="per round, for d-dsgd; 0: as many as the model has values")
+    channel_uses: CountOrNone = Field(
+        0, description="channel uses per round, for d-dsgd; 0: as many as the model has values"
+    )
     bandwidth: Positive = Field(1e6, description="channel uses per second, for the latency in the ledger")
     power_policy: Annotated[str, AfterValidator(_one_of(POLICIES))] = Field(
-        "constant", description="how the budget changes over the run"
+        "constant", description="course of the budget over the run"
     )
     power_allocation: Annotated[str, AfterValidator(_one_of(ALLOCATIONS))] = Field(
-        "signal-norm", description="how a round's budget is split over the model's blocks"
+        "signal-norm", description="split of a round's budget over the model's blocks"
     )
     clients: Count = Field(16, description="number of clients")
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that is asked in a round")
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that the server asks in a round")
     dropout_rate: Fraction = Field(0.0, description="chance of a client that was asked to drop out of a round")
     client_batching: Literal["auto", "vmap", "loop"] = Field(
-        "auto", description="compute clients in one batched call, or one by one; auto: what is faster for the model"
+        "auto", description="clients in one batched call, or one by one; auto: the faster for the model"
     )
     batch_size: Count = Field(32, description="examples per client and micro-step")
     accumulation_steps: Count = Field(1, description="micro-steps per local step")
     local_steps: Count = Field(1, description="SGD steps of each client on its own model per round")
     local_learning_rate: NonNegative = Field(
-        0.0, description="constant size of those steps; 0: the server's learning-rate, whatever its schedule"
+        0.0, description="constant size of local steps; 0: the server's learning-rate, under any schedule"
     )
     epochs: CountOrNone = Field(
-        60, description="length in passes over the data of the client that has most, where rounds is 0"
+        60, description="length in passes over the data of the client with most, if rounds is 0"
     )
     rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
@@ -196,7 +204,7 @@ class RunConfig(BaseModel):
     lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
     evaluate_every: CountOrNone = Field(
-        0, description="epochs between evaluations, rounds where there are none; 0: about 20 evaluations a run"
+        0, description="epochs (or rounds, in a run without) between evaluations; 0: about 20 evaluations a run"
     )
     evaluate_examples: CountOrNone = Field(
         0, description="test examples to evaluate on, of all labels and spread over a text; 0: all"
@@ -208,22 +216,22 @@ class RunConfig(BaseModel):
     )
     checkpoint_every: CountOrNone = Field(100, description="rounds between checkpoints, and one at the end; 0: none")
     resume: Annotated[str, AfterValidator(_path)] = Field(
-        "", description="folder of a run to go on with from its last checkpoint; other keys as there"
+        "", description="folder of a run to go on with, from its last checkpoint; other keys as there"
     )
-    tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="where a run is logged, too")
-    min_clients: Count = Field(1, description="clients without whose answers a round is repeated")
+    tracker: Annotated[str, AfterValidator(_one_of(TRACKERS))] = Field("none", description="further log of the run")
+    min_clients: Count = Field(1, description="least number of clients that reply; with fewer a round is repeated")
     max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
-    norm_cap: Annotated[float, AfterValidator(_norm_cap)] = Field(
+    norm_cap: Annotated[float, AfterValidator(_norm_bound)] = Field(
         math.inf,
-        description="largest norm of a signal, over what is usual; the rest is sent later, or, by a strategy without "
-        "error feedback, lost; inf: none",
+        description="norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; "
+        "inf: none",
     )
-    min_available_nodes: Count = Field(1, description="nodes of a deployment that a run waits for before it begins")
-    reply_timeout: Positive = Field(3600.0, description="seconds that a node may take for a reply")
+    min_available_nodes: Count = Field(1, description="nodes of a deployment that a run awaits before it begins")
+    reply_timeout: Positive = Field(3600.0, description="longest wait for a node's reply, in seconds")
     device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: Annotated[str, AfterValidator(_path)] = Field(
-        "", description="where data sets lie; default $LASER_FL_DATA, else a cache folder"
+        "", description="folder of the data sets; default $LASER_FL_DATA, else a cache folder"
     )
     out_dir: Annotated[str, AfterValidator(_path)] = Field(
         "", description="the run's folder; default runs/<task>-<strategy>-<time>"
@@ -262,21 +270,21 @@ class RunConfig(BaseModel):
 
     @property
     def evaluation_interval(self) -> int:
-        """`evaluate_every`, or what makes about 20 evaluations."""
+        """`evaluate_every`, or the interval that makes about 20 evaluations."""
         return self.evaluate_every or max(1, round((self.rounds or self.epochs) / EVALUATIONS))
 
     @property
     def length(self) -> str:
-        """The key that says how long the run is."""
+        """The key that sets the length of the run: epochs or rounds."""
         return "epochs" if self.counts_epochs else "rounds"
 
     @property
     def counts_epochs(self) -> bool:
-        """True where the run's length, its evaluations and its power levels go by epochs."""
+        """True where the run's length, its evaluations and its power levels are counted in epochs."""
         return self.rounds == 0
 
     def to_flat(self) -> dict[str, str | int | float]:
-        """The config as flat kebab-case keys, as in a preset or Flower's run config."""
+        """Return the config as flat kebab-case keys, as in a preset or Flower's run config."""
         return self.model_dump(by_alias=True)
 
 
@@ -284,7 +292,7 @@ def parse(values: Mapping[Any, Any]) -> RunConfig:
     """Read a run config from flat kebab-case keys; strings are converted.
 
     Raises:
-        ConfigError: one line per wrong value: the key, the rule, the value received.
+        ConfigError: a value is wrong; a line for each: the key, the rule, the value received.
     """
     texts = {key: value for key, value in values.items() if _is_text(key)}
     wrong = [f"{quoted(key)}: must be a key, which is a text" for key in values if not _is_text(key)]
@@ -298,12 +306,12 @@ def parse(values: Mapping[Any, Any]) -> RunConfig:
 
 
 def _is_text(key: Any) -> bool:
-    """Whether a key can be looked up: Python also has texts of which no bytes can be made."""
+    """Return True for a key that can be looked up: Python also has texts that cannot be encoded."""
     return isinstance(key, str) and not re.search(r"[\ud800-\udfff]", key)
 
 
 def _line(error: Any) -> str:
-    """One line for one of pydantic's errors."""
+    """Format one of pydantic's errors as one line."""
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return str(message)

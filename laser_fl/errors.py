@@ -1,51 +1,51 @@
-"""What can go wrong in a way that a user can mend; each message is one line."""
+"""Errors that a user can mend; each message is one line."""
 
-MOST = 200  # characters of what somebody sent that a message shows
+MOST = 200  # characters of a foreign text that a message shows
 
 
 class LaserError(Exception):
-    """Base of every error this project raises on purpose."""
+    """The base of every error that this project raises on purpose."""
 
 
 class ConfigError(LaserError):
-    """A value of the run config is refused: key, rule, value received."""
+    """A value of the run config is refused; the message names the key, the rule and the value received."""
 
 
 class DataError(LaserError):
-    """A data set is missing or unusable: where it was looked for, how to get it."""
+    """A data set is missing or unusable; the message names the place searched and a way to get it."""
 
 
 class TrainingError(LaserError):
-    """A round could not be completed: the round and what was wrong in it."""
+    """A round could not be completed; the message names the round and the fault."""
 
 
 class PowerError(TrainingError):
-    """A client transmitted above the round's power budget; a bug, never bad luck."""
+    """A client transmitted above the round's power budget: a bug, never bad luck."""
 
 
 class WireError(LaserError):
-    """A message or a part of it is not what it must be: which, and how."""
+    """A message, or a part of it, is malformed; the error names the part and the fault."""
 
 
 class StorageError(LaserError):
-    """A file cannot be written: which, and why."""
+    """A file cannot be written; the message names the file and the reason."""
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(told.split()) or type(error).__name__
+    """Return an error's message in one line."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(message.split()) or type(error).__name__
 
 
 def brief(text: str) -> str:
-    """A text that somebody sent as a part of a message: on one line, printable, and not long."""
+    """Shorten a foreign text for a message: one line, printable, at most MOST characters and dots."""
     start = text[:MOST]
     line = start if start.isprintable() else repr(" ".join(start.split()))[1:-1]
     return line if len(text) <= MOST else f"{line}..."
 
 
 def quoted(value: object) -> str:
-    """A value that somebody sent, likewise, as Python writes it."""
+    """Shorten a foreign value likewise, as Python writes it."""
     try:
         return brief(repr(value[: MOST + 1] if isinstance(value, (str, bytes)) else value))
     except Exception:  # too many digits, too deep, or no way to write it at all

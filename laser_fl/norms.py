@@ -13,11 +13,11 @@ SAFE_RANGE = 1e-15, 1e15  # norms whose chunks neither overflow nor vanish when 
 
 
 def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
-    """‖·‖ over all axes but the first, right to about 1e-7.
+    """Compute ‖·‖ over all axes but the first, right to about 1e-7.
 
-    Chunks are added up in the tensor's own precision and then in float64: one pass at full speed
-    instead of a conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are
-    converted, those of many clients one after another.
+    Chunks are added up in the tensor's own precision and then in float64: one pass at full speed instead of a
+    conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are converted, some at a time
+    where there are many clients.
     """
     rows = as_rows(tensor)
     is_short = rows.shape[1] <= SHORT
@@ -41,7 +41,7 @@ def _norm(values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
 
 
 def norms(tensors: Tensors, clients: int) -> Float64[Tensor, "clients tensors"]:
-    """The norms of several tensors, or of none, side by side in their order."""
+    """Compute the norms of several tensors, or of none, side by side in their order."""
     if not tensors:
         return torch.zeros(clients, 0, dtype=torch.float64)
     return torch.stack([norm(t) for t in tensors.values()], dim=1)

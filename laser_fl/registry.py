@@ -1,4 +1,4 @@
-"""Tables of named parts, loaded on first use so that listing them costs nothing.
+"""The names of all parts, each loaded on first use, so that a list of them costs nothing.
 
 A new scheme, channel, policy, allocation or task is one new file and one line in its table.
 """
@@ -72,13 +72,12 @@ SCHEMES = Table(
         "laser": Entry("laser_fl.schemes.laser:Laser", "low-rank factors, with error feedback"),
         "laser-adaptive": Entry(
             "laser_fl.schemes.laser_adaptive:LaserAdaptive",
-            "ours: a factor along what was heard, and what else the power carries",
+            "ours: a factor along recent updates, and as much else as the power carries",
         ),
     }
 )
 
-
-EXCHANGES = Table(
+FACTOR_EXCHANGES = Table(
     {
         "alternating": Entry(
             "laser_fl.schemes.laser:Laser",
@@ -94,7 +93,6 @@ EXCHANGES = Table(
     }
 )
 
-
 RECOVERIES = Table(
     {
         "lmmse": Entry(
@@ -104,7 +102,6 @@ RECOVERIES = Table(
     }
 )
 
-
 CHANNELS = Table(
     {
         "awgn": Entry("laser_fl.channels.awgn:Awgn", "the air adds up, Gaussian noise comes on top"),
@@ -112,7 +109,6 @@ CHANNELS = Table(
         "blind": Entry("laser_fl.channels.blind:Blind", "gains that no client knows; the server has many antennas"),
     }
 )
-
 
 ALLOCATIONS = Table(
     {
@@ -126,7 +122,6 @@ ALLOCATIONS = Table(
     }
 )
 
-
 POLICIES = Table(
     {
         "constant": Entry("laser_fl.power.policies:constant", "the same budget throughout (the paper's best)"),
@@ -137,10 +132,9 @@ POLICIES = Table(
     }
 )
 
-
-RECEIVERS = Table(
+UPDATE_FILTERS = Table(
     {
-        "plain": Entry("laser_fl.federated.update_filters:plain", "takes what was heard as it is (the paper)"),
+        "plain": Entry("laser_fl.federated.update_filters:plain", "takes the update as it is (the paper)"),
         "wiener": Entry(
             "laser_fl.federated.update_filters:wiener", "weighs it by how reliable the sum of all so far is"
         ),
@@ -150,7 +144,6 @@ RECEIVERS = Table(
     }
 )
 AUTO = "auto"  # the scheme's own
-
 
 TASKS = Table(
     {
@@ -177,7 +170,6 @@ TASKS = Table(
     }
 )
 
-
 MODELS = Table(
     {
         "linear": Entry("laser_fl.models.small:linear", "784 -> 10, the paper's network for MNIST"),
@@ -187,7 +179,6 @@ MODELS = Table(
     }
 )
 
-
 PARTITIONS = Table(
     {
         "iid": Entry("laser_fl.data.partition:iid", "dealt at random, equally many to each client"),
@@ -195,7 +186,6 @@ PARTITIONS = Table(
         "shards": Entry("laser_fl.data.partition:shards", "sorted by label, so many pieces to each client"),
     }
 )
-
 
 TRACKERS = Table(
     {

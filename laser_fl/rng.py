@@ -1,7 +1,7 @@
 """Random generators keyed by meaning. Nothing else in the project draws.
 
-The key of a draw is (seed, purpose, round, client, ...), never the order of calls: whoever
-knows the key, server or client, in whatever engine, draws the same numbers.
+The key of a draw is (seed, purpose, round, client, ...), never the order of calls: server and client, in every engine,
+draw the same numbers from the same key.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ Device = torch.device | str
 
 
 @dataclass(frozen=True)
-class Streams:
+class RandomStreams:
     """All randomness of a run.
 
     seed: the run's seed, >= 0.
@@ -26,14 +26,14 @@ class Streams:
     def key(self, purpose: str, *index: int) -> int:
         """Hash (seed, purpose, index) to 63 bits.
 
-        PyTorch's CPU generator uses the low 32 of them: two of 30,000 draws of a run coincide with
-        a chance of 10 %, and then serve different purposes or rounds.
+        PyTorch's CPU generator uses the low 32 of them: two of 30,000 draws of a run coincide with a chance of 10 %,
+        and then serve different purposes or rounds.
         """
         text = repr((self.seed, purpose, *index)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
     def generator(self, purpose: str, *index: int, device: Device = "cpu") -> torch.Generator:
-        """A fresh generator on `device`, seeded by (seed, purpose, index).
+        """Make a fresh generator on `device`, seeded by (seed, purpose, index).
 
         CPU and GPU generators of one key draw different numbers.
         """
@@ -43,7 +43,7 @@ class Streams:
     def torch_global(self, purpose: str, *index: int, device: Device = "cpu") -> Iterator[None]:
         """Seed PyTorch's own generators for code that draws from them (initial weights, dropout).
 
-        The state from before is put back afterwards.
+        The earlier state is put back afterwards.
         """
         device = torch.device(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

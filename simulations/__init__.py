@@ -1,1 +1,1 @@
-"""Running laser-fl: engines, presets, comparisons, the command line."""
+"""Tools that run laser-fl: engines, presets, comparisons, the command line."""

@@ -1,4 +1,4 @@
-"""A Ray cluster for as long as something runs on it."""
+"""A Ray cluster that lasts as long as something runs on it."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ from simulations.signals import ending_on_signals
 def cluster(address: str | None) -> Iterator[Any]:
     """Yield the module `ray`, connected to the cluster at `address`; None: to one that starts here and ends here."""
     os.environ.update(direct(os.environ))
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default-to-be; else it warns
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default of Ray, which warns otherwise
     import ray
 
     with ending_on_signals():
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            with ending_on_signals():  # again: Ray has put a handler of its own in the place of ours
+            with ending_on_signals():  # again: Ray has replaced the handler by its own
                 yield ray
         finally:
             ray.shutdown()

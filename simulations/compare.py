@@ -34,12 +34,12 @@ SCORES = {"test": "last", "ema_test": "averaged", "best_ema_test": "best avg."}
 
 
 def frame(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
-    """All summaries, a row per strategy."""
+    """Return all summaries, a row per strategy."""
     return pd.DataFrame([{"strategy": name, "reason": o.reason, **o.summary} for name, o in outcomes.items()])
 
 
 def listing(outcomes: Mapping[str, Outcome], config: RunConfig) -> Listing:
-    """Scores, what was sent and what it cost, a row per strategy."""
+    """Return the scores, the values sent and their cost, a row per strategy."""
     metric = _metric(outcomes)
     numbers = (*SCORES.values(), "sent", "ratio", "power", "time")
     scale = f"{metric.label}; " if metric else ""
@@ -61,16 +61,23 @@ def _row(name: str, outcome: Outcome, metric: Metric | None, config: RunConfig) 
         name,
         *(f"{metric.factor * float(summary[f'{score}_{metric.name}']):.{digits}f}" for score in SCORES),
         f"{summary['uplink_floats_per_round']:,.0f}",
-        "silent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
+        "nothing sent" if math.isinf(ratio := float(summary["compression_ratio"])) else f"{ratio:.0f}x",
         "no noise" if is_noiseless(name) or math.isinf(config.power) else f"{summary['max_power_used']:.4g}",
         f"{summary['seconds_total']:.0f} s",
     )
 
 
 def picture(outcomes: Mapping[str, Outcome], config: RunConfig, folder: Path, over: str = "round") -> Path | None:
-    """Draw test scores into a file named after the metric; LASER and its two references stand out.
+    """Draw the test scores; LASER and its two references stand out.
 
-    over: a key of AXES. Returns the file; None where no run was evaluated.
+    Args:
+        outcomes: of the strategies, by name.
+        config: of all runs but for the strategy; the title is made of it.
+        folder: for the file, which is named after the metric.
+        over: the horizontal axis, a key of AXES.
+
+    Returns:
+        The file; None where no run was evaluated.
     """
     files = {name: outcome.folder / METRICS for name, outcome in outcomes.items()}
     metrics = {name: read_csv(path, growing=True) for name, path in files.items() if path.is_file()}
@@ -95,10 +102,10 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, folder: Path, ov
 
 
 def _draw(axes: Axes, name: str, table: pd.DataFrame, metric: Metric, over: str) -> None:
-    """One run's curves."""
+    """Draw one run's curves."""
     current, averaged = (metric.factor * table[f"{kind}_{metric.name}"] for kind in ("test", "ema_test"))
     style = {"color": COLOURS.get(name, "grey"), **(BOLD if name in HIGHLIGHTED else FAINT)}
-    if over == "energy" and is_noiseless(name):  # its energy is in the gradient's unit
+    if over == "energy" and is_noiseless(name):  # the energy is in the gradient's unit
         axes.axhline(current.iloc[-1], ls=":", label=f"{name} (last)", **style)
         return
     axes.plot(table[over], current, label=name, **style)
@@ -107,16 +114,16 @@ def _draw(axes: Axes, name: str, table: pd.DataFrame, metric: Metric, over: str)
 
 
 def _metric(outcomes: Mapping[str, Outcome]) -> Metric | None:
-    """What the runs that completed were judged by."""
+    """Return the metric of the completed runs; None where there is none."""
     return next((metric for outcome in outcomes.values() for metric in metrics_in(outcome.summary)), None)
 
 
 def is_noiseless(name: str) -> bool:
-    """Whether a strategy is defined on ideal links, whatever the power. One that is not known here is not."""
+    """Return True for a strategy that is defined on ideal channels at any power; False for an unknown one."""
     if name not in SCHEMES:
         return False
     scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
-    return scheme.promises.noiseless
+    return scheme.traits.noiseless
 
 
 def _title(config: RunConfig) -> str:

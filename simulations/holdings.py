@@ -1,4 +1,4 @@
-"""Who holds what: the labels of each client's examples, drawn by flwr-datasets' own plotting."""
+"""The labels of each client's examples, drawn by flwr-datasets' own plotting."""
 
 import io
 import warnings
@@ -15,15 +15,27 @@ from laser_fl.errors import ConfigError
 
 
 def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
-    """Draw the config's partition of `labels`; returns (a row per client, a column per label): examples."""
+    """Draw the config's partition of the labels.
+
+    Args:
+        labels: (examples,).
+        config: with the partition and the number of clients.
+        path: of the picture.
+
+    Returns:
+        The numbers of examples, a row per client and a column per label.
+
+    Raises:
+        ConfigError: the picture cannot be written.
+    """
     from datasets import Dataset
     from flwr_datasets.partitioner import NaturalIdPartitioner
     from flwr_datasets.visualization import plot_label_distributions
     from matplotlib.figure import Figure
 
-    held = deal(labels, config)
-    owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(held)])
-    examples = torch.cat(list(held))
+    shards = deal(labels, config)
+    owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(shards)])
+    examples = torch.cat(list(shards))
     partitioner = NaturalIdPartitioner("client")
     partitioner.dataset = Dataset.from_dict({"label": labels[examples].tolist(), "client": owner.tolist()})
     picture = Figure(figsize=(8, 4.5))

@@ -1,4 +1,4 @@
-"""Where the paper's theory promises LASER less noise than Z-SGD, block by block."""
+"""A comparison, block by block, of the noise that the paper's theory promises for LASER and Z-SGD."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import send
+from laser_fl.pipeline import encode_update
 from laser_fl.schemes.laser import Laser
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.volume import model_blocks
@@ -29,20 +29,20 @@ class Influence:
 
     @property
     def less_noise(self) -> str:
-        """Who the theory promises less noise."""
+        """The method with less noise by the theory; "" where neither has."""
         if self.laser_bound is None or self.laser_bound == self.z_sgd:
             return ""
         return "LASER" if self.laser_bound < self.z_sgd else "Z-SGD"
 
 
 def block_power(config: RunConfig, blocks: int) -> float:
-    """P k² / (σ² L): what an equal share of the power is worth to each of L blocks."""
+    """Compute P k² / (σ² L), the worth of an equal share of the power to each of L blocks."""
     noise = config.noise_variance
     return config.power * config.clients**2 / noise / blocks if noise > 0 else math.inf
 
 
 def influences(config: RunConfig, model: str) -> list[Influence]:
-    """λ of Z-SGD and the bound on λ of LASER per block, at the block's share P/L of the power.
+    """Compute λ of Z-SGD and the bound on λ of LASER per block, at the block's share P/L of the power.
 
     The theory is for one client; k clients with like gradients and noise variance σ² are worth
     a power of P k²/σ². Source: paper, Eq. (11), (12) and §F.3. Deviation: power split equally.
@@ -61,16 +61,16 @@ def influences(config: RunConfig, model: str) -> list[Influence]:
 
 
 def measured_influence(config: RunConfig, gradient: Float[Tensor, "rows columns"]) -> float:
-    """λ of the config's scheme for one client's gradient, by one round through the real air.
+    """Measure λ of the config's scheme for one client's gradient, by one round through the channel.
 
-    λ = ‖y(g) - C(g)‖² / ‖C(g)‖², C(g) being what the scheme keeps of the gradient. Source: paper, Eq. (3).
-    Deviation: one draw of the noise stands for its expectation, which many values make it.
+    λ = ‖y(g) - C(g)‖² / ‖C(g)‖², where C(g) is the scheme's approximation of the gradient. Source: paper, Eq. (3).
+    Deviation: one draw of the noise stands for its expectation, to which it is close for many values.
     config: of one client, plain SGD and step size 1, so that the model's step is the update.
     """
-    training = Training(config, {"matrix": torch.zeros_like(gradient)}, Plan(1))
+    server = Server(config, {"matrix": torch.zeros_like(gradient)}, RoundSchedule(1))
     losses = torch.zeros(1, dtype=torch.float64)
-    uplink, memory = send(training.broadcast(), {"matrix": gradient.unsqueeze(0)}, losses, {})
-    training.absorb([Reply(0, (0,), uplink)])
-    kept = gradient - memory["matrix"][0] if memory else gradient
-    noise = training.server.weights["matrix"] + kept
-    return float(noise.square().sum() / kept.square().sum())
+    client_update, memory = encode_update(server.broadcast(), {"matrix": gradient.unsqueeze(0)}, losses, {})
+    server.aggregate([Reply(0, (0,), client_update)])
+    approximation = gradient - memory["matrix"][0] if memory else gradient
+    noise = server.global_model.weights["matrix"] + approximation
+    return float(noise.square().sum() / approximation.square().sum())

@@ -1,4 +1,4 @@
-"""What a person sees while runs go: a bar each on a terminal, a few plain lines elsewhere."""
+"""The display of runs in progress: a bar each on a terminal, a few plain lines elsewhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from laser_fl.federated.callbacks import Metrics, Observer
-from laser_fl.federated.server import Training
+from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.federated.server import Server
 
 if TYPE_CHECKING:
     from simulations.sweep import Run
 
-MOST_LINES = 10  # of a run, where there is no terminal
+MOST_LINES = 10  # per run, where there is no terminal
 BAR = 20
 
 
 @dataclass(frozen=True)
 class Report:
-    """How far a run is. line: after an evaluation, what it says; else empty. warning: what a person should know."""
+    """The progress of a run. line: of an evaluation that just ended, else empty. warning: for the user, or empty."""
 
     label: str
     round: int
@@ -38,45 +38,51 @@ class Report:
     warning: str = ""
 
 
-class Reporter(Observer):
-    """Turns a run into reports, wherever they are shown."""
+class Reporter(Callback):
+    """Callback that turns a run into reports, wherever these are shown."""
 
     def __init__(self, label: str, post: Callable[[Report], None]) -> None:
-        """label: the run's name. post: where reports go."""
+        """label: the run's name. post: called with each report."""
         self._label = label
         self._post = post
         self._rounds = 0
         self._seconds = 0.0
         self._state = ""
 
-    def on_begin(self, training: Training) -> None:
-        """Report what there is to know of the run's length."""
-        if notice := training.plan.notice:
-            self._post(Report(self._label, training.round, training.plan.rounds, 0.0, "", "", notice))
+    def on_begin(self, server: Server) -> None:
+        """Report the schedule's notice on the run's length, where it has one."""
+        if notice := server.schedule.notice:
+            self._post(Report(self._label, server.round, server.schedule.rounds, 0.0, "", "", notice))
 
-    def on_round(self, training: Training, seconds: float) -> None:
-        """Report a round, and who was left out of it."""
+    def on_round(self, server: Server, seconds: float) -> None:
+        """Report a round, and the clients that were left out of it."""
         self._rounds += 1
         self._seconds += seconds
-        self._report(training, "", training.warning)
+        self._report(server, "", server.warning)
 
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
+    def on_evaluation(self, server: Server, metrics: Metrics) -> None:
         """Report loss and scores."""
         scores = "  ".join(f"{name} {value:.3f}" for name, value in metrics.test.items() if name != "loss")
         loss = "" if metrics.train_loss is None else f"train loss {metrics.train_loss:.3f}  "
         self._state = loss + scores
-        self._report(training, metrics.line(training.plan.rounds))
+        self._report(server, metrics.line(server.schedule.rounds))
 
-    def _report(self, training: Training, line: str, warning: str = "") -> None:
-        pace = self._rounds / self._seconds  # of those since it began, or went on
-        self._post(Report(self._label, training.round, training.plan.rounds, pace, self._state, line, warning))
+    def _report(self, server: Server, line: str, warning: str = "") -> None:
+        pace = self._rounds / self._seconds  # over the rounds since the run began, or went on
+        self._post(Report(self._label, server.round, server.schedule.rounds, pace, self._state, line, warning))
 
 
 class SweepDisplay:
-    """Shows how far a sweep is: one bar over all runs, or a line as each ends. A context manager."""
+    """Display of a sweep's progress: one bar over all runs, or a line as each ends. A context manager."""
 
     def __init__(self, console: Console, runs: "Sequence[Run]", quiet: bool = False) -> None:
-        """console: where to; a bar needs a terminal. quiet: shows nothing but failures."""
+        """Prepare the bar.
+
+        Args:
+            console: for the output; a bar needs a terminal.
+            runs: of the sweep.
+            quiet: show nothing but failures.
+        """
         self._console = console
         self._quiet = quiet
         done = sum(run.summary is not None for run in runs)
@@ -90,17 +96,17 @@ class SweepDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar.live.is_started:  # or it would print an empty line
+        if self._bar.live.is_started:  # else it would print an empty line
             self._bar.stop()
 
     def show(self, run: "Run", reason: str) -> None:
-        """One run has ended, or failed for `reason`."""
+        """Show that a run has ended, or failed for `reason`."""
         self._bar.advance(self._task)
         if reason or not (self._quiet or self._console.is_terminal):
             self._print(f"{run.label}  {'failed: ' + reason if reason else 'completed'}")
 
     def note(self, run: "Run", notice: str) -> None:
-        """There is something to know of a run before it starts."""
+        """Show a notice on a run before it starts."""
         if not self._quiet:
             self._print(f"{run.label}  {notice}")
 
@@ -109,18 +115,18 @@ class SweepDisplay:
 
 
 class Display:
-    """Shows reports: bars with round, loss, score, rounds/s and time left, or at most ten lines a run.
+    """Display of reports: bars with round, loss, score, rounds/s and time left, or at most ten lines per run.
 
     A context manager. quiet: shows nothing.
     """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
-        """console: where to; bars need a terminal."""
+        """console: for the output; bars need a terminal."""
         self._console = console
         self._quiet = quiet
         self._bars = Progress(*_columns(console.width), console=console)
         self._tasks: dict[str, TaskID] = {}
-        self._tenths: dict[str, int] = {}  # of each run, the last of which was told
+        self._tenths: dict[str, int] = {}  # per run, the last tenth that was shown
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal and not self._quiet:
@@ -128,11 +134,11 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bars.live.is_started:  # or it would print an empty line
+        if self._bars.live.is_started:  # else it would print an empty line
             self._bars.stop()
 
     def show(self, report: Report) -> None:
-        """Bring the screen up to date."""
+        """Show a report."""
         if self._quiet:
             return
         if report.warning:
@@ -151,7 +157,7 @@ class Display:
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """Those that a terminal has room for, the less important left out; none is cut."""
+    """Return the columns that a terminal has room for; the less important are left out, none is cut."""
     label, state, pace = (TextColumn(f"{{task.{field}}}") for field in ("description", "fields[state]", "fields[pace]"))
     bar, done, left = BarColumn(bar_width=BAR), MofNCompleteColumn(), TimeRemainingColumn()
     shown: list[ProgressColumn] = [label, done]

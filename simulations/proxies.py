@@ -1,4 +1,4 @@
-"""Proxies: what processes of one machine say to each other does without."""
+"""Proxies: messages between processes of one machine go without them."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,10 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def direct(env: Mapping[str, str]) -> dict[str, str]:
-    """An environment like `env` in which nothing asks a proxy for the loopback; others are reached as before.
+    """Return an environment like `env` in which the loopback needs no proxy; other machines are reached as before.
 
-    Its entries without a proxy stay. SOCKS proxies do not: httpx, with which Flower speaks, cannot begin beside one.
+    The entries for machines without a proxy stay. SOCKS proxies do not: httpx, which Flower uses, cannot start beside
+    one.
     """
     exempt = _entries(env, "no_proxy", "NO_PROXY")
     usual = "*" if "*" in exempt else ",".join(dict.fromkeys([*exempt, *LOOPBACK]))

@@ -1,4 +1,4 @@
-"""Reading what runs, sweeps and reproductions left behind; of a damaged file one learns which, and how."""
+"""Readers of the files of runs, sweeps and reproductions; errors name a damaged file, and the damage."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from laser_fl.errors import DataError, reason_of
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while `path` is read and looked at into a DataError with its name."""
+    """Turn any error while `path` is read and checked into a DataError with its name."""
     try:
         yield
     except DataError:
@@ -25,7 +25,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """An object that has `keys`. Raises DataError."""
+    """Read an object that has `keys`. Raises DataError."""
     with naming(path):
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
@@ -35,10 +35,16 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_csv(path: Path, numbers: Collection[str] = (), growing: bool = False) -> pd.DataFrame:
-    """A table that has `numbers` in these columns. Raises DataError.
+    """Read a table.
 
-    growing: it may be written at the moment, or have been when the run was killed: a last line that is not whole is
-    left out, instead of refused.
+    Args:
+        path: of the file.
+        numbers: columns that must be there and have numbers only.
+        growing: True where it may be written at the moment, or have been when the run was killed: an incomplete last
+            line is left out, instead of refused.
+
+    Raises:
+        DataError: the file cannot be read, or is damaged.
     """
     with naming(path):
         whole, end, rest = path.read_text(encoding="utf-8").rpartition("\n")
@@ -50,7 +56,7 @@ def read_csv(path: Path, numbers: Collection[str] = (), growing: bool = False) -
 
 
 def read_parquet(path: Path, *columns: str) -> pd.DataFrame:
-    """A table that has `columns`. Raises DataError."""
+    """Read a table that has `columns`. Raises DataError."""
     with naming(path):
         table = pd.read_parquet(path)
         _refuse_missing(columns, table)
@@ -58,7 +64,7 @@ def read_parquet(path: Path, *columns: str) -> pd.DataFrame:
 
 
 def refuse_without_numbers(table: pd.DataFrame, columns: Collection[str]) -> None:
-    """Raise KeyError for a column that is not there, ValueError for one with something else in it."""
+    """Raise KeyError for a column that is missing, ValueError for one that has something else than numbers."""
     _refuse_missing(columns, table)
     if texts := [name for name in columns if len(table) and table[name].dtype.kind not in "fi"]:
         raise ValueError(f"{texts[0]} must hold numbers")

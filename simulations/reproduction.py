@@ -21,9 +21,9 @@ FIGURE = "figure.json"
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A figure at a scale, and in what it is not the figure.
+    """A figure at a scale, and the user's changes to it.
 
-    overrides: keys that were set otherwise than the figure has them. only: keys whose values were restricted.
+    overrides: keys with other values than the figure's. only: keys whose values were restricted.
     """
 
     name: str
@@ -35,7 +35,18 @@ class Reproduction:
     def asked(
         cls, name: str, scale: str, overrides: Mapping[str, str], only: Mapping[str, Sequence[str]]
     ) -> "Reproduction":
-        """What a user asks for. Raises ConfigError for an unknown figure, or keys that are the figure's own."""
+        """Check a user's request, and return it.
+
+        Args:
+            name: of the figure.
+            scale: full or small.
+            overrides: values by config key.
+            only: the values to run, by key of the figure.
+
+        Raises:
+            ConfigError: an unknown figure, an override of a key that is the figure's own, or a key in `only` that is
+                not.
+        """
         if name not in FIGURES:
             raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
         made = cls(name, scale, overrides, only)
@@ -52,40 +63,40 @@ class Reproduction:
 
     @classmethod
     def read(cls, folder: Path) -> "Reproduction":
-        """What a folder holds."""
+        """Read the reproduction of a folder."""
         return cls(**json.loads((folder / FIGURE).read_text()))
 
     @property
     def figure(self) -> Figure:
-        """What is made."""
+        """The figure."""
         figure: Figure = FIGURES.load(self.name)
         return figure
 
     @property
     def title(self) -> str:
-        """The figure's, with all in which this is not it."""
+        """The figure's title, with the scale and all changes."""
         return ", ".join([self.figure.title, self.scale, *self.changes])
 
     @property
     def changes(self) -> list[str]:
-        """In what it is not the figure; where it is computed, and where files lie, is no change."""
+        """The changes to the figure; the device and the places of files are none."""
         aside = ("device", *NOT_THE_RUN)
         changed = [f"{key}={value}" for key, value in self.overrides.items() if key not in aside]
         return changed + [f"only {key}={','.join(values)}" for key, values in self.only.items()]
 
     @property
     def default_folder(self) -> Path:
-        """runs/<name>-<scale>, and beside it where it is not the figure."""
+        """The folder runs/<name>-<scale>, with -changed behind it where there are changes."""
         return Path("runs") / f"{self.name}-{self.scale}{'-changed' if self.changes else ''}"
 
     @property
     def grids(self) -> list[Grid]:
-        """What is run, with the overrides."""
+        """The grids of the figure's runs, with the overrides."""
         ours = self.overrides
         return [replace(grid, fixed={**presets.beside(grid.fixed, ours), **ours}) for grid in self._grids]
 
     def runs(self, root: Path) -> list[Run]:
-        """Those of the figure's runs that are asked for, in folders below `root`. Raises ConfigError for none."""
+        """Return the requested runs of the figure, in folders below `root`. Raises ConfigError where none is left."""
         runs = runs_of(self.grids, root)
         wanted = {key: [_read(key, value, runs) for value in values] for key, values in self.only.items()}
         left = [r for r in runs if all(r.config.to_flat()[key] in values for key, values in wanted.items())]
@@ -94,15 +105,15 @@ class Reproduction:
         return left
 
     def tables(self, folder: Path) -> dict[str, Path]:
-        """The tables that judge it, by name."""
+        """Return the files of the tables that judge it, by name."""
         return {part: folder / f"{part}.csv" for part in self.figure.scales[self.scale].tables}
 
     def pictures(self, folder: Path) -> tuple[Path, Path]:
-        """For the screen and for print."""
+        """Return the files of the pictures for the screen and for print."""
         return folder / f"{self.name}.png", folder / f"{self.name}.pdf"
 
     def write(self, runs: Sequence[Run], folder: Path) -> dict[str, pd.DataFrame]:
-        """Write everything that the completed runs give; returns the tables."""
+        """Write the results, tables and pictures of the completed runs; return the tables."""
         folder.mkdir(parents=True, exist_ok=True)
         table = results(runs, folder, self.grids) if runs else pd.DataFrame()
         judged = {part: judge(table) for part, judge in self.figure.scales[self.scale].tables.items()}
@@ -122,7 +133,7 @@ class Reproduction:
 
 
 def _read(key: str, value: str, runs: Sequence[Run]) -> Any:
-    """A value as the config has it. Raises ConfigError for one with which none of the runs could be."""
+    """Parse a value as the config has it. Raises ConfigError for one that no run could have."""
     refused = ConfigError(f"{key}: there are no runs")
     for run in runs:
         try:

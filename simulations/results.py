@@ -22,8 +22,13 @@ AVERAGED, FINAL = "best_ema_test", "test"  # scores: the best of the averaged we
 def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.DataFrame:
     """Write and return the table of all completed runs: a row each of keys, summary, folder and git revision.
 
-    Where a grid has best-of keys, the column ``chosen`` tells which of their values did best: that with which most
+    Where a grid has best-of keys, the column ``chosen`` marks the runs with their best value: that with which most
     runs have completed, of those the best mean over seeds, and of equal ones the first.
+
+    Args:
+        runs: completed or not.
+        root: folder for the table.
+        grids: of the runs.
     """
     rows = []
     for run in runs:
@@ -43,7 +48,7 @@ def results(runs: Sequence[Run], root: Path, grids: Sequence[Grid] = ()) -> pd.D
 
 
 def metric_of(table: pd.DataFrame, score: str = AVERAGED) -> Metric:
-    """What the runs of one task are judged by: the metric of which the table has this score.
+    """Return the metric of the runs of one task: that of which the table has this score.
 
     Raises:
         TrainingError: no run was evaluated.
@@ -54,19 +59,19 @@ def metric_of(table: pd.DataFrame, score: str = AVERAGED) -> Metric:
 
 
 def by_metric(table: pd.DataFrame) -> dict[Metric, pd.DataFrame]:
-    """The evaluated runs, apart by what they are judged by; each part without the columns of the other metrics."""
+    """Split the evaluated runs by their metric; each part is without the columns of the other metrics."""
     metrics = metrics_in(table.columns, AVERAGED)
     parts = {metric: table[table[f"{AVERAGED}_{metric.name}"].notna()] for metric in metrics}
     return {metric: runs.dropna(axis=1, how="all") for metric, runs in parts.items() if len(runs)}
 
 
 def best_of(table: pd.DataFrame) -> list[str]:
-    """The keys whose best values were chosen."""
+    """Return the keys whose best values were chosen."""
     return str(table[SEARCHED].iloc[0]).split(",") if SEARCHED in table else []
 
 
 def varied(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[str]:
-    """The config keys that differ between rows, the strategy first. aside: keys that do not count."""
+    """Return the config keys that differ between rows, the strategy first. aside: keys that do not count."""
     keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
     differ = [key for key in keys if key in table and key not in aside and table[key].astype(str).nunique() > 1]
     return sorted(differ, key=lambda key: key != "strategy")
@@ -80,7 +85,7 @@ def _revision(run: Run) -> str:
 
 
 def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Read infinity, which JSON has as text."""
+    """Convert a column to numbers where it can be: JSON has infinity as text."""
     if (column.astype(str) == "").any():
         return column
     try:
@@ -90,7 +95,7 @@ def _numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _chosen(table: pd.DataFrame, configs: Sequence[RunConfig], keys: Sequence[str]) -> "pd.Series[bool]":
-    """True for the runs whose best-of keys did best. configs: of the rows; a summary may say otherwise than they."""
+    """Mark the runs whose best-of keys did best. configs: of the rows; a summary may have other values."""
     asked = pd.DataFrame([config.to_flat() for config in configs])
     cells = _tuples(asked, varied(asked, (*keys, "seed", *NOT_THE_RUN)))
     values = _tuples(asked, keys)

@@ -1,4 +1,4 @@
-"""Several runs at once, one per process, as many as there are cores for."""
+"""Several runs at once, one per process, as many as the cores allow."""
 
 import multiprocessing
 import os
@@ -19,14 +19,14 @@ from simulations.progress import Report, Reporter
 from simulations.signals import end_with_parent, ending_on_signals
 from simulations.sweep import refuse_wrong
 
-GRACE_SECONDS = 10  # for a run that is interrupted to write what there is of it
+GRACE_SECONDS = 10  # for a run that is interrupted, to write its results so far
 
 Work = Callable[[str, RunConfig, Callable[[Report], None]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. summary: as in summary.json; empty where the run failed with `reason`."""
+    """The outcome of a run. summary: as in summary.json; empty where the run failed with `reason`."""
 
     folder: Path
     summary: Mapping[str, Any]
@@ -34,10 +34,10 @@ class Outcome:
 
 
 def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> dict[str, Outcome]:
-    """Run every config into its out-dir, in this machine's processes; show: is given all reports.
+    """Run every config into its out-dir, in this machine's processes; show: called with all reports.
 
-    A run that fails, or whose process dies, leaves the others alone. Where all are interrupted, those that have begun
-    leave a summary that says so, and the others no folder.
+    A run that fails, or whose process dies, does not disturb the others. Where all are interrupted, the summaries of
+    those that have begun record it, and the others leave no folder.
 
     Raises:
         ConfigError, DataError, OSError: a run cannot start; none has then.
@@ -45,10 +45,10 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
     for config in runs.values():
         refuse_used(Path(config.out_dir))
     refuse_wrong(list(runs.values()))
-    for config in runs.values():  # or each would fail by itself
+    for config in runs.values():  # else each would fail by itself
         Path(config.out_dir).parent.mkdir(parents=True, exist_ok=True)
     threads = max(config.threads or cores() for config in runs.values())
-    waiting = list(runs.items())  # taken from its end: what is listed last tends to take longest, and packs best first
+    waiting = list(runs.items())  # run from its end: the last runs tend to be the longest, and pack best when first
     outcomes: dict[str, Outcome] = {}
     with ending_on_signals():
         lanes = [Lane() for _ in range(max(1, min(len(runs), cores() // threads)))]
@@ -57,11 +57,11 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
                 for lane in lanes:
                     if not lane.label and waiting:
                         lane.begin(*waiting.pop())
-                for label, heard in listen(lanes):
-                    if isinstance(heard, Outcome):
-                        outcomes[label] = heard
+                for label, received in listen(lanes):
+                    if isinstance(received, Outcome):
+                        outcomes[label] = received
                     else:
-                        show(heard)
+                        show(received)
         except BaseException:
             interrupt(lanes)
             raise
@@ -74,7 +74,7 @@ def run_all(runs: Mapping[str, RunConfig], show: Callable[[Report], None]) -> di
 class Lane:
     """A process that carries out one run after the other; where it dies, another takes its place.
 
-    label, folder: of the run at work; no label: there is none. pipe: to the process, and back.
+    label, folder: of the current run; no label: there is none. pipe: to the process, and back.
     """
 
     def __init__(self) -> None:
@@ -82,15 +82,15 @@ class Lane:
         self._start()
 
     def begin(self, label: str, config: RunConfig) -> None:
-        """Let the process carry out a run."""
+        """Send a run to the process."""
         self.label, self.folder = label, Path(config.out_dir)
         if not self.process.is_alive():
             self._start()
-        with suppress(OSError):  # it died just now; `hear` will tell
+        with suppress(OSError):  # it died just now; `receive` returns that
             self.pipe.send((label, config))
 
-    def hear(self) -> Report | Outcome:
-        """Wait for what the process says next: a report, or the outcome, as also where it dies."""
+    def receive(self) -> Report | Outcome:
+        """Wait for the next message of the process: a report, or the outcome, which is a failure where it dies."""
         try:
             message: Report | Outcome = self.pipe.recv()
         except (EOFError, OSError):
@@ -103,7 +103,7 @@ class Lane:
         return message
 
     def close(self) -> None:
-        """End the process, where it is not at work."""
+        """End the process, where it has no run."""
         self.pipe.close()
         self.process.join(GRACE_SECONDS)
 
@@ -116,26 +116,26 @@ class Lane:
 
 
 def listen(lanes: Sequence[Lane]) -> list[tuple[str, Report | Outcome]]:
-    """Wait until some of the runs at work have something to say; returns it by their labels."""
+    """Wait for messages of current runs; return them with their labels."""
     ready = wait([lane.pipe for lane in lanes if lane.label])
-    return [(lane.label, lane.hear()) for lane in lanes if lane.pipe in ready]
+    return [(lane.label, lane.receive()) for lane in lanes if lane.pipe in ready]
 
 
 def interrupt(lanes: Sequence[Lane]) -> None:
-    """Let runs end as Ctrl-C would end them, and by force those that do not."""
+    """Interrupt the runs as Ctrl-C would; kill those that do not end."""
     for lane in lanes:
         lane.process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for lane in lanes:
         lane.process.join(max(0.0, deadline - time.monotonic()))
         lane.process.kill()
-        lane.process.join()  # what it had locked is free then
+        lane.process.join()  # its locks are free then
         if lane.label:
             conclude(lane.folder, "in-process", "interrupted", "it did not end by itself")
 
 
 def _work(run: Work, pipe: "Connection[Any, Any]") -> None:
-    """Carry out what comes through the pipe, until it is closed or the command ends the runs."""
+    """Carry out the runs that come through the pipe, until it is closed or the command ends the runs."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the command decides
     with suppress(KeyboardInterrupt, SystemExit, EOFError, OSError), ending_on_signals():
@@ -156,5 +156,5 @@ def _run(label: str, config: RunConfig, post: Callable[[Report], None]) -> dict[
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

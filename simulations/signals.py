@@ -1,4 +1,4 @@
-"""Ending as Ctrl-C does, whatever the signal; and ending with who started this process."""
+"""Ends of processes: all signals end as Ctrl-C does, and a child ends with its parent."""
 
 import multiprocessing
 import os
@@ -13,9 +13,9 @@ ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(sig
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what is done here as Ctrl-C does, so that no process is left behind.
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that no process is left behind.
 
-    Signals that are ignored, as SIGHUP is under nohup, stay so.
+    Ignored signals, as SIGHUP under nohup, stay ignored.
 
     Raises:
         SystemExit: one came; the status is 128 + its number.

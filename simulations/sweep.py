@@ -1,6 +1,6 @@
 """Many runs from one grid, spread over a Ray cluster; a rerun goes on where the last one stopped.
 
-A sweep's folder holds one folder per run, named after what the run is, and the table of all results.
+A sweep's folder holds one folder per run, named after the run's keys, and the table of all results.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ NOT_THE_RUN = (
     "tracker",
     "checkpoint-every",
     "resume",
-)  # keys that do not change what it computes
+)  # keys that do not change the results
 NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "local_learning_rate": 0.0, "out_dir": ""}
 
 
@@ -55,8 +55,8 @@ NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "local_learnin
 class Grid:
     """Runs that share some keys and differ in others.
 
-    fixed: keys of all runs. over: per key, its values; the runs are their product. best_of: per key,
-    values of which the best is kept for each combination of the others.
+    fixed: keys of all runs. over: per key, its values; the runs are their product. best_of: per key, values of which
+    the best counts for each combination of the others.
     """
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Grid:
     best_of: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Values]:
-        """The keys of each run."""
+        """Yield the keys of each run."""
         axes = {**self.over, **self.best_of}
         for values in product(*axes.values()):
             yield dict(self.fixed) | dict(zip(axes, values, strict=True))
@@ -72,7 +72,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep. folder: where it goes; named after the varied keys and a hash of all but defaults."""
+    """One run of a sweep. folder: its own, named after the varied keys and a hash of all but defaults."""
 
     config: RunConfig
     folder: Path
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def summary(self) -> Values | None:
-        """What a completed run of this config left behind, and None for any other."""
+        """The summary of a completed run of this config; None for any other."""
         summary, config = _json(self.folder / SUMMARY), _json(self.folder / CONFIG)
         if not summary or not config:
             return None
@@ -125,7 +125,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
-    """All runs of some grids, each once, in folders below `root`. Raises ConfigError for a wrong value."""
+    """Return all runs of some grids, each once, in folders below `root`. Raises ConfigError for a wrong value."""
     runs: dict[str, Run] = {}
     for grid in grids:
         varied = [*grid.over, *grid.best_of]
@@ -134,7 +134,7 @@ def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
             digest = _digest(config)
             words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
             label = "-".join([config.task, config.strategy, *words, digest]).replace("/", "_")
-            there = next(root.resolve().glob(f"*-{digest}"), None)  # of another grid with this run in it
+            there = next(root.resolve().glob(f"*-{digest}"), None)  # a run of another grid that has it, too
             runs.setdefault(digest, Run(config, there or root.resolve() / label))
     return list(runs.values())
 
@@ -147,10 +147,18 @@ def execute(
     gpus: float = 0,
     note: Callable[[Run, str], None] | None = None,
 ) -> dict[str, str]:
-    """Carry out the runs that are not completed yet; returns why some failed, by label.
+    """Carry out the runs that are not completed yet.
 
-    show: is told of each run as it ends, and why it failed, or "". address: of a Ray cluster; default: this
-    machine. cpus, gpus: that each run takes of it. note: is told what there is to know of a run's length.
+    Args:
+        runs: completed or not.
+        show: called with each run as it ends, and why it failed, or "".
+        address: of a Ray cluster; None: this machine.
+        cpus: CPUs that each run takes of it.
+        gpus: GPUs, or a part of one, that each run takes.
+        note: called with a run and the notice on its length, where it has one.
+
+    Returns:
+        The reasons of failed runs, by label.
 
     Raises:
         ConfigError, DataError: a run cannot start; none has then.
@@ -172,14 +180,14 @@ def execute(
 def _on_ray(
     waiting: Sequence[Run], show: Callable[[Run, str], None], address: str | None, cpus: int, gpus: float
 ) -> dict[str, str]:
-    """Spread runs over a Ray cluster; returns why some failed."""
+    """Spread runs over a Ray cluster; return why some failed, by label."""
     with cluster(address) as ray:
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_carry_out)
-        pending = {task.remote(_here(run)): run for run in waiting}
+        running = {task.remote(_here(run)): run for run in waiting}
         failed = {}
-        while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            run = pending.pop(done)
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            run = running.pop(done)
             try:
                 reason = ray.get(done)
             except ray.exceptions.RayError as error:  # the process died
@@ -191,9 +199,10 @@ def _on_ray(
 
 
 def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:
-    """Raise ConfigError or DataError for what data, devices and lengths of runs tell is wrong.
+    """Raise ConfigError or DataError for settings that do not fit data, devices or lengths of runs.
 
-    Returns what there is to know of each run's length, or "".
+    Returns:
+        The notices on the runs' lengths, or "".
     """
     setups: dict[str, Setup] = {}
     notices = []
@@ -203,7 +212,7 @@ def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:
         key = config.model_copy(update=NOT_IN_A_SETUP).model_dump_json()
         if key not in setups:
             setups = {key: prepare(config.model_copy(update={"device": "cpu"}))}  # one at a time: they are large
-        notices.append(replace(setups[key], config=config).training().plan.notice)
+        notices.append(replace(setups[key], config=config).server().schedule.notice)
     return notices
 
 
@@ -215,9 +224,9 @@ def _refuse_others(folders: Sequence[Path]) -> None:
 
 
 def estimate(runs: Sequence[Run], at_once: int) -> float:
-    """Seconds that the runs which are not completed will take, `at_once` of them at a time.
+    """Estimate the seconds that the runs which are not completed will take, `at_once` of them at a time.
 
-    By completed runs that differ in seed, power or step size only, else by a few rounds of one.
+    The estimate is made by completed runs that differ in seed, power or step size only, else by a few rounds of one.
     """
     seconds: dict[str, float] = {}
     kinds = [run.config.model_copy(update=NOT_IN_THE_TIME).model_dump_json() for run in runs]
@@ -232,10 +241,10 @@ def estimate(runs: Sequence[Run], at_once: int) -> float:
 
 
 def _probe(config: RunConfig) -> float:
-    """Seconds of a whole run, from a few rounds and one evaluation of it."""
+    """Estimate the seconds of a whole run from a few rounds and one evaluation of it."""
     setup = prepare(config)
-    plan = setup.plan
-    evaluations = sum(plan.evaluates_after(round) for round in range(plan.rounds))
+    schedule = setup.schedule
+    evaluations = sum(schedule.evaluates_after(round) for round in range(schedule.rounds))
     started = time.perf_counter()
     setup.evaluate(setup.network.weights | setup.network.buffers)
     evaluation = time.perf_counter() - started
@@ -243,18 +252,18 @@ def _probe(config: RunConfig) -> float:
         changes = {"tracker": "none", "rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS, "gain_threshold": 0.0}
         few = config.model_copy(update=changes)
         summary = in_process.run(few, Path(folder) / "probe")
-    return float(summary["seconds_per_round"]) * plan.rounds + 2 * evaluation * evaluations
+    return float(summary["seconds_per_round"]) * schedule.rounds + 2 * evaluation * evaluations
 
 
 def _here(run: Run) -> Run:
-    """The run with every path absolute: the cluster's processes have directories of their own."""
+    """Return the run with every path absolute: the cluster's processes have directories of their own."""
     paths = {"out_dir": str(run.folder), "data_dir": str(data_dir(run.config).resolve())}
-    return replace(run, config=run.config.model_copy(update=paths | {"checkpoint_every": 0}))  # a run is begun anew
+    return replace(run, config=run.config.model_copy(update=paths | {"checkpoint_every": 0}))  # a run begins anew
 
 
 def _carry_out(run: Run) -> str:
-    """One run, in a process of the cluster; returns why it failed, or ""."""
-    if run.folder.exists():  # of a sweep that was interrupted
+    """Carry out one run in a process of the cluster; return why it failed, or ""."""
+    if run.folder.exists():  # left by a sweep that was interrupted
         shutil.rmtree(run.folder)
     try:
         in_process.run(run.config, run.folder)
@@ -266,12 +275,12 @@ def _carry_out(run: Run) -> str:
 
 
 def _last_lines(text: str) -> str:
-    """The end of a failure's story."""
+    """Return the last lines of a failure's text."""
     return "\n".join(text.strip().splitlines()[-LAST_LINES:])
 
 
 def _json(path: Path) -> Values:
-    """What a file holds; nothing where it is not there, or half written by another program, or something else."""
+    """Read an object from a file; empty where the file is missing, half written by another program, or no object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -281,7 +290,7 @@ def _json(path: Path) -> Values:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other commands from carrying out the same runs. Raises ConfigError where one is at it."""
+    """Keep other commands from carrying out the same runs. Raises ConfigError where one does so now."""
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +308,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _digest(config: RunConfig) -> str:
-    """What a run is: in what it differs from the defaults. A key that is new changes no run that was before it."""
+    """Hash a run's differences from the defaults. A new key does not change the hash of earlier runs."""
     defaults = parse({}).to_flat()
     values = {k: v for k, v in config.to_flat().items() if v != defaults[k] and k not in NOT_THE_RUN}
     return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=4).hexdigest()

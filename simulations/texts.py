@@ -1,4 +1,4 @@
-"""How results are written where people read them: never cut, whatever the width."""
+"""Texts and tables for people to read: never cut, whatever the width."""
 
 import math
 import textwrap
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-LONG = 1e9  # from here on a number is written with an exponent
+LONG = 1e9  # numbers from here on are written with an exponent
 GAP = "  "  # between columns
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A table of texts. numbers: heads of the columns that stand to the right. caption: what explains the heads."""
+    """A table of texts. numbers: heads of the columns that are aligned right. caption: explains the heads."""
 
     title: str
     heads: Sequence[str]
@@ -22,7 +22,7 @@ class Listing:
     caption: str = ""
 
     def lines(self, width: int) -> list[str]:
-        """The heads and a line per row, where `width` has room for them, else the cells of a row below each other."""
+        """Return the heads and a line per row where `width` has room, else the cells of a row below each other."""
         table = self._table()
         if max(map(cell_len, table)) <= width:
             return table
@@ -38,7 +38,7 @@ class Listing:
 
 
 def pairs(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Names and values beside each other, or below each other where `width` has no room for that.
+    """Return names and values beside each other, or below each other where `width` has no room for that.
 
     Values are broken between words only.
     """
@@ -56,7 +56,7 @@ def pairs(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 
 def shown(value: object) -> str:
-    """A cell: numbers to four digits, whole ones without an exponent, nothing for NaN."""
+    """Format a cell: numbers to four digits, whole ones without an exponent, nothing for NaN."""
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
@@ -65,7 +65,7 @@ def shown(value: object) -> str:
 
 
 def _padded(column: Sequence[str], to_the_right: bool = False) -> list[str]:
-    """The cells, each as wide as the widest."""
+    """Return the cells, each as wide as the widest."""
     widest = max(map(cell_len, column))
     spaces = [" " * (widest - cell_len(cell)) for cell in column]
     return [s + cell if to_the_right else cell + s for cell, s in zip(column, spaces, strict=True)]

@@ -1,4 +1,4 @@
-"""What a scheme sends for a model, without training it: values and bytes per client and round.
+"""The size of a scheme's messages for a model, without training it: values and bytes per client and round.
 
 Source: paper, Table 3 and §H.3.
 """
@@ -11,22 +11,22 @@ import torch
 
 from laser_fl.blocks import Block
 from laser_fl.channels import orthogonal
-from laser_fl.channels.base import Channel, Links
+from laser_fl.channels.base import Channel, ChannelState
 from laser_fl.config import RunConfig, parse
 from laser_fl.models.base import build
-from laser_fl.registry import CHANNELS, EXCHANGES, MODELS, SCHEMES, from_fields
-from laser_fl.rng import Streams
-from laser_fl.schemes.base import Context, Scheme
+from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, SCHEMES, from_fields
+from laser_fl.rng import RandomStreams
+from laser_fl.schemes.base import RoundContext, Scheme
 
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Volume:
-    """What one client sends in one round.
+    """The size of one client's messages in one round.
 
-    rounds: which rounds it holds for. values: through the air. bits: that they take on a digital link.
-    side_values: norms up and amplitudes down.
+    rounds: to which it applies: every, even or odd. values: number of values through the air. bits: of these values, on
+    a digital link. side_values: number of values in the side channel, norms up and amplitudes down.
     """
 
     strategy: str
@@ -37,23 +37,23 @@ class Volume:
 
     @property
     def bytes(self) -> int:
-        """Of the values."""
+        """Bytes of the values."""
         return math.ceil(self.bits / 8)
 
     @property
     def side_bytes(self) -> int:
-        """Of the side channel."""
+        """Bytes of the side channel."""
         return self.side_values * FLOAT_BYTES
 
 
 def model_blocks(name: str, config: RunConfig | None = None) -> tuple[Block, ...]:
-    """The blocks of a model in MODELS, of the config's size, without allocating it."""
+    """Return the blocks of a model in MODELS, of the config's size, without allocating it."""
     with torch.device("meta"):
         return build(MODELS.load(name), config or parse({})).blocks
 
 
 def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
-    """The config's scheme over `blocks`: one line, or one each for even and odd rounds where they differ."""
+    """Compute the config's scheme over `blocks`: one line, or one each for even and odd rounds where they differ."""
     scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
     even, odd = (_round(config, scheme, blocks, parity) for parity in (0, 1))
     name = config.strategy
@@ -65,14 +65,14 @@ def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
 
 
 def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
-    """Every scheme over `blocks`, LASER by every exchange; the other options are the config's.
+    """Compute every scheme over `blocks`, LASER by every exchange; the other options are the config's.
 
     Raises:
         ConfigError: an option that is wrong for one of the schemes.
     """
     lines = []
     for name in SCHEMES:
-        exchanges = list(EXCHANGES) if name == "laser" else [config.factor_exchange]
+        exchanges = list(FACTOR_EXCHANGES) if name == "laser" else [config.factor_exchange]
         for exchange in exchanges:
             options = config.to_flat() | {"strategy": name, "factor-exchange": exchange}
             lines += volumes(parse(options), blocks)
@@ -80,14 +80,14 @@ def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
 
 
 def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: int) -> tuple[int, float, int]:
-    """(values, their bits, side-channel values) of an even or an odd round, over all its phases."""
+    """Compute (values, their bits, side-channel values) of an even or an odd round, over all its phases."""
     values, bits, side = 0, 0.0, 0
     everyone = tuple(range(config.clients))
     channel: Channel = from_fields(CHANNELS.load(config.channel), config)
     uses = config.channel_uses or sum(block.size for block in blocks)
-    room = orthogonal.capacity(Links.ideal(config.clients), uses, config.power, config.noise_variance)
-    for phase in range(len(scheme.promises.phase_shares)):
-        ctx = Context(
+    room = orthogonal.capacity(ChannelState.ideal(config.clients), uses, config.power, config.noise_variance)
+    for phase in range(len(scheme.traits.phase_shares)):
+        ctx = RoundContext(
             blocks=tuple(blocks),
             round=parity,
             phase=phase,
@@ -95,14 +95,14 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
             power=config.power,
             noise_std=0.0 if math.isinf(config.power) else channel.noise_std(config.clients),
             clients=config.clients,
-            present=everyone,
-            speakers=everyone,
+            participants=everyone,
+            transmitters=everyone,
             averaged=config.clients,
             bits=tuple(room.tolist()),
-            streams=Streams(config.seed),
+            streams=RandomStreams(config.seed),
         )
-        values += scheme.volume(ctx)
-        bits += float(scheme.payload(torch.tensor(scheme.volume(ctx)), ctx))
+        values += scheme.num_values(ctx)
+        bits += float(scheme.payload(torch.tensor(scheme.num_values(ctx)), ctx))
         for block in blocks:
             signals = scheme.signals(block, ctx)
             side += 2 * signals + (signals > 0)  # a norm and an amplitude each, and the block's norm

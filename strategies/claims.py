@@ -1,4 +1,4 @@
-"""Which node hosts which clients, as the nodes themselves say."""
+"""The clients that each node hosts, by the nodes' own replies."""
 
 from collections.abc import Collection, Iterable
 
@@ -6,11 +6,13 @@ from laser_fl.errors import LaserError
 
 
 class ClaimError(LaserError):
-    """A node claims what another one has."""
+    """A node claims clients that another one has."""
 
 
 class Claims:
-    """The first node that answers for a client has it for as long as it is connected; who claims it, too, is refused.
+    """The claims of nodes to clients.
+
+    The first node that answers for a client has it for as long as it is connected; another that claims it is refused.
 
     refused: nodes that are not asked any more, and why.
     """
@@ -20,7 +22,7 @@ class Claims:
         self._hosted: dict[int, range] = {}
 
     def keep(self, nodes: Collection[int]) -> None:
-        """Forget the claims of all but these nodes; where one is free again, those that were refused may try anew."""
+        """Forget the claims of all but these nodes; if any claim is free again, the refused nodes may try anew."""
         gone = self._hosted.keys() - set(nodes)
         if gone:
             self._hosted = {node: hosted for node, hosted in self._hosted.items() if node not in gone}
@@ -41,7 +43,7 @@ class Claims:
         self._hosted[node] = hosted
 
     def of(self, node: int, clients: range) -> Iterable[int]:
-        """The clients that a node hosts; where it has not said, or is refused, all that no other node has."""
+        """Return the clients that a node hosts; all that no other node has, where it has no claim, or is refused."""
         if node in self._hosted:
             return clients[self._hosted[node].start : self._hosted[node].stop]
         return [client for client in clients if not any(client in hosted for hosted in self._hosted.values())]

@@ -14,20 +14,20 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError, WireError
-from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate, train
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Fault, Kind, Reply
-from laser_fl.pipeline import Broadcast
 from laser_fl.rng import Device
 from laser_fl.transport.arrays import read_tensors, write_tensors
-from laser_fl.transport.client_state import add_held, asks_for_everything, is_elsewhere
+from laser_fl.transport.client_state import add_client_state, asks_for_everything, is_elsewhere
 from laser_fl.transport.messages import write_broadcast
 from laser_fl.transport.replies import hosted_by, read_reply
-from laser_fl.transport.shared_memory import Board, NotHereError
-from strategies.carrier import Carrier, addressed, nodes_of
+from laser_fl.transport.shared_memory import SharedMemory, UnreachableError
 from strategies.claims import ClaimError, Claims
+from strategies.node_messenger import NodeMessenger, addressed, nodes_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -35,44 +35,49 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class OverTheAir(Strategy):
-    """Models the multiple-access channel in `aggregate_train` and steps on what was heard.
+    """A strategy that models the multiple-access channel in `aggregate_train` and steps on the received signals.
 
     The loop is `laser_fl.federated.loop.train`, the same as in every other engine; `configure_train` and
-    `aggregate_train` are its two halves. Where `config` does not name ``clients``, every node
-    is one client.
+    `aggregate_train` are its two halves. Where `config` does not name ``clients``, every node is one client.
     """
 
     def __init__(
         self,
         config: RunConfig,
         *,
-        plan: Plan | None = None,
+        schedule: RoundSchedule | None = None,
         evaluate: Evaluate | None = None,
-        observers: Sequence[Observer] = (),
+        callbacks: Sequence[Callback] = (),
         transposed: Collection[str] = (),
         undecayed: Collection[str] = (),
         buffers: Mapping[str, Tensor] | None = None,
         device: Device = "cpu",
     ) -> None:
-        """plan: the run's calendar; without it, `start` counts rounds and evaluates after each.
+        """Prepare a run, which `start` starts.
 
-        evaluate: weights -> metrics on test data, for the observers. transposed: names of the
-        weights stored as (inputs, outputs). undecayed: of those without weight decay. buffers: what of the
-        model is not trained but follows the data. device: where the server computes.
+        Args:
+            config: of the run.
+            schedule: of the run; None: `start` counts rounds and evaluates after each.
+            evaluate: weights -> metrics on test data, for the callbacks.
+            callbacks: called as the run goes on.
+            transposed: names of the weights stored as (inputs, outputs).
+            undecayed: names of the weights without weight decay.
+            buffers: tensors of the model, by name, that are not trained but follow the data.
+            device: where the server computes.
         """
         self.config = config
-        self.training: Training | None = None
-        self._plan = plan
+        self.server: Server | None = None
+        self._schedule = schedule
         self._evaluate = evaluate
-        self._observers = tuple(observers)
+        self._callbacks = tuple(callbacks)
         self._transposed = transposed
         self._undecayed = undecayed
         self._buffers = {name: buffer.to(device) for name, buffer in (buffers or {}).items()}
         self._device = device
-        self._board: Board | None = None
+        self._shared_memory: SharedMemory | None = None
         self._elsewhere: set[int] = set()
         self._claims = Claims()
-        self._carrier = Carrier()
+        self._messenger = NodeMessenger()
         self._wants_arrays = True
 
     def start(
@@ -87,8 +92,17 @@ class OverTheAir(Strategy):
     ) -> Result:
         """Run `num_rounds` rounds; Flower's signature and Result.
 
-        evaluate_fn: called with (0, initial arrays) and after each round, as in Flower.
-        evaluate_config: not used, since evaluation is central.
+        Args:
+            grid: Flower's, with the nodes.
+            initial_arrays: the initial weights.
+            num_rounds: not used where the strategy has a schedule.
+            timeout: seconds to wait for nodes, and for the replies to one request.
+            train_config: sent to the nodes with every broadcast.
+            evaluate_config: not used, since evaluation is central.
+            evaluate_fn: called with (0, initial arrays) and after each round, as in Flower.
+
+        Returns:
+            Flower's Result, with the final weights, and the metrics by round.
 
         Raises:
             ConfigError: there are more nodes than clients.
@@ -96,10 +110,10 @@ class OverTheAir(Strategy):
         """
         nodes = nodes_of(grid, self.config.min_available_nodes, timeout)
         config = self._for_nodes(nodes)
-        plan = self._plan or Plan(num_rounds)
+        schedule = self._schedule or RoundSchedule(num_rounds)
         weights = read_tensors(initial_arrays, self._device)
-        training = Training(config, weights, plan, self._transposed, self._undecayed, self._buffers)
-        self.training = training
+        server = Server(config, weights, schedule, self._transposed, self._undecayed, self._buffers)
+        self.server = server
         result = Result(arrays=initial_arrays)
         self.summary()
         if hasattr(grid, "pull_interval"):
@@ -110,7 +124,7 @@ class OverTheAir(Strategy):
             result.evaluate_metrics_serverapp[0] = metrics
 
         def advance() -> bool:
-            server_round = training.round + 1
+            server_round = server.round + 1
             nodes_of(grid, 1, timeout)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             replies = self._send_and_receive(grid, list(messages), timeout)
@@ -122,33 +136,39 @@ class OverTheAir(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        self._board = Board.with_room(_room(config, nodes, weights))
+        self._shared_memory = SharedMemory.with_room(_room(config, nodes, weights))
         self._elsewhere, self._claims = set(), Claims()
-        if self._board is None:
+        if self._shared_memory is None:
             log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
         try:
-            train(training, advance, self._evaluate, self._observers)
+            train(server, advance, self._evaluate, self._callbacks)
         finally:
-            if self._board is not None:
-                self._board.close()
-            self._board, self._wants_arrays = None, True
+            if self._shared_memory is not None:
+                self._shared_memory.close()
+            self._shared_memory, self._wants_arrays = None, True
         result.arrays = write_tensors(self.weights())
         return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The first half of an exchange: one broadcast for every node that is not refused.
+        """Make the first half of an exchange: one broadcast for every node that is not refused.
 
-        Nodes on this host are told where the model lies, the others are sent it; `arrays` is not used.
+        Nodes on this host get handles to the model, the others the model itself.
+
+        Args:
+            server_round: not used, the server counts rounds by itself.
+            arrays: not used, the server has the model.
+            config: sent with every broadcast.
+            grid: Flower's, with the nodes.
         """
         connected = set(grid.get_node_ids())
         self._claims.keep(connected)
         nodes = connected - self._claims.refused.keys()
-        plain = nodes if self._board is None else nodes & self._elsewhere
+        plain = nodes if self._shared_memory is None else nodes & self._elsewhere
         messages = []
-        show = None if self._board is None else self._board.show
-        for some, how in ((nodes - plain, show), (plain, None)):
+        publish = None if self._shared_memory is None else self._shared_memory.publish
+        for some, how in ((nodes - plain, publish), (plain, None)):
             if some:
                 content = write_broadcast(self._running().broadcast(), how)
                 content["config"] = config
@@ -158,55 +178,57 @@ class OverTheAir(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The second half: the air adds the signals up, the server hears, decodes and steps.
+        """Make the second half: the air adds the signals up, the server receives their sum, decodes and steps.
 
-        Clients whose nodes fail, say nothing in time or make no sense are left out, as far as the config allows.
-        Returns (None, None) between the phases of a round, and where one is to be repeated. The weights among the
-        results are an empty record where nobody but the end of `start` needs them: no `evaluate_fn`, and no subclass
-        with a method of its own.
+        A client is left out if its node fails, does not reply in time or makes no sense, as far as the config allows.
+
+        Returns:
+            The weights, and the metrics of the round; (None, None) between the phases of a round, and where one is to
+            be repeated. The weights are an empty record where nobody but the end of `start` needs them: no
+            `evaluate_fn`, and no subclass with a method of its own.
         """
-        training = self._running()
-        if not training.absorb(*self._gather(replies)):
+        server = self._running()
+        if not server.aggregate(*self._gather(replies)):
             return None, None
-        entry = training.ledger[-1]
+        record = server.ledger[-1]
         metrics = MetricRecord(
             {
-                "train-loss": math.nan if training.train_loss is None else training.train_loss,
-                "speakers": entry.speakers,
-                "power-budget": entry.power_budget,
-                "max-power-used": entry.max_power_used,
-                "snr-db": entry.snr_db,
+                "train-loss": math.nan if server.train_loss is None else server.train_loss,
+                "transmitters": record.transmitters,
+                "power-budget": record.power_budget,
+                "max-power-used": record.max_power_used,
+                "snr-db": record.snr_db,
             }
         )
-        return write_tensors(training.server.weights if self._wants_arrays else {}), metrics
+        return write_tensors(server.global_model.weights if self._wants_arrays else {}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No messages: evaluation is central, on the server, as in the paper."""
+        """Return no messages: evaluation is central, on the server, as in the paper."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing to aggregate."""
+        """Return None: there is nothing to aggregate."""
         return None
 
     def summary(self) -> None:
-        """Log what will run."""
+        """Log the scheme, the channel and the power of the run."""
         config = self.config
         log(INFO, "%s over %s, power %s per client and round", config.strategy, config.channel, config.power)
 
     def weights(self) -> Tensors:
-        """What is trained of the current model; its buffers are in `training.server.buffers`."""
-        return self._running().server.weights
+        """Return the trained weights of the current model; its buffers are in `server.global_model.buffers`."""
+        return self._running().global_model.weights
 
-    def _running(self) -> Training:
-        if self.training is None:
+    def _running(self) -> Server:
+        if self.server is None:
             raise TrainingError("the strategy has not been started: call start(grid, initial_arrays, ...)")
-        return self.training
+        return self.server
 
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Carry messages out and replies back; nodes that can make nothing of theirs are told again, in full."""
-        replies = self._carrier.carry(grid, messages, timeout)
+        """Carry messages out and replies back; nodes that can make nothing of theirs get another one, in full."""
+        replies = self._messenger.carry(grid, messages, timeout)
         asked = {
             reply.metadata.src_node_id: reply.content
             for reply in replies
@@ -218,26 +240,28 @@ class OverTheAir(Strategy):
         if far:
             log(INFO, "nodes %s are on other hosts: the model is sent to them", sorted(far))
             self._elsewhere |= far
-        told = anew = self._running().broadcast()
-        if asked.keys() - far or told.told is not None:
-            anew = self._running().start_over(missed=bool(asked.keys() - far))
+        broadcast = resync = self._running().broadcast()
+        if asked.keys() - far or broadcast.sync is not None:
+            resync = self._running().resync(missed=bool(asked.keys() - far))
         again = [
-            self._tell_again(message, told if node in far and told.told is None else anew, asked)
+            self._in_full(message, broadcast if node in far and broadcast.sync is None else resync, asked)
             for message in messages
             if (node := message.metadata.dst_node_id) in asked
         ]
-        heard = [reply for reply in replies if reply.metadata.src_node_id not in asked]
-        return heard + self._carrier.carry(grid, again, timeout)
+        received = [reply for reply in replies if reply.metadata.src_node_id not in asked]
+        return received + self._messenger.carry(grid, again, timeout)
 
-    def _tell_again(self, message: Message, told: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
-        """The broadcast in full, with what the node's clients held where it lies in files that it cannot see."""
+    def _in_full(self, message: Message, broadcast: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
+        """Return the broadcast in full, with the node's client state where that lies in files that it cannot see."""
         node = message.metadata.dst_node_id
         far = node in self._elsewhere
-        content = write_broadcast(told, None if far or self._board is None else self._board.show)
+        content = write_broadcast(
+            broadcast, None if far or self._shared_memory is None else self._shared_memory.publish
+        )
         content["config"] = message.content["config"]
-        if far and self._board is not None:
-            with suppress(WireError, NotHereError):  # then the node has lost it
-                add_held(content, asked[node], self._board.path)
+        if far and self._shared_memory is not None:
+            with suppress(WireError, UnreachableError):  # then the node has lost it
+                add_client_state(content, asked[node], self._shared_memory.path)
         return addressed(content, node)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
@@ -248,35 +272,35 @@ class OverTheAir(Strategy):
         return self.config
 
     def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
-        """What the nodes say, and whose replies are none."""
-        board = None if self._board is None else self._board.path
-        said: list[Reply] = []
+        """Return the replies of nodes, and the faults of clients without a valid one."""
+        shared_memory = None if self._shared_memory is None else self._shared_memory.path
+        received: list[Reply] = []
         claimed: dict[int, range] = {}
         failed: dict[int, tuple[Kind, str]] = {node: ("twice", why) for node, why in self._claims.refused.items()}
         for message in replies:
-            node = self._carrier.sender(message)
+            node = self._messenger.sender(message)
             if message.has_error():
                 failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
                 continue
             try:
-                hosted, reply = hosted_by(message.content), read_reply(message.content, self._device, board)
+                hosted, reply = hosted_by(message.content), read_reply(message.content, self._device, shared_memory)
                 self._claims.settle(node, hosted)
-                said.append(reply)
+                received.append(reply)
             except ClaimError as error:
                 log(WARNING, "%s", error)
                 failed[node], claimed[node] = ("twice", str(error)), hosted
-            except (WireError, NotHereError) as error:
+            except (WireError, UnreachableError) as error:
                 failed[node] = "malformed", str(error)
-        answered = {client for reply in said for client in reply.clients}
+        answered = {client for reply in received for client in reply.clients}
         clients, faults = range(self._running().config.clients), []
         for node, why in failed.items():
             theirs = {*self._claims.of(node, clients), *filter(claimed.get(node, ()).__contains__, clients)}
             faults += [Fault(client, *why) for client in sorted(theirs - answered)]
-        return said, faults
+        return received, faults
 
 
 def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
-    """Bytes that a run may put into files: model, buffers, shared state, all that is held, and signals; at most."""
-    of_clients = 3 + (config.downlink == "update")  # memory, signals and what they stand for, copies
+    """Bound the bytes that a run may put into files: model, buffers, shared state, client state, and signals."""
+    of_clients = 3 + (config.downlink == "update")  # memory, signals and their approximations, copies
     of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
     return (3 + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())

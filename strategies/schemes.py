@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError
-from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
 from laser_fl.rng import Device
 from strategies.over_the_air import OverTheAir
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 class _Named(OverTheAir):
-    """The base with a scheme's name."""
+    """A strategy with the name of its scheme."""
 
     strategy: ClassVar[str]
 
@@ -38,14 +38,14 @@ class _Named(OverTheAir):
         self,
         *,
         evaluate: Evaluate | None = None,
-        observers: Sequence[Observer] = (),
+        callbacks: Sequence[Callback] = (),
         transposed: Collection[str] = (),
         undecayed: Collection[str] = (),
         buffers: Mapping[str, Tensor] | None = None,
         device: Device = "cpu",
         **options: Any,
     ) -> None:
-        """options: of OPTIONS; the rest as in the base. Raises ConfigError."""
+        """Prepare a run. options: of OPTIONS; the rest as in `OverTheAir`. Raises ConfigError."""
         known = {name.replace("_", "-") for name in RunConfig.model_fields}
         if refused := [key for key in options if key not in OPTIONS and key.replace("_", "-") in known]:
             raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(OPTIONS))}")
@@ -53,7 +53,7 @@ class _Named(OverTheAir):
         super().__init__(
             config,
             evaluate=evaluate,
-            observers=observers,
+            callbacks=callbacks,
             transposed=transposed,
             undecayed=undecayed,
             buffers=buffers,
@@ -67,12 +67,21 @@ class Laser(_Named):
     strategy = "laser"
 
     def __init__(self, rank: int = 2, power: float = 1.0, **options: Any) -> None:
-        """rank: of the factors. power: budget per client and round, linear."""
+        """Prepare a run.
+
+        Args:
+            rank: of the factors.
+            power: budget per client and round, linear.
+            options: of OPTIONS, and the arguments of `OverTheAir`.
+
+        Raises:
+            ConfigError: an option is unknown or its value is wrong.
+        """
         super().__init__(rank=rank, power=power, **options)
 
 
 class LaserAdaptive(Laser):
-    """A factor along what was heard lately, and what else the power carries. Source: ours, docs/adaptive.md."""
+    """A factor along a basis of recent updates, and what else the power carries. Source: ours, docs/adaptive.md."""
 
     strategy = "laser-adaptive"
 
@@ -83,7 +92,7 @@ class ZSgd(_Named):
     strategy = "z-sgd"
 
     def __init__(self, power: float = 1.0, **options: Any) -> None:
-        """power: budget per client and round, linear."""
+        """Prepare a run. power: budget per client and round, linear; options: as for `Laser`."""
         super().__init__(power=power, **options)
 
 
@@ -105,7 +114,16 @@ class RandomK(_Named):
     strategy = "random-k"
 
     def __init__(self, compression_factor: float = 0.1, power: float = 1.0, **options: Any) -> None:
-        """compression_factor: numbers sent per value. power: budget per client and round, linear."""
+        """Prepare a run.
+
+        Args:
+            compression_factor: numbers sent per value.
+            power: budget per client and round, linear.
+            options: as for `Laser`.
+
+        Raises:
+            ConfigError: an option is unknown or its value is wrong.
+        """
         super().__init__(compression_factor=compression_factor, power=power, **options)
 
 
@@ -121,7 +139,16 @@ class DDsgd(_Named):
     strategy = "d-dsgd"
 
     def __init__(self, channel_uses: int = 0, power: float = 1.0, **options: Any) -> None:
-        """channel_uses: per round; 0: as many as the model has values. power: as in the others."""
+        """Prepare a run.
+
+        Args:
+            channel_uses: per round; 0: as many as the model has values.
+            power: budget per client and round, linear.
+            options: as for `Laser`.
+
+        Raises:
+            ConfigError: an option is unknown or its value is wrong.
+        """
         super().__init__(channel_uses=channel_uses, power=power, **options)
 
 

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.federated.callbacks import Metrics, Observer
-from laser_fl.federated.server import Training
+from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.federated.server import Server
 from laser_fl.federated.setup import prepare
 from laser_fl.storage.run_folder import RunFolder, path_of
 from laser_fl.transport.arrays import write_tensors
@@ -33,14 +33,14 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     setup = prepare(config)
-    plan = setup.plan
+    schedule = setup.schedule
     folder = RunFolder(path_of(config, datetime.now()), config, "flower")
     network = setup.network
     strategy = OverTheAir(
         config,
-        plan=plan,
+        schedule=schedule,
         evaluate=setup.evaluate,
-        observers=[folder, _Log()],
+        callbacks=[folder, _Log()],
         transposed=network.transposed,
         undecayed=network.undecayed,
         buffers=network.buffers,
@@ -48,31 +48,31 @@ def _run(grid: Grid, context: Context) -> None:
     )
     log(INFO, "run folder: %s", folder.path.resolve())
     try:
-        strategy.start(grid, write_tensors(network.weights), plan.rounds, config.reply_timeout)
+        strategy.start(grid, write_tensors(network.weights), schedule.rounds, config.reply_timeout)
     except BaseException as error:
-        told_to_stop = isinstance(error, SystemExit)  # what Flower makes of a signal
-        folder.fail(strategy.training, KeyboardInterrupt() if told_to_stop else error)
+        stopped = isinstance(error, SystemExit)  # Flower raises it on a signal
+        folder.fail(strategy.server, KeyboardInterrupt() if stopped else error)
         raise
-    assert strategy.training is not None
-    folder.finish(strategy.training)
+    assert strategy.server is not None
+    folder.finish(strategy.server)
 
 
-class _Log(Observer):
+class _Log(Callback):
     """One line per evaluation on Flower's log, one per round with faults, and one on an unusual length."""
 
-    def on_begin(self, training: Training) -> None:
-        """Say what there is to know of the run's length."""
-        if notice := training.plan.notice:
+    def on_begin(self, server: Server) -> None:
+        """Log the notice on the run's length, if there is one."""
+        if notice := server.schedule.notice:
             log(WARNING, "%s", notice)
 
-    def on_round(self, training: Training, seconds: float) -> None:
-        """Say who was left out."""
-        if warning := training.warning:
+    def on_round(self, server: Server, seconds: float) -> None:
+        """Log the clients that were left out, if there are any."""
+        if warning := server.warning:
             log(WARNING, "%s", warning)
 
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
-        """Say how far the run is and how well it does."""
-        log(INFO, "%s", metrics.line(training.plan.rounds))
+    def on_evaluation(self, server: Server, metrics: Metrics) -> None:
+        """Log the progress of the run and its metrics."""
+        log(INFO, "%s", metrics.line(server.schedule.rounds))
 
 
 def _fail_quietly(error: LaserError) -> None:

@@ -1,4 +1,4 @@
-"""Settings of all tests. The package must not be imported here, before the type-checking hook."""
+"""The settings of all tests. The package must not be imported here, before the type-checking hook."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 import tests.typecheck  # noqa: F401  the hook looks it up here
 from tests.effort import THOROUGH
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: tests run on all cores at once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also in processes that tests start: tests run on all cores at once
 settings.register_profile(
     "laser-fl",
     derandomize=True,
@@ -30,7 +30,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _identity():
-    """Flower's messages are made by somebody."""
+    """Set the identity that Flower's messages need."""
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
@@ -38,7 +38,7 @@ def _identity():
 
 @pytest.fixture(autouse=True, scope="session")
 def _traces():
-    """No function is traced but where `traced` is asked for: most runs here are too short to be worth it."""
+    """Trace no function except where a test requests `traced`: most runs here are too short for it."""
     from laser_fl.federated import traced
 
     calls = traced.CALLS
@@ -49,30 +49,30 @@ def _traces():
 
 @pytest.fixture
 def traced(_traces, monkeypatch):
-    """Functions are traced as in life."""
+    """Trace functions as in real runs."""
     monkeypatch.setattr("laser_fl.federated.traced.CALLS", _traces)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """`compare` makes its runs one after the other in this process: others take seconds to start."""
+    """Let `compare` make its runs one after the other in this process: others take seconds to start."""
     from simulations import side_by_side
 
     class Here:
         label = ""
 
         def begin(self, label, config):
-            self.label, self.said = label, []
-            self.said.append(side_by_side._carry_out(side_by_side._run, label, config, self.said.append))
+            self.label, self.reports = label, []
+            self.reports.append(side_by_side._carry_out(side_by_side._run, label, config, self.reports.append))
 
         def close(self):
             pass
 
     def listen(lanes):
-        said = [(lane.label, word) for lane in lanes if lane.label for word in lane.said]
+        reports = [(lane.label, report) for lane in lanes if lane.label for report in lane.reports]
         for lane in lanes:
             lane.label = ""
-        return said
+        return reports
 
     monkeypatch.setattr(side_by_side, "Lane", Here)
     monkeypatch.setattr(side_by_side, "listen", listen)
@@ -80,7 +80,7 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data_dir():
-    """Where the real data sets lie; tests that need them are skipped elsewhere."""
+    """Return the folder of the real data sets; tests that need them are skipped without one."""
     path = os.environ.get("LASER_FL_DATA")
     if not path:
         pytest.skip("the real MNIST is needed: set LASER_FL_DATA to a folder that holds MNIST/raw")

@@ -1,4 +1,4 @@
-"""Replies that are not as they must be, and engines in which there are such. Imported by tests only, after the hook."""
+"""Faulty replies, and engines in which they occur. Imported by tests only, after the type-checking hook."""
 
 import math
 from dataclasses import replace
@@ -13,22 +13,22 @@ from strategies.server_app import app as server_app
 from tests.grids import FakeGrid
 
 
-def single(reply, speakers):
-    """A reply as replies of one client each; what is pending stays with the host."""
-    rows = {client: row for row, client in enumerate(c for c in reply.clients if c in speakers)}
+def single(reply, transmitters):
+    """Split a reply into replies of one client each; what is in flight stays with the client group."""
+    rows = {client: row for row, client in enumerate(c for c in reply.clients if c in transmitters)}
     for row, client in enumerate(reply.clients):
-        uplink = reply.uplink.of([row], [rows[client]] if client in rows else [])
-        if client not in rows:  # a node whose client is silent has no signals to name
-            uplink = type(uplink).silent(uplink.losses, uplink.buffers)
-        yield Reply(reply.exchange, (client,), uplink)
+        client_update = reply.client_update.of([row], [rows[client]] if client in rows else [])
+        if client not in rows:  # a node whose client is in outage has no signals to name
+            client_update = type(client_update).in_outage(client_update.losses, client_update.buffers)
+        yield Reply(reply.exchange, (client,), client_update)
 
 
-def _saying(**values):
-    """The reply with other parts of its uplink, each made of the uplink."""
+def _with(**values):
+    """Return a spoiler that replaces parts of the client update, each by a function of the update."""
 
     def spoil(reply):
-        parts = {name: value(reply.uplink) for name, value in values.items()}
-        return [replace(reply, uplink=replace(reply.uplink, **parts))], []
+        parts = {name: value(reply.client_update) for name, value in values.items()}
+        return [replace(reply, client_update=replace(reply.client_update, **parts))], []
 
     return spoil
 
@@ -38,7 +38,7 @@ def _never(kind, reason):
 
 
 def _one_nan(tensors):
-    """The tensors with a NaN as the last one's last value."""
+    """Return the tensors with a NaN as the last one's last value."""
     *others, (name, last) = tensors.items()
     spoilt = last.clone()
     spoilt.view(-1)[-1] = math.nan
@@ -50,8 +50,8 @@ def _first_longer(tensors):
     return {name: torch.cat([first, first], dim=-1), **dict(others)}
 
 
-# What can be wrong with a client's reply: by a name, the kind by which the ledger calls it, and how to make it so.
-# Whatever is said of signals needs a reply that has some.
+# Faults of a client's reply, by name: the kind under which the ledger records it, and the spoiler that makes it so.
+# The faults of signals need a reply that has some.
 SPOILERS = {
     "its node fails": ("raised", _never("raised", "its node failed: out of memory")),
     "nothing comes": ("late", lambda reply: ([], [])),
@@ -65,51 +65,51 @@ SPOILERS = {
     "it comes twice": ("twice", lambda reply: ([reply, reply], [])),
     "a signal by another name": (
         "names",
-        _saying(signals=lambda up: {name + "!": signal for name, signal in up.signals.items()}),
+        _with(signals=lambda up: {name + "!": signal for name, signal in up.signals.items()}),
     ),
-    "a signal is missing": ("names", _saying(signals=lambda up: dict(list(up.signals.items())[1:]))),
-    "signals in another order": ("names", _saying(signals=lambda up: dict(list(up.signals.items())[::-1]))),
-    "an unknown buffer": ("names", _saying(buffers=lambda up: up.buffers | {"count": torch.zeros(1)})),
-    "a signal too long": ("shapes", _saying(signals=lambda up: _first_longer(up.signals))),
+    "a signal is missing": ("names", _with(signals=lambda up: dict(list(up.signals.items())[1:]))),
+    "signals in another order": ("names", _with(signals=lambda up: dict(list(up.signals.items())[::-1]))),
+    "an unknown buffer": ("names", _with(buffers=lambda up: up.buffers | {"count": torch.zeros(1)})),
+    "a signal too long": ("shapes", _with(signals=lambda up: _first_longer(up.signals))),
     "signals of another type": (
         "shapes",
-        _saying(signals=lambda up: {name: signal.half() for name, signal in up.signals.items()}),
+        _with(signals=lambda up: {name: signal.half() for name, signal in up.signals.items()}),
     ),
-    "norms of one signal less": ("shapes", _saying(signal_norms=lambda up: up.signal_norms[:, 1:])),
-    "a signal with a NaN": ("not-finite", _saying(signals=lambda up: _one_nan(up.signals))),
+    "norms of one signal less": ("shapes", _with(signal_norms=lambda up: up.signal_norms[:, 1:])),
+    "a signal with a NaN": ("not-finite", _with(signals=lambda up: _one_nan(up.signals))),
     "an infinite signal": (
         "not-finite",
-        _saying(signals=lambda up: {name: signal * math.inf for name, signal in up.signals.items()}),
+        _with(signals=lambda up: {name: signal * math.inf for name, signal in up.signals.items()}),
     ),
-    "a norm that is NaN": ("not-finite", _saying(signal_norms=lambda up: up.signal_norms * math.nan)),
-    "an infinite norm": ("not-finite", _saying(signal_norms=lambda up: up.signal_norms + math.inf)),
-    "a gradient norm that is NaN": ("not-finite", _saying(gradient_norms=lambda up: up.gradient_norms * math.nan)),
-    "a loss that is NaN": ("not-finite", _saying(losses=lambda up: up.losses * math.nan)),
-    "an infinite loss": ("not-finite", _saying(losses=lambda up: up.losses + math.inf)),
+    "a norm that is NaN": ("not-finite", _with(signal_norms=lambda up: up.signal_norms * math.nan)),
+    "an infinite norm": ("not-finite", _with(signal_norms=lambda up: up.signal_norms + math.inf)),
+    "a gradient norm that is NaN": ("not-finite", _with(gradient_norms=lambda up: up.gradient_norms * math.nan)),
+    "a loss that is NaN": ("not-finite", _with(losses=lambda up: up.losses * math.nan)),
+    "an infinite loss": ("not-finite", _with(losses=lambda up: up.losses + math.inf)),
     "a norm above all others": (
         "norm",
-        _saying(
+        _with(
             signals=lambda up: {name: 1e5 * signal for name, signal in up.signals.items()},
             signal_norms=lambda up: 1e5 * up.signal_norms,
         ),
     ),
-    "a norm below what was reported": ("norm", _saying(signal_norms=lambda up: 1.01 * up.signal_norms)),
-    "a norm above what was reported": ("norm", _saying(signal_norms=lambda up: 0.99 * up.signal_norms)),
-    "a negative norm": ("norm", _saying(signal_norms=lambda up: -up.signal_norms)),
+    "a norm below what was reported": ("norm", _with(signal_norms=lambda up: 1.01 * up.signal_norms)),
+    "a norm above what was reported": ("norm", _with(signal_norms=lambda up: 0.99 * up.signal_norms)),
+    "a negative norm": ("norm", _with(signal_norms=lambda up: -up.signal_norms)),
 }
 
 
 def spoil(reply, how):
-    """(what comes of a reply, the faults that the engine knows of); `how`: a name of SPOILERS."""
+    """Spoil a reply. Returns (replies that arrive, faults that the engine knows). how: a name of SPOILERS."""
     return SPOILERS[how][1](reply)
 
 
 class FaultyEngine(in_process.InProcess):
-    """Every client's reply comes by itself, if it comes.
+    """An engine in which every client's reply arrives by itself, if it arrives.
 
-    choose: (exchange, client, whether it speaks) -> how its reply is spoilt, or None.
+    choose: (exchange, client, True if it transmits) -> name of the spoiler of its reply, or None.
 
-    injected: (round, client, kind) of all that was spoilt.
+    injected: (round, client, kind) of all spoilt replies.
     """
 
     def __init__(self, setup, choose):
@@ -117,22 +117,23 @@ class FaultyEngine(in_process.InProcess):
         self.choose, self.injected = choose, []
 
     def advance(self):
-        told = self.training.broadcast()
+        broadcast = self.server.broadcast()
         replies, faults = [], []
-        for reply in single(self._host.answer(told), told.context.speakers):
+        for reply in single(self._group.answer(broadcast), broadcast.context.transmitters):
             (client,) = reply.clients
-            if (how := self.choose(told.receipts.exchange, client, bool(reply.uplink.signals))) is None:
+            transmits = bool(reply.client_update.signals)
+            if (how := self.choose(broadcast.acknowledgements.exchange, client, transmits)) is None:
                 replies.append(reply)
                 continue
-            self.injected.append((told.context.round + 1, client, SPOILERS[how][0]))
+            self.injected.append((broadcast.context.round + 1, client, SPOILERS[how][0]))
             some, known = spoil(reply, how)
             replies += some
             faults += known
-        return self.training.absorb(replies, faults)
+        return self.server.aggregate(replies, faults)
 
 
-def faulty_run(monkeypatch, config, path, choose, observers=()):
-    """An in-process run with faults: (summary, what was injected)."""
+def faulty_run(monkeypatch, config, path, choose, callbacks=()):
+    """Run in-process with faults. Returns (summary, injected faults)."""
     engines = []
 
     def engine(setup):
@@ -141,15 +142,15 @@ def faulty_run(monkeypatch, config, path, choose, observers=()):
 
     with monkeypatch.context() as patch:
         patch.setattr(in_process, "InProcess", engine)
-        summary = in_process.run(config, path, observers)
+        summary = in_process.run(config, path, callbacks)
     return summary, engines[0].injected
 
 
 class FaultyGrid(FakeGrid):
-    """Nodes of which some fail; choose: (number of the request, node) -> what happens, or None.
+    """A grid on which some nodes fail; choose: (number of the request, node) -> the failure, or None.
 
-    killed: it dies before it works. killed at work: its files have changed, but what it knows of them has not.
-    lost: it does its work, but its reply never comes. garbled: what comes is no reply.
+    killed: the node dies before it works. killed at work: its files have changed, but its records of them have not.
+    lost: it does its work, but its reply never arrives. garbled: the arriving message is no reply.
     """
 
     def __init__(self, nodes, run_config, choose, answer=client_app):
@@ -157,18 +158,18 @@ class FaultyGrid(FakeGrid):
         self.choose, self.really, self.requests, self.log = choose, answer, -1, []
 
     def try_to_answer(self, message, context):
-        what = self.choose(self.requests, context.node_id - 100)
-        self.log.append(what)
-        if what == "killed":
+        failure = self.choose(self.requests, context.node_id - 100)
+        self.log.append(failure)
+        if failure == "killed":
             return Message(Error(code=1, reason="killed"), reply_to=message)
         before = RecordDict(dict(context.state))  # records are replaced, never changed
         reply = self.really(message, context)
-        if what == "killed at work":
+        if failure == "killed at work":
             context.state = before
             return Message(Error(code=1, reason="killed at work"), reply_to=message)
-        if what == "garbled":
+        if failure == "garbled":
             del reply.content["reports"]
-        return None if what == "lost" else reply
+        return None if failure == "lost" else reply
 
     def send_and_receive(self, messages, *, timeout=None):
         self.requests += 1
@@ -176,5 +177,5 @@ class FaultyGrid(FakeGrid):
 
 
 def run_on(grid, config):
-    """A whole run of the server's app on a grid."""
+    """Run the server's app on a grid, from start to end."""
     server_app(grid, Context(1, 0, {}, RecordDict(), config.to_flat()))

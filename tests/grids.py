@@ -1,4 +1,4 @@
-"""Grids of nodes in this process, healthy ones and others. Imported by tests only, after the type-checking hook."""
+"""Grids of nodes in this process, healthy and faulty. Imported by tests only, after the type-checking hook."""
 
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
@@ -12,7 +12,7 @@ SHORT = {"model": "linear", "clients": 5, "batch-size": 16, "rounds": 6, "evalua
 
 
 class FakeGrid(Grid):
-    """Nodes in this process, which map files as others would; replies come in the wrong order, as they may."""
+    """A grid of nodes in this process, which map files as others would; replies arrive out of order, as they may."""
 
     def __init__(self, nodes, run_config, answer=client_app):
         self.answer = answer
@@ -59,7 +59,7 @@ def run_on_grid(config, nodes):
 
 
 class ScatteredGrid(FakeGrid):
-    """Some nodes run on another host, where the server's files are not seen; far: round -> which."""
+    """A grid with some nodes on another host, which cannot see the server's files; far: round -> their ids."""
 
     def __init__(self, nodes, run_config, monkeypatch, far):
         super().__init__(nodes, run_config, self.somewhere)
@@ -75,7 +75,7 @@ class ScatteredGrid(FakeGrid):
 
 
 class ForgetfulGrid(FakeGrid):
-    """The second node's replica is lost before a round."""
+    """A grid whose second node loses its replica before a round."""
 
     forgets = 3
 
@@ -89,7 +89,7 @@ class ForgetfulGrid(FakeGrid):
 
 
 class WeighingGrid(FakeGrid):
-    """Notes the most bytes of arrays in any message or context."""
+    """A grid that records the largest number of bytes of arrays in any message or context."""
 
     heaviest = 0
 

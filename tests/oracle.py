@@ -1,7 +1,7 @@
-"""Slow, obviously right: the paper's formulas in float64 with loops. Imports nothing of the package.
+"""Slow, obviously right twins of the schemes: the paper's formulas in float64 with loops.
 
-Whatever is random is given: gradients[round][client][block] (matrices and vectors), unit-variance
-noise[round][phase][signal] in the order of the signals, first bases, indices, projections.
+The module imports nothing of the package. Everything random is an argument: gradients[round][client][block] (matrices
+and vectors), unit-variance noise[round][phase][signal] in the order of the signals, first bases, indices, projections.
 A scheme's signals have keys (block, part).
 """
 
@@ -18,7 +18,7 @@ def norm(x):
 
 
 def orthonormal(matrix):
-    """Gram-Schmidt, column by column."""
+    """Orthonormalize the columns by Gram-Schmidt, one by one."""
     columns = []
     for j in range(matrix.shape[1]):
         v = matrix[:, j].copy()
@@ -29,7 +29,7 @@ def orthonormal(matrix):
 
 
 def shares(allocation, signal_norms, gradient_norms, sizes):
-    """norms[client][block] -> share per block."""
+    """Split the power over the blocks. Norms are [client][block]; returns a share per block."""
     clients, blocks = len(signal_norms), len(sizes)
     if allocation == "min-mse":
         c = [max(signal_norms[i][b] for i in range(clients)) for b in range(blocks)]
@@ -51,17 +51,17 @@ def shares(allocation, signal_norms, gradient_norms, sizes):
     return result
 
 
-def transmit(signals, power, sigma, noise, averaged, links):
-    """One signal: signals[speaker] -> (estimate of the mean over `averaged`, its noise's standard deviation).
+def transmit(signals, power, sigma, noise, averaged, channel_state):
+    """Send one signal: signals[transmitter] -> (estimate of the mean over `averaged`, its noise's standard deviation).
 
-    links[speaker] = (what it multiplies its signal with, what of that is heard in phase).
+    channel_state[transmitter] = (precoding: factor of its signal, gain: part of that received in phase).
     """
-    c = max(precoding * norm(s) for s, (precoding, _) in zip(signals, links, strict=True))
+    c = max(precoding * norm(s) for s, (precoding, _) in zip(signals, channel_state, strict=True))
     if c == 0 or power == 0:
         return np.zeros_like(signals[0]), 0.0
     a = np.sqrt(power) / c
     y = sigma * noise
-    for s, (precoding, gain) in zip(signals, links, strict=True):
+    for s, (precoding, gain) in zip(signals, channel_state, strict=True):
         x = a * precoding * s
         assert norm(x) ** 2 <= power * (1 + 1e-9)
         y = y + gain * x
@@ -71,48 +71,74 @@ def transmit(signals, power, sigma, noise, averaged, links):
 IDEAL = (1.0, 1.0)
 
 
-def simulate(scheme, gradients, noise, power, sigma, allocation, links=None, noise_scales=None):
-    """All rounds. Returns (updates[round][block] or None where nobody spoke, memory[client][block]).
+def simulate(scheme, gradients, noise, power, sigma, allocation, channel_states=None, noise_scales=None):
+    """Simulate all rounds.
 
-    links[round][client]: a pair as in `transmit`, whose precoding is 0 for the silent; None for the absent.
+    Args:
+        scheme: a twin of this module; its state changes.
+        gradients: [round][client][block].
+        noise: [round][phase][signal], of variance 1.
+        power: budget per round.
+        sigma: expected standard deviation of the noise.
+        allocation: name of the split of the power over the blocks.
+        channel_states: [round][client], a pair as in `transmit`, whose precoding is 0 for a client in outage; None for
+            one that does not participate. Without them, all transmit over an ideal channel.
+        noise_scales: [round], factors of sigma; without them 1.
+
+    Returns:
+        (updates[round][block], or None for a round in which nobody transmitted; memory[client][block]).
     """
     clients, blocks = len(gradients[0]), len(gradients[0][0])
     memory = [[np.zeros_like(g) for g in gradients[0][i]] for i in range(clients)]
     updates = []
     for t in range(len(gradients)):
-        now = links[t] if links else [IDEAL] * clients
+        states = channel_states[t] if channel_states else [IDEAL] * clients
         nu = noise_scales[t] if noise_scales else 1.0
-        present = [i for i in range(clients) if now[i] is not None]
-        speakers = [i for i in present if now[i][0] > 0]
-        averaged = len(present) if scheme.error_feedback else len(speakers)
-        corrected = {i: [memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in present}
-        kept = {i: [0.0] * blocks for i in present}
+        participants = [i for i in range(clients) if states[i] is not None]
+        transmitters = [i for i in participants if states[i][0] > 0]
+        averaged = len(participants) if scheme.error_feedback else len(transmitters)
+        corrected = {i: [memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in participants}
+        approximations = {i: [0.0] * blocks for i in participants}
         update = None
-        for phase, phase_share in enumerate(scheme.phase_shares if speakers else ()):
+        for phase, phase_share in enumerate(scheme.phase_shares if transmitters else ()):
             signals = []
-            for i in speakers:
-                sent, stands_for = scheme.encode(t, phase, corrected[i])
+            for i in transmitters:
+                sent, approximated = scheme.encode(t, phase, corrected[i])
                 signals.append(sent)
-                for b, part in stands_for.items():
-                    kept[i][b] = part
-            said = [corrected[i] for i in speakers]
-            over = [now[i] for i in speakers]
-            budget = power * phase_share
+                for b, part in approximated.items():
+                    approximations[i][b] = part
+            sending = [corrected[i] for i in transmitters]
+            over = [states[i] for i in transmitters]
+            budget, sigmas = power * phase_share, (sigma, nu)
             if scheme.digital:
-                heard = {key: (sum(s[key] for s in signals) / averaged, 0.0) for key in signals[0]}
+                received = {key: (sum(s[key] for s in signals) / averaged, 0.0) for key in signals[0]}
             else:
-                heard = receive(scheme, signals, said, noise[t][phase], budget, (sigma, nu), allocation, averaged, over)
-            update = scheme.decode(t, phase, heard)
+                received = receive(
+                    scheme, signals, sending, noise[t][phase], budget, sigmas, allocation, averaged, over
+                )
+            update = scheme.decode(t, phase, received)
         updates.append(update)
-        for i in present:
+        for i in participants:
             for b in range(blocks):
                 if scheme.error_feedback:
-                    memory[i][b] = corrected[i][b] - kept[i][b]
+                    memory[i][b] = corrected[i][b] - approximations[i][b]
     return updates, memory
 
 
-def receive(scheme, signals, corrected, noise, power, sigmas, allocation, averaged, links):
-    """signals[speaker][key] -> {key: (estimate, noise std)}. sigmas: the expected one, what it is multiplied with."""
+def receive(scheme, signals, corrected, noise, power, sigmas, allocation, averaged, channel_state):
+    """Send the signals of one phase: signals[transmitter][key] -> {key: (estimate, noise std)}.
+
+    Args:
+        scheme: a twin of this module.
+        signals: [transmitter][key].
+        corrected: gradients, [transmitter][block].
+        noise: [signal], of variance 1.
+        power: budget of the phase.
+        sigmas: the expected standard deviation of the noise, and its factor.
+        allocation: name of the split of the power over the blocks.
+        averaged: number of clients by which the sum is divided.
+        channel_state: [transmitter], pairs as in `transmit`.
+    """
     sigma, nu = sigmas
     clients, keys = len(signals), list(signals[0])
     blocks = sorted({b for b, _ in keys})
@@ -122,7 +148,7 @@ def receive(scheme, signals, corrected, noise, power, sigmas, allocation, averag
     signal_norms = [[sum(norm(signals[i][k]) ** 2 for k in counted[b]) ** 0.5 for b in blocks] for i in range(clients)]
     gradient_norms = [[norm(corrected[i][b]) for b in blocks] for i in range(clients)]
     share = shares(allocation, signal_norms, gradient_norms, sizes)
-    heard, used = {}, 0.0
+    received, used = {}, 0.0
     for b, block in enumerate(blocks):
         split = [1.0]
         if len(parts[block]) > 1:
@@ -132,39 +158,39 @@ def receive(scheme, signals, corrected, noise, power, sigmas, allocation, averag
             transmitted = power * share[b] * part
             used += transmitted
             same = [s[key] for s in signals]
-            heard[key] = transmit(same, transmitted, sigma * nu, noise[keys.index(key)], averaged, links)
+            received[key] = transmit(same, transmitted, sigma * nu, noise[keys.index(key)], averaged, channel_state)
     assert used <= power * (1 + 1e-9)
-    return heard
+    return received
 
 
 class Plain:
-    """Z-SGD: signal = gradient."""
+    """The twin of Z-SGD: signal = gradient."""
 
     phase_shares, error_feedback, digital = (1.0,), False, False
 
     def counted(self, keys):
-        """The signals whose norms stand for their block in the allocation."""
+        """Return the signals whose norms count for their block in the allocation."""
         return keys
 
     def encode(self, t, phase, m):
         return {(b, ""): g for b, g in enumerate(m)}, dict(enumerate(m))
 
-    def decode(self, t, phase, heard):
-        return [heard[key][0] for key in sorted(heard)]
+    def decode(self, t, phase, received):
+        return [received[key][0] for key in sorted(received)]
 
 
 class Signs(Plain):
-    """Signum."""
+    """The twin of Signum."""
 
     def encode(self, t, phase, m):
         return super().encode(t, phase, [np.where(g > 0, 1.0, np.where(g < 0, -1.0, 0.0)) for g in m])
 
-    def decode(self, t, phase, heard):
-        return [np.where(u > 0, 1.0, np.where(u < 0, -1.0, 0.0)) for u in super().decode(t, phase, heard)]
+    def decode(self, t, phase, received):
+        return [np.where(u > 0, 1.0, np.where(u < 0, -1.0, 0.0)) for u in super().decode(t, phase, received)]
 
 
 class Chosen(Plain):
-    """Random-K: indices[round][block]."""
+    """The twin of Random-K: indices[round][block]."""
 
     error_feedback = True
 
@@ -172,27 +198,27 @@ class Chosen(Plain):
         self.indices, self.shapes = indices, shapes
 
     def encode(self, t, phase, m):
-        signals, kept = {}, {}
+        signals, approximations = {}, {}
         for b, g in enumerate(m):
             flat, zeros = np.ravel(g), np.zeros(g.size)
             signals[b, ""] = np.array([flat[j] for j in self.indices[t][b]])
             for j in self.indices[t][b]:
                 zeros[j] = flat[j]
-            kept[b] = zeros.reshape(g.shape)
-        return signals, kept
+            approximations[b] = zeros.reshape(g.shape)
+        return signals, approximations
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, shape in enumerate(self.shapes):
             u = np.zeros(int(np.prod(shape)))
             for place, j in enumerate(self.indices[t][b]):
-                u[j] = heard[b, ""][0][place]
+                u[j] = received[b, ""][0][place]
             update.append(u.reshape(shape))
         return update
 
 
 class Buckets(Plain):
-    """Count-mean sketch: hashes[round][block] = (bucket per value, sign per value, number of buckets)."""
+    """The twin of the count-mean sketch: hashes[round][block] = (bucket and sign per value, number of buckets)."""
 
     def __init__(self, hashes, shapes):
         self.hashes, self.shapes = hashes, shapes
@@ -207,52 +233,52 @@ class Buckets(Plain):
             signals[b, ""] = sums
         return signals, {}
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, shape in enumerate(self.shapes):
             buckets, signs, _ = self.hashes[t][b]
-            values = [heard[b, ""][0][buckets[j]] * signs[j] for j in range(len(buckets))]
+            values = [received[b, ""][0][buckets[j]] * signs[j] for j in range(len(buckets))]
             update.append(np.array(values).reshape(shape))
         return update
 
 
 class Projected(Plain):
-    """A-DSGD: matrices[block] = A (s x d), or None where the block goes as it is."""
+    """The twin of A-DSGD: matrices[block] = A (s x d), None for an uncompressed block; recover: (y, std, A) -> mean."""
 
     error_feedback = True
 
-    def __init__(self, matrices, shapes, receiver):
-        self.matrices, self.shapes, self.receiver = matrices, shapes, receiver
+    def __init__(self, matrices, shapes, recover):
+        self.matrices, self.shapes, self.recover = matrices, shapes, recover
 
     def encode(self, t, phase, m):
-        signals, kept = {}, {}
+        signals, approximations = {}, {}
         for b, g in enumerate(m):
             if self.matrices[b] is None:
-                signals[b, ""] = kept[b] = g
+                signals[b, ""] = approximations[b] = g
                 continue
             flat, sparse = np.ravel(g), np.zeros(g.size)
             for j in sorted(range(g.size), key=lambda j: -abs(flat[j]))[: len(self.matrices[b]) // 2]:
                 sparse[j] = flat[j]
             signals[b, ""] = self.matrices[b] @ sparse
-            kept[b] = sparse.reshape(g.shape)
-        return signals, kept
+            approximations[b] = sparse.reshape(g.shape)
+        return signals, approximations
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, shape in enumerate(self.shapes):
-            y, noise_std = heard[b, ""]
-            u = y if self.matrices[b] is None else self.receiver(y, noise_std, self.matrices[b])
+            y, noise_std = received[b, ""]
+            u = y if self.matrices[b] is None else self.recover(y, noise_std, self.matrices[b])
             update.append(np.reshape(u, shape))
         return update
 
 
 def lmmse(y, noise_std, a):
-    """Aᵀ (A Aᵀ + τ² I)⁻¹ y, by solving the system."""
+    """Return Aᵀ (A Aᵀ + τ² I)⁻¹ y, by solving the system."""
     return a.T @ np.linalg.solve(a @ a.T + noise_std**2 * np.eye(len(a)), y)
 
 
 def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
-    """Soft-threshold message passing at twice the residual's level."""
+    """Recover by soft-threshold message passing at twice the residual's level."""
     s, d = a.shape
     x, z = np.zeros(d), y
     level = least = norm(y) / s**0.5
@@ -270,7 +296,7 @@ def amp(y, noise_std, a, iterations=50, patience=5, improvement=1e-3):
 
 
 class Digital(Plain):
-    """D-DSGD on links that carry `bits`."""
+    """The twin of D-DSGD on links that carry `bits`."""
 
     error_feedback, digital = True, True
 
@@ -299,7 +325,7 @@ class Digital(Plain):
 
 
 class Alternating(Plain):
-    """LASER, one factor a round. bases[block]: orthonormal, None where the block goes as it is."""
+    """The twin of LASER, one factor a round. bases[block]: orthonormal, None for an uncompressed block."""
 
     error_feedback = True
 
@@ -308,22 +334,22 @@ class Alternating(Plain):
         self.turn = 0
 
     def encode(self, t, phase, m):
-        signals, kept = {}, {}
+        signals, approximations = {}, {}
         for b, g in enumerate(m):
             if self.bases[b] is None:
-                signals[b, ""] = kept[b] = g
+                signals[b, ""] = approximations[b] = g
             elif self.turn == 0:
                 signals[b, ""] = g.T @ self.bases[b]
-                kept[b] = self.bases[b] @ signals[b, ""].T
+                approximations[b] = self.bases[b] @ signals[b, ""].T
             else:
                 signals[b, ""] = g @ self.bases[b]
-                kept[b] = signals[b, ""] @ self.bases[b].T
-        return signals, kept
+                approximations[b] = signals[b, ""] @ self.bases[b].T
+        return signals, approximations
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, basis in enumerate(self.bases):
-            u = heard[b, ""][0]
+            u = received[b, ""][0]
             if basis is not None:
                 self.bases[b] = orthonormal(u)
                 u = basis @ u.T if self.turn == 0 else u @ basis.T
@@ -333,7 +359,7 @@ class Alternating(Plain):
 
 
 class Adaptive(Plain):
-    """laser-adaptive. bases[block]: (short, core, long), None where the block goes as it is; places[round][block]."""
+    """The twin of laser-adaptive. bases[block]: (short, core, long), None if uncompressed; places[round][block]."""
 
     error_feedback = True
 
@@ -344,19 +370,19 @@ class Adaptive(Plain):
         return matrix if self.shapes[b][0] <= self.shapes[b][1] else matrix.T
 
     def encode(self, t, phase, m):
-        signals, kept, self.now = {}, {}, t
+        signals, approximations, self.now = {}, {}, t
         for b, g in enumerate(m):
             if self.bases[b] is None:
-                signals[b, ""] = kept[b] = g
+                signals[b, ""] = approximations[b] = g
                 continue
             long, wide = self.bases[b][2], self.turned(b, g)
             signals[b, "factor"] = wide @ long
-            stands_for = signals[b, "factor"] @ long.T
-            signals[b, "columns"] = np.stack([(wide - stands_for)[:, j] for j in self.places[t][b]], axis=1)
+            approximation = signals[b, "factor"] @ long.T
+            signals[b, "columns"] = np.stack([(wide - approximation)[:, j] for j in self.places[t][b]], axis=1)
             for j in self.places[t][b]:
-                stands_for[:, j] = wide[:, j]
-            kept[b] = self.turned(b, stands_for)
-        return signals, kept
+                approximation[:, j] = wide[:, j]
+            approximations[b] = self.turned(b, approximation)
+        return signals, approximations
 
     def split(self, block, norms, power, sigma, averaged):
         short, rank = self.bases[block][0].shape
@@ -364,20 +390,20 @@ class Adaptive(Plain):
         weights = [max(row[part] for row in norms) * sizes[part] ** 0.5 for part in range(2)]
         return [w / sum(weights) for w in weights]
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, known in enumerate(self.bases):
             if known is None:
-                update.append(heard[b, ""][0])
+                update.append(received[b, ""][0])
                 continue
             short, core, long = known
-            u = heard[b, "factor"][0] @ long.T
+            u = received[b, "factor"][0] @ long.T
             for place, j in enumerate(self.places[t][b]):
-                u[:, j] += heard[b, "columns"][0][:, place]
+                u[:, j] += received[b, "columns"][0][:, place]
             fading = 1 - 0.5 * len(self.places[t][b]) / len(long)
-            lately = fading * short @ core @ long.T + u
-            short = orthonormal(lately @ long)
-            spread = lately.T @ short
+            recent = fading * short @ core @ long.T + u
+            short = orthonormal(recent @ long)
+            spread = recent.T @ short
             long = orthonormal(spread)
             self.bases[b] = short, spread.T @ long, long
             update.append(self.turned(b, u))
@@ -385,7 +411,7 @@ class Adaptive(Plain):
 
 
 class TwoPhase(Plain):
-    """LASER, both factors one after the other. bases[block]: of rows, None where uncompressed."""
+    """The twin of LASER, both factors one after the other. bases[block]: of rows, None where uncompressed."""
 
     error_feedback = True
 
@@ -394,26 +420,26 @@ class TwoPhase(Plain):
         self.phase_shares = (split, 1 - split)
 
     def encode(self, t, phase, m):
-        signals, kept = {}, {}
+        signals, approximations = {}, {}
         for b, g in enumerate(m):
             if self.rows[b] is None:
                 if phase == 1:
-                    signals[b, ""] = kept[b] = g
+                    signals[b, ""] = approximations[b] = g
             elif phase == 0:
                 signals[b, ""] = g @ self.rows[b]
             else:
                 signals[b, ""] = g.T @ self.columns[b]
-                kept[b] = self.columns[b] @ signals[b, ""].T
-        return signals, kept
+                approximations[b] = self.columns[b] @ signals[b, ""].T
+        return signals, approximations
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         if phase == 0:
-            for b, _ in heard:
-                self.columns[b] = orthonormal(heard[b, ""][0])
+            for b, _ in received:
+                self.columns[b] = orthonormal(received[b, ""][0])
             return None
         update = []
         for b, basis in enumerate(self.columns):
-            u = heard[b, ""][0]
+            u = received[b, ""][0]
             if basis is not None:
                 self.rows[b] = orthonormal(u)
                 u = basis @ u.T
@@ -422,7 +448,7 @@ class TwoPhase(Plain):
 
 
 class OneShot(Plain):
-    """LASER, Algorithm 1 to the letter. bases[block]: of the longer side, None where uncompressed."""
+    """The twin of LASER, Algorithm 1 to the letter. bases[block]: of the longer side, None where uncompressed."""
 
     error_feedback = True
 
@@ -430,10 +456,10 @@ class OneShot(Plain):
         self.bases, self.shapes = list(bases), shapes
 
     def encode(self, t, phase, m):
-        signals, kept = {}, {}
+        signals, approximations = {}, {}
         for b, g in enumerate(m):
             if self.bases[b] is None:
-                signals[b, ""] = kept[b] = g
+                signals[b, ""] = approximations[b] = g
                 continue
             wide = g if g.shape[0] <= g.shape[1] else g.T
             p = orthonormal(wide @ self.bases[b])
@@ -442,28 +468,28 @@ class OneShot(Plain):
                 signals[b, f"p{i}"] = p[:, i]
             for i in range(p.shape[1]):
                 signals[b, f"q{i}"] = q[:, i]
-            kept[b] = p @ q.T if g.shape[0] <= g.shape[1] else (p @ q.T).T
-        return signals, kept
+            approximations[b] = p @ q.T if g.shape[0] <= g.shape[1] else (p @ q.T).T
+        return signals, approximations
 
-    def decode(self, t, phase, heard):
+    def decode(self, t, phase, received):
         update = []
         for b, basis in enumerate(self.bases):
             if basis is None:
-                update.append(heard[b, ""][0])
+                update.append(received[b, ""][0])
                 continue
-            p = np.stack([heard[b, f"p{i}"][0] for i in range(basis.shape[1])], axis=1)
-            q = np.stack([heard[b, f"q{i}"][0] for i in range(basis.shape[1])], axis=1)
+            p = np.stack([received[b, f"p{i}"][0] for i in range(basis.shape[1])], axis=1)
+            q = np.stack([received[b, f"q{i}"][0] for i in range(basis.shape[1])], axis=1)
             self.bases[b] = orthonormal(q)
             rows, columns = self.shapes[b]
             update.append(p @ q.T if rows <= columns else (p @ q.T).T)
         return update
 
     def counted(self, keys):
-        """The columns of P have norm 1 in whatever unit."""
+        """Leave out the columns of P, which have norm 1 in any unit."""
         return [key for key in keys if not key[1].startswith("p")]
 
     def split(self, block, norms, power, sigma, clients):
-        """Lemma 8 as printed, at power P_l k²/σ²."""
+        """Split the power by Lemma 8 as printed, at power P_l k²/σ²."""
         m, n = sorted(self.shapes[block])
         rank = len(norms[0]) // 2
         kappa = [sum(row[i] ** 2 * row[rank + i] ** 2 for row in norms) for i in range(rank)]

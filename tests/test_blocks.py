@@ -8,12 +8,12 @@ import torch
 from laser_fl.blocks import Block, blocks_of
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
-from laser_fl.federated.client import Host
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
-from laser_fl.pipeline import send
+from laser_fl.federated.client import ClientGroup
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
+from laser_fl.pipeline import encode_update
 from laser_fl.transport.messages import read_broadcast, write_broadcast
-from tests.helpers import VARIANTS, names, silent_losses, tensors
+from tests.helpers import VARIANTS, names, tensors, zero_losses
 
 pytestmark = pytest.mark.shapes
 
@@ -63,7 +63,7 @@ def test_blocks_follow_the_models_order():
 )
 def test_weights_that_cannot_be_sent_are_refused_before_a_run_starts(weights, line):
     with pytest.raises(ConfigError, match=f"^{line}$"):
-        Training(parse({"clients": 2}), weights, Plan(1))
+        Server(parse({"clients": 2}), weights, RoundSchedule(1))
 
 
 @pytest.mark.parametrize("variant", names(VARIANTS))
@@ -74,17 +74,17 @@ def test_a_scalar_is_a_weight_like_any_other(variant):
     values = {"clients": clients, "power": 1e3, "momentum": 0.9, "downlink-power": 1e6} | VARIANTS[variant]
     if variant.startswith("laser-adaptive"):
         values["receiver"] = "plain"  # its own gives nothing on so loud a value
-    training = Training(parse(values), start, Plan(4))
+    server = Server(parse(values), start, RoundSchedule(4))
 
     def respond(here, memory):
         drawn = tensors(shapes, clients, seed=here.context.round) if here.context.phase == 0 else None
-        return send(here, drawn, silent_losses(clients), memory)
+        return encode_update(here, drawn, zero_losses(clients), memory)
 
-    host = Host(range(clients), respond)
-    while not training.finished:
-        training.absorb([host.answer(read_broadcast(write_broadcast(training.broadcast())))])
-    assert not any(line.faults for line in training.ledger)
-    moved = training.server.weights["temperature"]
+    host = ClientGroup(range(clients), respond)
+    while not server.finished:
+        server.aggregate([host.answer(read_broadcast(write_broadcast(server.broadcast())))])
+    assert not any(line.faults for line in server.ledger)
+    moved = server.global_model.weights["temperature"]
     assert moved.shape == ()
     assert moved.isfinite()
     assert moved != start["temperature"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laser_fl.norms import AT_ONCE, CHUNK, norm, norms
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 
 pytestmark = pytest.mark.shapes
 
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.shapes
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-3, 1.0, 1e16, 1e30])
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, 3 * CHUNK + 7, 3_000_000])
 def test_a_norm_is_that_of_float64(size, scale):
-    values = scale * torch.randn(2, size, generator=Streams(0).generator("values"))
+    values = scale * torch.randn(2, size, generator=RandomStreams(0).generator("values"))
     torch.testing.assert_close(norm(values), values.double().norm(dim=1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("clients", [0, 1, AT_ONCE, AT_ONCE + 1, 5 * AT_ONCE])
 def test_everyone_has_a_norm_however_many_there_are(clients):
-    values = torch.randn(clients, 3, 5, generator=Streams(0).generator("values"))
+    values = torch.randn(clients, 3, 5, generator=RandomStreams(0).generator("values"))
     assert torch.equal(norm(values), torch.linalg.vector_norm(values, dim=(1, 2), dtype=torch.float64))
 
 

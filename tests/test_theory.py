@@ -12,12 +12,12 @@ from laser_fl.config import parse
 from laser_fl.schemes.laser import orthonormal
 from laser_fl.theory import (
     best_share,
-    heard_part,
     influence_laser_bound,
     influence_z_sgd,
     rank_one_split,
     rank_r_split,
     sampling_error,
+    signal_share,
 )
 from simulations.influence import influences
 from tests.effort import draws
@@ -158,17 +158,17 @@ def test_the_sampling_error_is_what_memories_and_channel_do(share):
     clients, size, power, noise_per_value = 8, 20_000, 500.0, 1.0  # V
     mean = math.sqrt(noise_per_value / clients) * tensors({"w": (size,)}, clients=None, seed=1)["w"]
     chosen, memory = scheme("random-k", compression_factor=share), {}
-    remembered, heard, warm, rounds = 0.0, 0.0, round(8 / share), round(30 / share)
+    remembered, received, warm, rounds = 0.0, 0.0, round(8 / share), round(30 / share)
     for t in range(rounds):
         gradients = {"w": mean + math.sqrt(noise_per_value) * tensors({"w": (size,)}, clients, seed=t + 2)["w"]}
         receptions, _, _, memory = walk_round(chosen, {}, memory, gradients, t, power, shapes={"w": (size,)})
         if t >= warm:
             remembered += memory["w"].mean(dim=0).square().sum().item() / (rounds - warm)
-            heard += receptions[-1].noise["w"].item() / (rounds - warm)
+            received += receptions[-1].noise["w"].item() / (rounds - warm)
     unit = size * noise_per_value / clients
     silent = sampling_error(share, math.inf, 1.0, clients, size)
     assert remembered / unit == pytest.approx(silent, rel=0.06, abs=1e-12)
-    assert heard / unit == pytest.approx(sampling_error(share, power, 1.0, clients, size) - silent, rel=0.06)
+    assert received / unit == pytest.approx(sampling_error(share, power, 1.0, clients, size) - silent, rel=0.06)
 
 
 @pytest.mark.parametrize("power", [1.0, 10.0, 100.0])
@@ -180,11 +180,12 @@ def test_a_factor_that_is_heard_lies_along_what_was_sent_as_far_as_is_said(power
         mean = math.sqrt(1 / clients) * tensors(shape, clients=None, seed=2 * t)["w"]
         gradients = {"w": mean + tensors(shape, clients, seed=2 * t + 1)["w"]}
         receptions, *_ = walk_round(chosen, {}, {}, gradients, t, power, shapes=shape)
-        sent, heard = gradients["w"].mean(dim=0), receptions[-1].update["w"]
-        overlap += (torch.dot(sent, heard) / (sent.norm() * heard.norm())).square().item() / draws
-    assert overlap == pytest.approx(heard_part(power, 1.0, clients, size), rel=0.15)
+        sent, received = gradients["w"].mean(dim=0), receptions[-1].update["w"]
+        overlap += (torch.dot(sent, received) / (sent.norm() * received.norm())).square().item() / draws
+    assert overlap == pytest.approx(signal_share(power, 1.0, clients, size), rel=0.15)
 
 
 def test_all_of_a_factor_is_heard_where_there_is_no_noise_and_nothing_of_it_in_nothing_but_noise():
-    assert heard_part(math.inf, 1.0, 4, 100) == heard_part(1e30, 1e-300, 4, 100) == heard_part(1.0, 0.0, 4, 100) == 1
-    assert heard_part(1e-300, 1e300, 4, 100) == 0
+    without_noise = ((math.inf, 1.0), (1e30, 1e-300), (1.0, 0.0))
+    assert [signal_share(power, variance, 4, 100) for power, variance in without_noise] == [1, 1, 1]
+    assert signal_share(1e-300, 1e300, 4, 100) == 0

@@ -1,1 +1,1 @@
-"""What happens in the air: one file per model of the multiple-access channel."""
+"""Models of the multiple-access channel, one file each, and the way of the signals through them."""

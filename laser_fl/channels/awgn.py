@@ -1,4 +1,4 @@
-"""The additive white Gaussian noise multiple-access channel: every client is heard equally well.
+"""The additive white Gaussian noise multiple-access channel: every client is received equally well.
 
 Source: paper, Eq. (1).
 """
@@ -6,14 +6,14 @@ Source: paper, Eq. (1).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from laser_fl.channels.base import Channel, Links
-from laser_fl.rng import Streams
+from laser_fl.channels.base import Channel, ChannelState
+from laser_fl.rng import RandomStreams
 
 
 @dataclass(frozen=True)
 class Awgn(Channel):
-    """y = Σ_i x_i + z."""
+    """AWGN: y = Σ_i x_i + z."""
 
-    def links(self, present: Sequence[int], clients: int, round: int, streams: Streams) -> Links:
-        """All alike, in every round."""
-        return Links.ideal(len(present))
+    def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
+        """Return the ideal state: all clients alike, in every round."""
+        return ChannelState.ideal(len(participants))

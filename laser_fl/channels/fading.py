@@ -1,17 +1,17 @@
-"""Block fading with channel state information at the clients, who invert what they know of it.
+"""Block fading with channel state information at the clients, which invert their estimates of it.
 
-In each round client i has a gain h_i = √β_i (√(K/(K+1)) + √(1/(K+1)) n_i), n_i ~ CN(0, 1): Rayleigh
-at K = 0, no fading at K = ∞. It knows ĥ_i = h_i + e_i, e_i ~ CN(0, v), and transmits a_l s_il / ĥ_i; the
-server takes the real part of what it hears. With v = 0 the signals add up as over ideal links,
-at an amplitude that the weakest link decides; else a factor Re(h_i / ĥ_i) stays in each signal.
-Truncated inversion: who finds |ĥ_i|² below a threshold stays silent for the round.
+In each round client i has a gain h_i = √β_i (√(K/(K+1)) + √(1/(K+1)) n_i), n_i ~ CN(0, 1): Rayleigh at K = 0, no fading
+at K = ∞. It knows ĥ_i = h_i + e_i, e_i ~ CN(0, v), and transmits a_l s_il / ĥ_i; the server takes the real part of the
+received sum. With v = 0 the signals add up as over ideal links, at an amplitude that the weakest link decides; else a
+factor Re(h_i / ĥ_i) stays in each signal. Truncated inversion: a client that finds |ĥ_i|² below a threshold is in
+outage for the round.
 
-Path loss is log-distance: β_i = r_i^-α, r_i the client's distance over that of gain 1, drawn
-once a run, uniformly over the disc 1 <= r <= R.
+Path loss is log-distance: β_i = r_i^-α, r_i the client's distance over that of gain 1, drawn once a run, uniformly over
+the disc 1 <= r <= R.
 
-Source: Amiri, Gündüz, "Federated learning over wireless fading channels", IEEE Trans. Wireless
-Communications, 2020; Zhu, Wang, Huang, "Broadband analog aggregation for low-latency federated edge
-learning", 2020 (truncated inversion). Deviation: one gain for all values of a round.
+Source: Amiri, Gündüz, "Federated learning over wireless fading channels", IEEE Trans. Wireless Communications, 2020;
+Zhu, Wang, Huang, "Broadband analog aggregation for low-latency federated edge learning", 2020 (truncated inversion).
+Deviation: one gain for all values of a round.
 """
 
 import math
@@ -23,19 +23,19 @@ import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
-from laser_fl.channels.base import Channel, Links, complex_normal
-from laser_fl.rng import Streams
+from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.rng import RandomStreams
 
 NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 
 
 @dataclass(frozen=True)
 class Fading(Channel):
-    """y = Re(Σ_i h_i x_i) + z.
+    """Fading: y = Re(Σ_i h_i x_i) + z.
 
     rician_k_db: the line of sight over the scattered part, K in dB; -inf: Rayleigh; inf: none scattered.
     csi_error_variance: v, of the clients' estimates, >= 0.
-    gain_threshold: least |ĥ|² at which a client speaks, >= 0; 0: all do.
+    gain_threshold: least |ĥ|² at which a client transmits, >= 0; 0: all do.
     path_loss_exponent: α >= 0; 0: no path loss. cell_radius: R >= 1.
     """
 
@@ -45,36 +45,45 @@ class Fading(Channel):
     path_loss_exponent: float
     cell_radius: float
 
-    def links(self, present: Sequence[int], clients: int, round: int, streams: Streams) -> Links:
+    def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Draw the gains and their estimates; invert the estimates."""
-        gains, estimates = (values[list(present)] for values in self.gains(clients, round, streams))
+        gains, estimates = (values[list(participants)] for values in self.gains(clients, round, streams))
         magnitude = estimates.abs()
-        speaks = (magnitude.square() >= self.gain_threshold) & (magnitude > 0)
+        transmits = (magnitude.square() >= self.gain_threshold) & (magnitude > 0)
         in_phase = torch.where(magnitude > 0, (gains * estimates.conj()).real / magnitude, 0.0)
-        return Links(
-            precoding=torch.where(speaks, 1 / magnitude, 0.0),
+        return ChannelState(
+            precoding=torch.where(transmits, 1 / magnitude, 0.0),
             gain=in_phase,
             snr_gain=in_phase.square(),
         )
 
     def gains(
-        self, clients: int, round: int, streams: Streams
+        self, clients: int, round: int, streams: RandomStreams
     ) -> tuple[Complex128[Tensor, " clients"], Complex128[Tensor, " clients"]]:
-        """(h, ĥ) of all clients in `round`."""
+        """Draw the gains of a round.
+
+        Args:
+            clients: number of all clients of the run.
+            round: counted from 0.
+            streams: the run's randomness.
+
+        Returns:
+            (h, ĥ) of all clients.
+        """
         scattered, errors = complex_normal((2, clients), streams.generator("fading", round))
         line_of_sight = self._line_of_sight
         fading = math.sqrt(line_of_sight) + math.sqrt(1 - line_of_sight) * scattered
         gains = self.path_gains(clients, streams).sqrt() * fading
         return gains, gains + math.sqrt(self.csi_error_variance) * errors
 
-    def path_gains(self, clients: int, streams: Streams) -> Float64[Tensor, " clients"]:
-        """β = r^-α of each client's position."""
+    def path_gains(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
+        """Return β = r^-α of each client's position."""
         area = torch.rand(clients, generator=streams.generator("positions"), dtype=torch.float64)
         distance = (1 + area * (self.cell_radius**2 - 1)).sqrt()
         return distance**-self.path_loss_exponent
 
-    def speaking_probability(self, clients: int, streams: Streams) -> Float64[Tensor, " clients"]:
-        """P(|ĥ|² >= threshold): |ĥ|² is a noncentral chi-square of two degrees of freedom."""
+    def transmission_probability(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
+        """Return P(|ĥ|² >= threshold): |ĥ|² is a noncentral chi-square of two degrees of freedom."""
         from scipy.stats import ncx2
 
         path = self.path_gains(clients, streams).numpy()
@@ -87,5 +96,5 @@ class Fading(Channel):
 
     @property
     def _line_of_sight(self) -> float:
-        """K / (K + 1): its share of the energy."""
+        """K / (K + 1): the line of sight's share of the energy."""
         return 1 / (1 + 10 ** min(300.0, -self.rician_k_db / 10))

@@ -1,1 +1,1 @@
-"""Tasks: data, loss and metric; who holds which examples, and in which order."""
+"""Tasks: data, loss and metric; the partition of the examples over clients, and their order."""

@@ -18,7 +18,7 @@ from laser_fl.data.task import Examples, Task
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.models.resnet18 import resnet18
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, per channel
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's training images, per channel
 MEAN_100, STD_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 PADDING = 4
 
@@ -50,7 +50,7 @@ def _task(dataset: Any, root: Path, classes: int, mean: tuple[float, ...], std: 
 
 
 def _split(dataset: Any, root: Path, train: bool) -> Examples:
-    """Images as (examples, 3, 32, 32) of 8 bits.
+    """Read images as (examples, 3, 32, 32) of 8 bits.
 
     torchvision unpickles files of the release only: it compares their checksums first.
     """
@@ -83,7 +83,13 @@ def _refuse_others(dataset: Any, root: Path) -> None:
 def normalised(
     images: UInt8[Tensor, "*batch channels height width"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "*batch channels height width"]:
-    """8 bits to zero mean and unit deviation per channel."""
+    """Scale images of 8 bits to zero mean and unit deviation per channel.
+
+    Args:
+        images: (..., channels, height, width), 0 to 255.
+        mean: per channel, of images scaled to [0, 1].
+        std: per channel, likewise.
+    """
     shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
     return (images / 255 - shift) / scale
 

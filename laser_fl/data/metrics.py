@@ -1,4 +1,4 @@
-"""What tasks are measured by. A new one is a line here; every table, picture and choice of the best follows."""
+"""The metrics of tasks. A new one is a line here; every table, picture and choice of the best follows."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """How scores of one name are compared and shown.
+    """The rule by which scores of one name are compared and shown.
 
-    best: max or min. factor: of a score as it is shown, in `unit`.
+    best: max or min. factor: multiplies a score to show it, in `unit`.
     """
 
     name: str
@@ -18,12 +18,12 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """Its name, with the unit where it has one."""
+        """The name, with the unit where it has one."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
     def in_percent(self) -> bool:
-        """Whether it lies between 0 and 100 %, so that differences count in points."""
+        """True where it lies between 0 and 100 %, so that differences count in points."""
         return self.unit == "%"
 
     @property
@@ -38,5 +38,5 @@ TASK_METRICS: Mapping[str, Metric] = {
 
 
 def metrics_in(columns: Collection[str], score: str = "test") -> list[Metric]:
-    """The metrics of which there is a score ``<score>_<name>`` among `columns`, of a summary, a table or a file."""
+    """List the metrics that have a score ``<score>_<name>`` among `columns`, of a summary, a table or a file."""
     return [metric for name, metric in TASK_METRICS.items() if f"{score}_{name}" in columns]

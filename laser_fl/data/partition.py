@@ -1,6 +1,6 @@
-"""Who holds which examples: one function per way to deal them.
+"""Partitions of the training examples over clients: one function per way to deal them.
 
-A partition is fixed by the seed, and every engine and node makes the same. The uneven ones are those of the package
+A partition is fixed by the seed, and every engine and node makes the same. The uneven ones come from the package
 flwr-datasets.
 """
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 
 
 def iid(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """Equally many examples to each client, but for one."""
-    dealt = torch.randperm(len(labels), generator=Streams(config.seed).generator("shards"))
+    """Deal equally many examples to each client, but for one."""
+    dealt = torch.randperm(len(labels), generator=RandomStreams(config.seed).generator("shards"))
     return dealt.tensor_split(config.clients)
 
 
 def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """A Dirichlet draw over clients for each label: the smaller dirichlet-alpha, the fewer hold most of it.
+    """Deal each label by a Dirichlet draw over clients: the smaller dirichlet-alpha, the fewer have most of it.
 
     Raises:
         ConfigError: in none of the partitioner's tries did every client get an example.
@@ -40,10 +40,10 @@ def dirichlet(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
 
 
 def shards(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """shards-per-client pieces of one size each of the examples sorted by label.
+    """Deal each client shards-per-client pieces of one size of the examples sorted by label.
 
-    The pieces are as large as can be, and those that nobody draws are left out, at most as many
-    examples as a piece for each client would take.
+    The pieces are as large as can be. Pieces that nobody draws are left out, at most as many examples as a piece for
+    each client would take.
 
     Raises:
         ConfigError: there are fewer examples than pieces.
@@ -63,11 +63,11 @@ def _deal(partitioner: Any, labels: Tensor, config: RunConfig) -> Sequence[Tenso
 
     partitioner.dataset = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of every attempt before it gives up
+        warnings.simplefilter("ignore")  # every attempt warns before the partitioner gives up
         parts = [partitioner.load_partition(client)["index"] for client in range(config.clients)]
     return [torch.tensor(part[:], dtype=torch.int64) for part in parts]
 
 
 def _seed(config: RunConfig) -> int:
-    """32 bits of a key, as numpy wants them."""
-    return Streams(config.seed).key("partition") % 2**32
+    """Return 32 bits of a key, as numpy wants them."""
+    return RandomStreams(config.seed).key("partition") % 2**32

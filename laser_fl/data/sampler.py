@@ -1,4 +1,4 @@
-"""Which examples each client takes in each round: where shuffled epochs begin, or random windows of a text."""
+"""Samplers: the examples of each client in each round, from shuffled epochs or random windows of a text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Tensor
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.registry import PARTITIONS
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 
 
-@lru_cache(maxsize=4)  # the workers of one process ask for the same
+@lru_cache(maxsize=4)  # the trainers of one process ask for the same
 def deal(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """The examples that each client holds, by the config's partition. Raises ConfigError where one would hold none."""
+    """Deal the examples to the clients, by the config's partition. Raises ConfigError where a client would get none."""
     _refuse_too_many(config, len(labels))
     shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
     if not all(map(len, shards)):
@@ -29,14 +29,14 @@ def _refuse_too_many(config: RunConfig, examples: int) -> None:
         raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
 
 
-class Order(ABC):
+class Sampler(ABC):
     """The order of data of a range of clients."""
 
     def __init__(self, config: RunConfig, clients: range) -> None:
-        """clients: the part of the run's clients asked for."""
+        """clients: the part of the run's clients to sample for."""
         self.clients = clients
         self._per_round = config.batch_size * config.accumulation_steps * config.local_steps
-        self._streams = Streams(config.seed)
+        self._streams = RandomStreams(config.seed)
 
     @property
     @abstractmethod
@@ -45,18 +45,18 @@ class Order(ABC):
 
     @property
     def rounds_per_even_epoch(self) -> int:
-        """The same, if the examples were dealt equally."""
+        """Rounds of one pass, if the examples were dealt equally."""
         return self.rounds_per_epoch
 
     @abstractmethod
-    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
-        """The examples that the clients `present` (default: all in the range) take in `round`.
+    def batch(self, round: int, participants: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """Return the examples that the clients `participants` (default: all in the range) take in `round`.
 
-        Who is absent misses its examples; the round's place in the epoch is the same for all.
+        A client that does not participate misses its examples; the round's place in the epoch is the same for all.
         """
 
 
-class Epochs(Order):
+class Epochs(Sampler):
     """Disjoint shards, shuffled anew in each epoch.
 
     An epoch has ceil(largest shard / per round) rounds, the last of which may be short; smaller shards wrap
@@ -64,7 +64,7 @@ class Epochs(Order):
     """
 
     def __init__(self, config: RunConfig, shards: Sequence[Tensor], clients: range) -> None:
-        """shards: of all clients, the examples that each holds."""
+        """shards: the examples of each client, of all clients."""
         super().__init__(config, clients)
         self._largest = max(map(len, shards))
         self._even = -(-sum(map(len, shards)) // len(shards))
@@ -81,17 +81,17 @@ class Epochs(Order):
         """ceil(mean shard / per round)."""
         return -(-self._even // self._per_round)
 
-    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
-        """Indices of examples."""
+    def batch(self, round: int, participants: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """Return indices of examples."""
         epoch, place = divmod(round, self.rounds_per_epoch)
         start = place * self._per_round
         rows = self._epoch(epoch)[:, start : start + self._per_round]
-        if present is None or len(present) == len(rows):
+        if participants is None or len(participants) == len(rows):
             return rows
-        return rows[[client - self.clients.start for client in present]]
+        return rows[[client - self.clients.start for client in participants]]
 
     def _epoch(self, epoch: int) -> Int64[Tensor, "clients examples"]:
-        """Each client's shuffled shard, wrapped around to the length of the largest."""
+        """Shuffle each client's shard, wrapped around to the length of the largest."""
         if self._shuffled is None or self._shuffled[0] != epoch:
             rows = [self._shuffle(shard, epoch, client) for client, shard in self._shards.items()]
             self._shuffled = epoch, torch.stack(rows)
@@ -103,7 +103,7 @@ class Epochs(Order):
         return shuffled[torch.arange(self._largest) % len(shard)]
 
 
-class Windows(Order):
+class Windows(Sampler):
     """Windows of a text at random places, each client in a stretch of its own; an epoch is as many as fill it."""
 
     def __init__(self, config: RunConfig, tokens: int, window: int, clients: range) -> None:
@@ -122,9 +122,11 @@ class Windows(Order):
         """ceil(windows that fill a stretch / per round)."""
         return -(-(self._stretch // self._window) // self._per_round)
 
-    def batch(self, round: int, present: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
-        """Where the windows begin in the text."""
-        return torch.stack([self._starts(round, client) for client in (self.clients if present is None else present)])
+    def batch(self, round: int, participants: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
+        """Return the places in the text at which the windows begin."""
+        return torch.stack(
+            [self._starts(round, client) for client in (self.clients if participants is None else participants)]
+        )
 
     def _starts(self, round: int, client: int) -> Int64[Tensor, " batch"]:
         generator = self._streams.generator("windows", round, client)

@@ -1,4 +1,4 @@
-"""Files of data sets as people have them: where they lie, unpacked where they are compressed, refused where damaged."""
+"""Files of data sets as people have them: found, unpacked where they are compressed, refused where damaged."""
 
 import gzip
 import zlib
@@ -9,8 +9,8 @@ from zipfile import BadZipFile, ZipFile
 
 from laser_fl.errors import DataError, reason_of
 
-GZIP = b"\x1f\x8b"  # how gzip's files begin, whatever they are called: some browsers unpack and keep the name
-PAGE = (b"<!doctype", b"<html")  # what servers send instead of a file
+GZIP = b"\x1f\x8b"  # the beginning of gzip's files, whatever their name: some browsers unpack and keep the name
+PAGE = (b"<!doctype", b"<html")  # servers send a page instead of a file
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, BadZipFile)
 
 
@@ -26,12 +26,12 @@ class Source:
 
     @property
     def stamp(self) -> str:
-        """What tells a file from another, or from what it was before, without reading it."""
+        """A text that differs between files, and between versions of a file, without reading them."""
         status = self.path.stat()
         return f"{self.path.resolve()} {self.member} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     def read(self) -> bytes:
-        """The unpacked content. Raises DataError where it cannot be read, is not whole, or is a web page."""
+        """Return the unpacked content. Raises DataError where it cannot be read, is not whole, or is a web page."""
         try:
             data = self._unpacked()
         except DAMAGED as error:
@@ -41,7 +41,7 @@ class Source:
         return data
 
     def text(self) -> str:
-        """The content as text, with Unix line ends. Raises DataError where it is not UTF-8, or as `read`."""
+        """Return the content as text, with Unix line ends. Raises DataError where it is not UTF-8, or as `read`."""
         data = self.read()
         try:
             return data.decode().replace("\r\n", "\n").replace("\r", "\n")
@@ -57,7 +57,7 @@ class Source:
 
 
 def found(folders: Sequence[Path], files: Sequence[Sequence[str]]) -> list[Source] | None:
-    """The files of a data set, in the first of the folders that has any; None where none has.
+    """Find the files of a data set, in the first of the folders that has any; None where none has.
 
     files: for each, the names that it may have; the first counts where several are there.
 
@@ -76,7 +76,14 @@ def found(folders: Sequence[Path], files: Sequence[Sequence[str]]) -> list[Sourc
 
 
 def missing(name: str, places: Sequence[Path], files: str, reason: str) -> DataError:
-    """The error for a data set that is nowhere: where it was looked for, why it was not downloaded, what to do."""
+    """Make the error for a data set that was not found: the places, the cause of the failed download, the remedy.
+
+    Args:
+        name: of the data set.
+        places: files and folders that were searched.
+        files: description of the files to put there.
+        reason: the cause of the failed download.
+    """
     where = ", ".join(map(str, places))
     mend = f"put {files} there, or name their place with data-dir or $LASER_FL_DATA"
     return DataError(f"{name}: not found in {where} and not downloaded ({reason}); {mend}")

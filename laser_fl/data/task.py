@@ -1,4 +1,4 @@
-"""What every task offers to workers and to the evaluation."""
+"""Tasks: data, models, loss and metric, as local training and the evaluation use them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.data.metrics import TASK_METRICS
-from laser_fl.data.sampler import Epochs, Order, Windows, deal
+from laser_fl.data.sampler import Epochs, Sampler, Windows, deal
 from laser_fl.errors import ConfigError
 from laser_fl.models.base import Network, build
-from laser_fl.rng import Device, Streams
+from laser_fl.rng import Device, RandomStreams
 
 Batch = tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]]
 
@@ -34,15 +34,15 @@ class Examples:
 
     @property
     def device(self) -> torch.device:
-        """Where the data lies."""
+        """The device on which the data lies."""
         return self.inputs.device
 
     def to(self, device: Device) -> "Examples":
-        """The same examples on `device`."""
+        """Return the same examples on `device`."""
         return Examples(self.inputs.to(device), self.targets.to(device))
 
     def at(self, rows: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
-        """(inputs, targets) of the examples at `rows`, in their arrangement.
+        """Return (inputs, targets) of the examples at `rows`, in their arrangement.
 
         into: inputs of an earlier batch, to be overwritten where they have the same shape.
         """
@@ -54,21 +54,21 @@ class Examples:
         return into, self.targets.index_select(0, flat).view(rows.shape)
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """`count` of the examples (0: all), always the same ones, `size` at a time."""
+        """Yield `count` of the examples (0: all), always the same ones, `size` at a time."""
         if 0 < count < len(self):
             for rows in torch.split(stratified(self.targets.cpu(), count).to(self.device), size):
                 yield self.at(rows)
             return
         yield from zip(torch.split(self.inputs, size), torch.split(self.targets, size), strict=True)
 
-    def order(self, config: RunConfig, clients: range) -> Order:
-        """Shuffled epochs over the config's partition. Raises ConfigError where a client would hold nothing."""
+    def sampler(self, config: RunConfig, clients: range) -> Sampler:
+        """Return shuffled epochs over the config's partition. Raises ConfigError where a client would get nothing."""
         return Epochs(config, deal(self.targets, config), clients)
 
 
 def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, " count"]:
-    """`count` examples, rising, drawn at random but with each label in proportion: the same ones in every run."""
-    drawn = torch.randperm(len(labels), generator=Streams(0).generator("evaluation examples"))
+    """Draw `count` examples, rising, at random but with each label in proportion: the same ones in every run."""
+    drawn = torch.randperm(len(labels), generator=RandomStreams(0).generator("evaluation examples"))
     shuffled, places = labels[drawn], torch.empty(len(labels), dtype=torch.float64)
     for label, size in enumerate(labels.bincount().tolist()):  # an example's place among those of its label, in (0, 1)
         places[shuffled == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
@@ -86,26 +86,26 @@ class Text:
     context: int
 
     def __len__(self) -> int:
-        """How many windows fill the text, the last one perhaps short."""
+        """Count the windows that fill the text, the last one perhaps short."""
         return math.ceil((len(self.tokens) - 1) / self.context)
 
     @property
     def device(self) -> torch.device:
-        """Where the data lies."""
+        """The device on which the data lies."""
         return self.tokens.device
 
     def to(self, device: Device) -> "Text":
-        """The same text on `device`."""
+        """Return the same text on `device`."""
         return Text(self.tokens.to(device), self.context)
 
     def at(self, starts: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
-        """(tokens, the tokens after them) of the windows that begin at `starts`; `into` is left alone."""
+        """Return (tokens, the tokens after them) of the windows that begin at `starts`; `into` is left alone."""
         places = starts.unsqueeze(-1) + torch.arange(self.context + 1, device=starts.device)
         windows = self.tokens[places].long()
         return windows[..., :-1], windows[..., 1:]
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
-        """`count` windows, evenly spread over the text (0: all of it, the last perhaps short), `size` at a time."""
+        """Yield `count` windows, evenly spread over the text (0: all, the last perhaps short), `size` at a time."""
         some, whole = 0 < count < len(self), (len(self.tokens) - 1) // self.context
         places = torch.arange(count if some else whole, device=self.tokens.device)
         if some:
@@ -115,12 +115,12 @@ class Text:
         if not some and (rest := len(self.tokens) - 1 - whole * self.context):
             yield replace(self, context=rest).at(places.new_tensor([whole * self.context]))
 
-    def order(self, config: RunConfig, clients: range) -> Order:
-        """Windows at random places.
+    def sampler(self, config: RunConfig, clients: range) -> Sampler:
+        """Return windows at random places.
 
         Raises:
-            ConfigError: the text is shorter than the context, or a client's stretch of it is; or a
-                partition that goes by labels, which a text has none of.
+            ConfigError: the text is shorter than the context, or a client's stretch of it is; or the partition goes by
+                labels, which a text does not have.
         """
         if config.partition != "iid":
             raise ConfigError(f"partition: must be iid for a text, got {config.partition!r}")
@@ -133,7 +133,7 @@ class Text:
 class Task:
     """Data, models, loss and metric.
 
-    models: name -> builder; it is given the config's keys that it has parameters for, and `fixed`.
+    models: builders by name; a builder gets the config's keys that it has parameters for, and `fixed`.
     metric: a name in TASK_METRICS; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
     augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
     prepare: inputs as they are stored -> as a model reads them.
@@ -149,28 +149,34 @@ class Task:
     prepare: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a metric that no table or picture would know how to show."""
+        """Check the metric. Raises ConfigError for one that no table or picture knows how to show."""
         if self.metric not in TASK_METRICS:
             raise ConfigError(f"task: its metric must be one of {', '.join(TASK_METRICS)}, got {self.metric!r}")
 
     def to(self, device: Device) -> "Task":
-        """The same task with its data on `device`."""
+        """Return the same task with its data on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def network(self, config: RunConfig) -> Network:
-        """The config's model, with initial weights drawn from its seed."""
-        with Streams(config.seed).torch_global("initial weights"):
+        """Build the config's model, with initial weights drawn from its seed."""
+        with RandomStreams(config.seed).torch_global("initial weights"):
             return build(self.models[config.model], config, **self.fixed)
 
     def loss(self, outputs: Float[Tensor, "*batch classes"], targets: Shaped[Tensor, "*batch"]) -> Float[Tensor, ""]:
-        """Mean cross-entropy over all targets."""
+        """Return the mean cross-entropy over all targets."""
         return cross_entropy(outputs.flatten(end_dim=-2), targets.flatten())
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module, state: Tensors, config: RunConfig) -> dict[str, float]:
-        """Mean loss and metric of the model with `state` (weights and buffers) on the config's test examples.
+        """Measure the mean loss and the metric of a model on the config's test examples.
 
-        Returns {"loss": ..., "accuracy": in [0, 1]} or {"loss": ..., "perplexity": ...}.
+        Args:
+            module: the network.
+            state: its weights and buffers, by name.
+            config: of the run.
+
+        Returns:
+            {"loss": ..., "accuracy": in [0, 1]} or {"loss": ..., "perplexity": ...}.
         """
         loss = correct = count = 0.0
         module.eval()
@@ -189,6 +195,6 @@ class Task:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The config's precision for forward passes; weights and gradients stay in float32."""
+    """Return the config's precision for forward passes; weights and gradients stay in float32."""
     enabled = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

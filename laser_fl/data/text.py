@@ -1,10 +1,10 @@
 """Language modelling: WikiText-2 and -103 (Merity, Xiong, Bradbury, Socher, 2016), and Python's documentation.
 
 WikiText comes in two versions: with every word, raw, which the paper's experiments train on, or with rare words as
-<unk>. Perplexities on one say nothing of those on the other.
+<unk>. Perplexities on the two cannot be compared.
 
-A text is cut into tokens once, which are kept in a cache and mapped into memory from there. Tokens are the
-text's bytes, or those of GPT-2's vocabulary.
+A text is cut into tokens once; they stay in a cache and are mapped into memory from there. Tokens are the text's bytes,
+or those of GPT-2's vocabulary.
 """
 
 import hashlib
@@ -34,34 +34,34 @@ VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multip
 GPT2_TOKENS = 50257
 GPT2_MERGES = 50000
 PIECE = 1 << 18  # characters that are cut into tokens by one thread at once
-PIECES = 16  # of these at a time
+PIECES = 16  # pieces at a time
 LOGITS = 1 << 26  # outputs of a forward pass in an evaluation
 PYDOC_TEST_SHARE = 0.1
-SUFFIX, TOKEN_BYTES = ".int32", 4  # of a file of tokens; its name ends with its length in bytes
+SUFFIX, TOKEN_BYTES = ".int32", 4  # a file of tokens; its name ends with its length in bytes
 
 
 def load_wikitext_2(data_dir: Path, config: RunConfig) -> Task:
-    """WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    """Read WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
     return _wikitext("wikitext-2", "tokens", data_dir, config)
 
 
 def load_wikitext_103(data_dir: Path, config: RunConfig) -> Task:
-    """WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
+    """Read WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
     return _wikitext("wikitext-103", "tokens", data_dir, config)
 
 
 def load_wikitext_2_raw(data_dir: Path, config: RunConfig) -> Task:
-    """WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
+    """Read WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
     return _wikitext("wikitext-2-raw", "raw", data_dir, config)
 
 
 def load_wikitext_103_raw(data_dir: Path, config: RunConfig) -> Task:
-    """WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
+    """Read WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
     return _wikitext("wikitext-103-raw", "raw", data_dir, config)
 
 
 def load_pydoc(data_dir: Path, config: RunConfig) -> Task:
-    """The standard library's pydoc_data/topics.py; its last tenth is the test."""
+    """Read the standard library's pydoc_data/topics.py; its last tenth is the test."""
     text = (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
     cut = round(len(text) * (1 - PYDOC_TEST_SHARE))
     parts = {"pydoc, train": text[:cut], "pydoc, test": text[cut:]}
@@ -69,7 +69,7 @@ def load_pydoc(data_dir: Path, config: RunConfig) -> Task:
 
 
 def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
-    """The task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
+    """Make the task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
     vocabulary = VOCABULARY[config.tokens]
     for name, tokens in texts.items():
         if len(tokens) <= config.context:
@@ -86,7 +86,7 @@ def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
 
 
 def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task:
-    """The files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
+    """Read the files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
     folder, archive = data_dir / name, data_dir / f"{name}-v1.zip"
     names = [f"wiki.{split}.{ending}" for split in ("train", "valid")]
     here = found([folder], [(file, f"{file}.gz") for file in names])
@@ -98,7 +98,7 @@ def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task
 
     try:
         splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
-    except Exception as error:  # whatever the network, the hub and its cache may say
+    except Exception as error:  # any error of the network, the hub or its cache
         raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
     read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, config) for s in splits}
     return _task(read, config)
@@ -109,12 +109,22 @@ def _joined(split: Any) -> str:
 
 
 def tokenised(text: str, data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
-    """A text as tokens, mapped into memory; cut once, and kept in the cache. Raises as `_cached`."""
+    """Cut a text into tokens, mapped into memory; it is cut once, and its tokens stay in the cache.
+
+    Args:
+        text: the whole text.
+        data_dir: the folder of GPT-2's vocabulary, where the tokens are GPT-2's.
+        config: of the run; its `tokens` decides the kind.
+
+    Raises:
+        DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
+        StorageError: the cache cannot be written.
+    """
     return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, config)
 
 
 def _cached(stamp: str, text: Callable[[], str], data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
-    """The tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
+    """Return the tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
 
     Raises:
         DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
@@ -132,7 +142,7 @@ def _cached(stamp: str, text: Callable[[], str], data_dir: Path, config: RunConf
 
 
 def cache_dir() -> Path:
-    """Where tokens are kept: $LASER_FL_CACHE, else a cache folder of the user's."""
+    """Return the folder of the tokens: $LASER_FL_CACHE, else a cache folder of the user's."""
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("laser-fl")) / "tokens"
 
 
@@ -141,7 +151,7 @@ def _mapped(path: Path) -> Int32[Tensor, " tokens"]:
 
 
 def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
-    """The tokens in a file of the cache; None where it is not as long as its name says, or others are in it."""
+    """Map the tokens in a file of the cache; None where its length is not the one in its name, or others are in it."""
     if not path.stem.endswith(f"-{path.stat().st_size}"):
         return None
     tokens = _mapped(path)
@@ -152,7 +162,7 @@ def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
 
 
 def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
-    """A file of the cache, whole or not at all: another process may be doing the same. Raises StorageError."""
+    """Write a file of the cache, whole or not at all: another process may be doing the same. Raises StorageError."""
     part = cache_dir() / f"{stem}.{os.getpid()}.part"
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +188,7 @@ def _bytes(text: str) -> Iterator[Tensor]:
 
 
 def _bpe(text: str, encoder: Source, merges: Source) -> Iterator[Tensor]:
-    """GPT-2's tokens, cut in pieces that end with a line."""
+    """Yield GPT-2's tokens, of pieces that end with a line."""
     tokenizer, pieces = _tokenizer(encoder, merges), _pieces(text)
     while some := list(islice(pieces, PIECES)):
         for encoded in tokenizer.encode_batch(some):
@@ -194,14 +204,14 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _vocabulary(data_dir: Path) -> tuple[Source, Source]:
-    """(encoder.json, vocab.bpe) in `data_dir`/gpt2-bpe, else from Hugging Face. Raises DataError."""
+    """Find (encoder.json, vocab.bpe) in `data_dir`/gpt2-bpe, else at Hugging Face. Raises DataError."""
     folder = data_dir / "gpt2-bpe"
     if (here := found([folder], [("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")])) is None:
         from huggingface_hub import hf_hub_download
 
         try:
             here = [Source(Path(hf_hub_download("gpt2", name))) for name in ("vocab.json", "merges.txt")]
-        except Exception as error:  # whatever the network, the hub and its cache may say
+        except Exception as error:  # any error of the network, the hub or its cache
             reason = brief(reason_of(error))
             raise missing("gpt2 vocabulary", [folder], "encoder.json and vocab.bpe", reason) from None
     encoder, merges = here
@@ -209,7 +219,7 @@ def _vocabulary(data_dir: Path) -> tuple[Source, Source]:
 
 
 def _tokenizer(encoder: Source, merges: Source) -> Any:
-    """GPT-2's tokenizer. Raises DataError where the files are not GPT-2's."""
+    """Build GPT-2's tokenizer. Raises DataError where the files are not GPT-2's."""
     from tokenizers import ByteLevelBPETokenizer
 
     try:

@@ -1,82 +1,79 @@
-"""What server and clients say of each other's exchanges, so that nothing is lost and nothing counts twice."""
+"""Acknowledgements between server and clients, so that no update is lost and none counts twice."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from pydantic import TypeAdapter
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.approximation import Everything, FactorAndColumns, Kept, Picked, Product, Sparse, Whole
+from laser_fl.pipeline import InFlight
+from laser_fl.schemes.approximation import (
+    Approximation,
+    Dense,
+    LowRank,
+    OwnIndices,
+    SharedIndices,
+    SubspaceAndColumns,
+)
 
-KINDS: dict[str, type[Kept]] = {
-    kind.__name__: kind for kind in (Everything, Whole, Product, FactorAndColumns, Picked, Sparse)
+KINDS: dict[str, type[Approximation]] = {
+    kind.__name__: kind for kind in (Dense, LowRank, SubspaceAndColumns, SharedIndices, OwnIndices)
 }
 
 
 @dataclass(frozen=True)
-class Receipts:
-    """Which exchange this is, and what of earlier ones the server has taken.
+class Acknowledgements:
+    """The number of the current exchange, and the earlier ones that the server has accepted.
 
     exchange: counted from 0 over the run; one that is repeated keeps its number.
-    taken: for each client of the run, the last exchange of which the server took its reply; -1 before that.
+    last_acknowledged: for each client of the run, the last exchange whose reply the server accepted; -1 before that.
     since: the first exchange of this server; above 0 where it goes on from a checkpoint.
-    save: whether hosts are to take a snapshot of what their clients hold after this exchange. folder: where to, each
-        on its own disk.
+    save: True where client groups must save a snapshot of their client state after this exchange. folder: for these
+        snapshots, on each group's own disk.
     """
 
     exchange: int = 0
-    taken: tuple[int, ...] = ()
+    last_acknowledged: tuple[int, ...] = ()
     since: int = 0
     save: bool = False
     folder: str = ""
 
-    def has(self, client: int, exchange: int) -> bool:
-        """Whether the server took what `client` sent in `exchange`, or later."""
-        return client < len(self.taken) and self.taken[client] >= exchange
+    def acknowledges(self, client: int, exchange: int) -> bool:
+        """Return True where the server accepted a reply of `client` to `exchange`, or to a later one."""
+        return client < len(self.last_acknowledged) and self.last_acknowledged[client] >= exchange
 
 
-@dataclass(frozen=True)
-class Pending:
-    """What signals stand for, as long as their senders do not know whether the server took them.
-
-    clients: the senders, rising; kept: per block, a row for each of them.
-    """
-
-    clients: tuple[int, ...]
-    kept: Mapping[str, Kept]
+_Layout = list[tuple[tuple[int, ...], list[tuple[str, str, tuple[str, tuple[int, ...], bool] | None]]]]
+_LAYOUT = TypeAdapter(_Layout)
 
 
-_Plan = list[tuple[tuple[int, ...], list[tuple[str, str, tuple[str, tuple[int, ...], bool] | None]]]]
-_PLAN = TypeAdapter(_Plan)
-
-
-def flatten(pending: Sequence[Pending]) -> tuple[str, Tensors]:
-    """What is pending as text and tensors by name."""
-    plan: _Plan = []
+def flatten(in_flight: Sequence[InFlight]) -> tuple[str, Tensors]:
+    """Return the approximations in flight as text, and as tensors by name."""
+    layout: _Layout = []
     tensors: Tensors = {}
-    for index, one in enumerate(pending):
+    for index, one in enumerate(in_flight):
         kinds = []
-        for name, part in one.kept.items():
+        for name, part in one.approximations.items():
             fields = vars(part)
             block = next((astuple(value) for value in fields.values() if isinstance(value, Block)), None)
             kinds.append((name, type(part).__name__, block))
             tensors |= {f"{index}/{key}/{name}": value for key, value in fields.items() if isinstance(value, Tensor)}
-        plan.append((one.clients, kinds))
-    return json.dumps(plan), tensors
+        layout.append((one.clients, kinds))
+    return json.dumps(layout), tensors
 
 
-def unflatten(text: str, tensors: Tensors) -> tuple[Pending, ...]:
-    """Undo `flatten`. Raises ValueError, KeyError or TypeError where they do not fit together."""
-    pending = []
-    for index, (clients, kinds) in enumerate(_PLAN.validate_json(text)):
-        kept = {}
+def unflatten(text: str, tensors: Tensors) -> tuple[InFlight, ...]:
+    """Undo `flatten`. Raises ValueError, KeyError or TypeError where text and tensors do not fit together."""
+    in_flight = []
+    for index, (clients, kinds) in enumerate(_LAYOUT.validate_json(text)):
+        approximations = {}
         for name, kind, block in kinds:
             parts = {key.split("/", 2)[1]: t for key, t in tensors.items() if _is_of(key, index, name)}
-            kept[name] = KINDS[kind](**parts | ({"block": Block(*block)} if block else {}))
-        pending.append(Pending(clients, kept))
-    return tuple(pending)
+            approximations[name] = KINDS[kind](**parts | ({"block": Block(*block)} if block else {}))
+        in_flight.append(InFlight(clients, approximations))
+    return tuple(in_flight)
 
 
 def _is_of(key: str, index: int, name: str) -> bool:

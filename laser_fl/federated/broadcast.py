@@ -1,46 +1,82 @@
-"""What the server tells the clients of its model: the model itself, its last step, or what it heard."""
+"""Broadcasts: how to encode, and the model: itself, its last step, or the received signals that lead to it."""
+
+from dataclasses import dataclass, field
 
 from laser_fl.blocks import Tensors
 from laser_fl.channels.downlink import Downlink, noise_std
-from laser_fl.federated.model import Server
-from laser_fl.federated.replica import News, State, checksum
-from laser_fl.schemes.base import Context, Heard
+from laser_fl.federated.acknowledgements import Acknowledgements
+from laser_fl.federated.model import GlobalModel
+from laser_fl.federated.replica import ReplicaState, ReplicaUpdate, checksum
+from laser_fl.pipeline import Instructions
+from laser_fl.schemes.base import Received, RoundContext
+
+
+@dataclass(frozen=True)
+class Broadcast(Instructions):
+    """The server's message to every client before an exchange: how to encode, and the model.
+
+    weights: by name; (clients, *shape) where clients have their `own_weights`, since each received the model under
+        noise of its own, or has stepped by itself.
+    downlink: the content of the weights, before any client has received them.
+    buffers: of the model (a batch norm's running mean and variance); noiseless.
+    sync: where nodes make weights and shared state by themselves: the server's last step, or its whole state.
+    acknowledgements: the number of this exchange, and which earlier ones the server has accepted.
+    """
+
+    weights: Tensors = field(default_factory=dict)
+    downlink: Downlink = field(default_factory=Downlink)
+    own_weights: bool = False
+    buffers: Tensors = field(default_factory=dict)
+    sync: ReplicaUpdate | ReplicaState | None = None
+    acknowledgements: Acknowledgements = field(default_factory=Acknowledgements)
+
+    @property
+    def is_replica_update(self) -> bool:
+        """True where only a node with a replica can use it."""
+        return isinstance(self.sync, ReplicaUpdate)
 
 
 class Broadcaster:
     """The server's end of the downlink. An exchange is one broadcast and its replies; a round has one or more.
 
-    weights: what goes down of the model in this round; none where nodes make it by themselves of what was heard.
-    downlink: what these are, and under which noise every client hears them.
+    weights: the part of the model that this round's broadcast sends; none where nodes compute the model by themselves
+        from the received signals.
+    downlink: the content of the weights, and the noise under which every client receives them.
     power: per broadcast of the weights, linear; inf: no noise.
     """
 
-    def __init__(self, server: Server, content: str, power: float) -> None:
-        """content: as the config's ``downlink``."""
-        self._server = server
+    def __init__(self, model: GlobalModel, content: str, power: float) -> None:
+        """Start with nothing sent.
+
+        Args:
+            model: of the server.
+            content: as the config's ``downlink``.
+            power: per broadcast of the weights, linear; inf: no noise.
+        """
+        self._model = model
         self._content = content
         self.power = power
         self.weights: Tensors = {}
         self.downlink = Downlink()
-        self._sent: Tensors | None = None  # the model that copies have, but for their noise
-        self._news: News | None = None
-        self._news_floats: int | None = None  # None where all is told, not news
+        self._sent: Tensors | None = None  # the model of the copies, but for their noise
+        self._replica_update: ReplicaUpdate | None = None
+        self._update_values: int | None = None  # None where the whole state is sent, not an update
 
     @property
     def compressed(self) -> bool:
-        """Whether nodes make the model by themselves of what was heard."""
+        """True where nodes compute the model by themselves from the received signals."""
         return self._content == "compressed"
 
     @property
     def energy(self) -> float:
-        """Of the round's broadcast, where it has noise to overcome."""
+        """The energy of one broadcast of this round; 0 where the downlink has no noise."""
         return 0.0 if self.downlink.noise_std == 0 else self.power
 
     def begin_round(self) -> None:
-        """Choose what goes down of the model as it is now."""
-        weights = self._server.weights
+        """Choose the part of the current model that this round's broadcast sends."""
+        weights = self._model.weights
         if self.compressed:
-            self.weights, self.downlink = {}, Downlink("heard")
+            self.weights, self.downlink = {}, Downlink("received")
         elif self._content == "model":
             self.weights, self.downlink = weights, Downlink("model", noise_std(weights, self.power))
         elif self._sent is None:
@@ -50,43 +86,56 @@ class Broadcaster:
             self.weights, self.downlink = update, Downlink("update", noise_std(update, self.power))
 
     def end_round(self) -> None:
-        """Remember what was told, before the model steps."""
+        """Remember the model that was sent, before it steps."""
         if self._content == "update":
-            self._sent = {name: w.clone() for name, w in self._server.weights.items()}
+            self._sent = {name: w.clone() for name, w in self._model.weights.items()}
 
-    def hear(self, exchange: int, context: Context, heard: Heard | None, shared: Tensors) -> None:
-        """Note what an exchange brought, as news of the next. shared: the scheme's shared state before it."""
+    def record(self, exchange: int, context: RoundContext, received: Received | None, shared: Tensors) -> None:
+        """Make the replica update that the next broadcast sends.
+
+        Args:
+            exchange: number of the exchange that has just ended.
+            context: of that exchange.
+            received: the server's estimates in it; None where nobody transmitted.
+            shared: the scheme's shared state before it.
+        """
         if self.compressed:
-            self._news = News(exchange, context, heard, checksum(self._server.weights, shared))
-            self._news_floats = self._news.floats
+            self._replica_update = ReplicaUpdate(exchange, context, received, checksum(self._model.weights, shared))
+            self._update_values = self._replica_update.num_values
 
     def forget(self) -> None:
-        """Tell everything anew, and no news."""
-        self._news = self._news_floats = None
+        """Drop the replica update: the next broadcast sends the whole state."""
+        self._replica_update = self._update_values = None
 
-    def told(self, exchange: int, shared: Tensors) -> News | State | None:
-        """What nodes make the model of before `exchange`, by themselves; None where they are told the model."""
-        return (self._news or self._server.replica.state(exchange, shared)) if self.compressed else None
+    def sync(self, exchange: int, shared: Tensors) -> ReplicaUpdate | ReplicaState | None:
+        """Return the message from which nodes compute the model before `exchange`; None where the model is sent."""
+        return (self._replica_update or self._model.replica.state(exchange, shared)) if self.compressed else None
 
-    def floats(self, exchange: int, shared: Tensors, first: bool) -> int:
-        """Values told before `exchange`. first: of its round; the model and its buffers are told once a round."""
+    def num_values(self, exchange: int, shared: Tensors, first: bool) -> int:
+        """Count the values that the broadcast before `exchange` sends.
+
+        Args:
+            exchange: its number.
+            shared: the scheme's shared state.
+            first: True for the first exchange of a round; the model and its buffers are sent once a round.
+        """
         if not self.compressed:
-            told = volume(shared)
-        elif self._news_floats is None:
-            told = self._server.replica.state(exchange, shared).floats
+            count = num_values(shared)
+        elif self._update_values is None:
+            count = self._model.replica.state(exchange, shared).num_values
         else:
-            told = self._news_floats
-        return told + (volume(self.weights) + volume(self._server.buffers) if first else 0)
+            count = self._update_values
+        return count + (num_values(self.weights) + num_values(self._model.buffers) if first else 0)
 
     def state(self) -> tuple[int | None, Tensors]:
-        """All that decides how it goes on from here, between two rounds."""
-        return self._news_floats, self._sent or {}
+        """Return all that determines the next broadcasts, between two rounds: (values of the update, model sent)."""
+        return self._update_values, self._sent or {}
 
-    def restore(self, news_floats: int | None, sent: Tensors) -> None:
-        """Undo `state`. Nodes are told everything once more, which counts as the news that they were to be told."""
-        self._news, self._news_floats, self._sent = None, news_floats, sent or None
+    def restore(self, update_values: int | None, sent: Tensors) -> None:
+        """Undo `state`. Nodes get the whole state once more, which counts as the replica update that was due."""
+        self._replica_update, self._update_values, self._sent = None, update_values, sent or None
 
 
-def volume(tensors: Tensors) -> int:
-    """How many values these are."""
+def num_values(tensors: Tensors) -> int:
+    """Count the values of all tensors."""
     return sum(tensor.numel() for tensor in tensors.values())

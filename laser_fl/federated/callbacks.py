@@ -1,20 +1,20 @@
-"""What is told of a run while it goes, and to whom."""
+"""Callbacks of a running run, and the metrics that they receive."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from laser_fl.federated.server import Training
+    from laser_fl.federated.server import Server
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """One evaluation.
+    """The result of one evaluation.
 
-    round: rounds done. epoch: passes over the data done. train_loss: mean over the clients of the
-    last round in which any were present. test: of the current weights. ema_test: of their moving
-    average. channel_uses, energy, latency_seconds: spent so far, as in the ledger, up and down.
+    round: rounds done. epoch: passes over the data done. train_loss: mean over the participants of the last round
+    that had any. test: of the current weights. ema_test: of their moving average. channel_uses, energy,
+    latency_seconds: spent so far, as in the ledger, up and down.
     """
 
     round: int
@@ -46,33 +46,33 @@ class Metrics:
 
     @property
     def scores(self) -> dict[str, float]:
-        """test_<metric>..., ema_test_<metric>...."""
+        """The scores by name: test_<metric>..., ema_test_<metric>...."""
         current = {f"test_{name}": value for name, value in self.test.items()}
         return current | {f"ema_test_{name}": value for name, value in self.ema_test.items()}
 
     def flat(self) -> dict[str, int | float | None]:
-        """One row: round, epoch, train_loss, the scores, what was spent."""
+        """Return one row: round, epoch, train_loss, the scores, and the totals spent."""
         spent = {name: getattr(self, name) for name in ("channel_uses", "energy", "latency_seconds")}
         return {"round": self.round, "epoch": self.epoch, "train_loss": self.train_loss} | self.scores | spent
 
     def line(self, rounds: int) -> str:
-        """One line for a log; rounds: length of the run."""
+        """Return one line for a log. rounds: length of the run."""
         scores = "  ".join(f"{name} {self.test[name]:.4f} (averaged {self.ema_test[name]:.4f})" for name in self.test)
         loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
         return f"round {self.round}/{rounds}  {loss}test {scores}"
 
 
-class Observer:
-    """Looks on while a run goes; does nothing unless overridden."""
+class Callback:
+    """An object that a run calls as it proceeds; its methods do nothing unless overridden."""
 
-    def on_begin(self, training: "Training") -> None:
-        """Before the first round."""
+    def on_begin(self, server: "Server") -> None:
+        """React to the start of the run, before the first round."""
 
-    def on_round(self, training: "Training", seconds: float) -> None:
-        """After every round; `training.ledger[-1]` is its entry. seconds: what it took."""
+    def on_round(self, server: "Server", seconds: float) -> None:
+        """React to the end of a round; `server.ledger[-1]` is its record. seconds: its duration."""
 
-    def on_evaluation(self, training: "Training", metrics: Metrics) -> None:
-        """After every evaluation."""
+    def on_evaluation(self, server: "Server", metrics: Metrics) -> None:
+        """React to an evaluation."""
 
-    def on_checkpoint(self, training: "Training") -> None:
-        """After a round whose state is to be kept, and after its evaluation."""
+    def on_checkpoint(self, server: "Server") -> None:
+        """Save the state after a round that needs a checkpoint, and after its evaluation."""

@@ -1,4 +1,4 @@
-"""A host of clients, a process or a Flower node: who of them takes part, and what they hold between rounds."""
+"""A group of clients, computed by one process or Flower node: their replies, and their state between rounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,51 +8,58 @@ from typing import Any
 import torch
 
 from laser_fl.blocks import Tensors
-from laser_fl.channels.downlink import listen
+from laser_fl.channels.downlink import receive
 from laser_fl.errors import brief
-from laser_fl.federated.acknowledgements import Receipts, flatten, unflatten
-from laser_fl.federated.replica import Follower, OutOfStepError, following
+from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
+from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.replica import OutOfSyncError, ReplicaFollower, following
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import Broadcast, Uplink
+from laser_fl.pipeline import ClientUpdate
 from laser_fl.rng import Device
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
 
-TREES = ("memory", "copies", "signals", "buffers", "kept")
+TREES = ("memory", "copies", "signals", "buffers", "in-flight")
 REPORTS = ("losses", "signal_norms", "gradient_norms")
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a host's clients hold, a row per client; the host owns it and changes it in place.
+class ClientState:
+    """The state of a group's clients between rounds, a row per client; the group owns it and changes it in place.
 
     memory: of error feedback, per block; empty at first, and for schemes without.
     copies: each client's own model, where the server broadcasts updates; else empty.
-    follower: of all the host's clients, where the server broadcasts what it heard; it is not in checkpoints.
-    last: what they said last; it is said again where the server asks again, and goes back into the memory where
-        the server has not taken it.
-    heard: the last round whose broadcast the copies have followed.
+    follower: of all the group's clients, where the server broadcasts the received signals; it is not in checkpoints.
+    last: their last reply; it is sent again where the server asks again, and its approximations go back into the
+        memory where the server has not accepted it.
+    last_round: the last round whose broadcast the copies have followed.
     """
 
     memory: Tensors = field(default_factory=dict)
     copies: Tensors = field(default_factory=dict)
-    follower: Follower | None = None
+    follower: ReplicaFollower | None = None
     last: Reply | None = None
-    heard: int = -1
+    last_round: int = -1
 
 
-def to_checkpoint(held: Held) -> tuple[Numbers, Tensors]:
-    """What is held after an answer, as numbers and tensors."""
-    assert held.last is not None
-    uplink = held.last.uplink
-    pending, kept = flatten(uplink.pending)
-    trees = dict(zip(TREES, (held.memory, held.copies, uplink.signals, uplink.buffers, kept), strict=True))
+def to_checkpoint(client_state: ClientState) -> tuple[Numbers, Tensors]:
+    """Return the client state after a reply, as numbers and tensors."""
+    assert client_state.last is not None
+    client_update = client_state.last.client_update
+    in_flight, approximations = flatten(client_update.in_flight)
+    trees = dict(
+        zip(
+            TREES,
+            (client_state.memory, client_state.copies, client_update.signals, client_update.buffers, approximations),
+            strict=True,
+        )
+    )
     tensors = {f"{tree}/{name}": tensor for tree, named in trees.items() for name, tensor in named.items()}
-    last, clients = held.last.exchange, held.last.clients
-    numbers = {"exchange": last, "clients": clients, "pending": pending, "heard": held.heard}
-    return numbers, tensors | {name: getattr(uplink, name) for name in REPORTS}
+    last, clients = client_state.last.exchange, client_state.last.clients
+    numbers = {"exchange": last, "clients": clients, "in-flight": in_flight, "last-round": client_state.last_round}
+    return numbers, tensors | {name: getattr(client_update, name) for name in REPORTS}
 
 
-def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") -> Held:
+def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") -> ClientState:
     """Undo `to_checkpoint`, onto `device`. Raises CheckpointError."""
     trees: dict[str, Tensors] = {tree: {} for tree in TREES}
     for key, tensor in tensors.items():
@@ -61,36 +68,43 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
             trees[tree][name] = tensor.to(device)
     try:
         reports: dict[str, Any] = {name: tensors[name] for name in REPORTS}
-        pending = unflatten(numbers["pending"], trees["kept"])
-        uplink = Uplink(trees["signals"], buffers=trees["buffers"], pending=pending, **reports)
-        last, heard = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), uplink), int(numbers["heard"])
+        in_flight = unflatten(numbers["in-flight"], trees["in-flight"])
+        client_update = ClientUpdate(trees["signals"], buffers=trees["buffers"], in_flight=in_flight, **reports)
+        last, last_round = (
+            Reply(int(numbers["exchange"]), tuple(numbers["clients"]), client_update),
+            int(numbers["last-round"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint: does not hold what clients hold ({brief(str(error))})") from None
-    return Held(trees["memory"], trees["copies"], last=last, heard=heard)
+        raise CheckpointError(f"checkpoint: does not hold a client state ({brief(str(error))})") from None
+    return ClientState(trees["memory"], trees["copies"], last=last, last_round=last_round)
 
 
-Respond = Callable[[Broadcast, Tensors], tuple[Uplink, Tensors]]
+UpdateFn = Callable[[Broadcast, Tensors], tuple[ClientUpdate, Tensors]]
 
 
-class Host:
-    """Some of the run's clients, and what they hold."""
+class ClientGroup:
+    """Some of the run's clients, and their state."""
 
     def __init__(
         self,
         clients: range,
-        respond: Respond,
-        held: Held | None = None,
+        respond: UpdateFn,
+        client_state: ClientState | None = None,
         name: str = "node-0-of-1",
         folder: str = "",
         device: Device = "cpu",
     ) -> None:
-        """clients: their numbers in the run. held: to go on from; None: nothing, or what is on disk.
+        """Start with a client state, or with none.
 
-        respond: (broadcast, memory) -> (uplink, next memory), whose rows are broadcast.context.present.
-        name: of the host among those of the run. folder: for its snapshots, instead of the one that the server names.
-        device: where the clients compute.
+        Args:
+            clients: their numbers in the run.
+            respond: (broadcast, memory) -> (update, next memory), whose rows are broadcast.context.participants.
+            client_state: to go on from; None: an empty one, or the snapshot on disk.
+            name: of the group among those of the run.
+            folder: for its snapshots, instead of the one that the server names.
+            device: on which the clients compute.
         """
-        self._held = held
+        self._client_state = client_state
         self._clients = clients
         self._respond = respond
         self._name = name
@@ -98,114 +112,149 @@ class Host:
         self._device = device
 
     @property
-    def held(self) -> Held:
-        """What the clients hold now."""
-        return self._held or Held()
+    def client_state(self) -> ClientState:
+        """The current client state; an empty one before the first broadcast."""
+        return self._client_state or ClientState()
 
     def answer(self, broadcast: Broadcast) -> Reply:
-        """Let those that take part in the round respond; the others only listen. What was said already is said again.
+        """Let the participants respond; the others only receive. An exchange that is repeated gets the same reply.
 
         Raises:
-            OutOfStepError: the server told what it heard, or its update, but one before that was missed.
+            OutOfSyncError: the server broadcast its received signals, or its update, but an earlier one was missed.
             StorageError: the server asked for a snapshot, but it cannot be written.
         """
-        receipts = broadcast.receipts
-        if self._held is None:
-            self._held = self._recall(receipts)
-        reply = self._said(receipts.exchange) or self._say(broadcast)
-        if receipts.save:
-            self._snapshots(receipts).save(receipts.exchange, *to_checkpoint(self.held))
+        acknowledgements = broadcast.acknowledgements
+        if self._client_state is None:
+            self._client_state = self._load(acknowledgements)
+        reply = self._last_reply(acknowledgements.exchange) or self._respond_to(broadcast)
+        if acknowledgements.save:
+            self._snapshots(acknowledgements).save(acknowledgements.exchange, *to_checkpoint(self.client_state))
         return reply
 
-    def _said(self, exchange: int) -> Reply | None:
-        """What was said already in an exchange that is repeated."""
-        last = self.held.last
+    def _last_reply(self, exchange: int) -> Reply | None:
+        """Return the reply to an exchange that is repeated; None where it is new."""
+        last = self.client_state.last
         return last if last is not None and last.exchange == exchange else None
 
-    def _say(self, broadcast: Broadcast) -> Reply:
-        """Listen and respond."""
-        broadcast, held = follow(broadcast, self.held)
-        self._held = settle(held, broadcast.receipts, self._clients)
-        del held  # with the signals of the exchange before, which are not to lie beside the next gradients
-        here = self._hear(broadcast)
-        uplink, rows = Uplink.none(), [client - self._clients.start for client in here.context.present]
+    def _respond_to(self, broadcast: Broadcast) -> Reply:
+        """Receive the broadcast and respond."""
+        broadcast, client_state = follow(broadcast, self.client_state)
+        self._client_state = restore_unacknowledged(client_state, broadcast.acknowledgements, self._clients)
+        del client_state  # with the last exchange's signals, which must not be in memory beside the next gradients
+        here = self._receive(broadcast)
+        client_update, rows = (
+            ClientUpdate.none(),
+            [client - self._clients.start for client in here.context.participants],
+        )
         if rows:
-            uplink, memory = self._respond(here, pick(self.held.memory, rows))
-            self._held = replace(self.held, memory=place(self.held.memory, rows, memory, len(self._clients)))
-        reply = Reply(broadcast.receipts.exchange, here.context.present, uplink)
-        self._held = replace(self.held, last=reply)
+            client_update, memory = self._respond(here, pick(self.client_state.memory, rows))
+            self._client_state = replace(
+                self.client_state, memory=place(self.client_state.memory, rows, memory, len(self._clients))
+            )
+        reply = Reply(broadcast.acknowledgements.exchange, here.context.participants, client_update)
+        self._client_state = replace(self.client_state, last=reply)
         return reply
 
-    def _recall(self, receipts: Receipts) -> Held:
-        """What was on disk when the server stopped, where it goes on from there and has taken nothing since."""
-        if receipts.since == 0 or any(receipts.has(client, receipts.since) for client in self._clients):
-            return Held()
-        snapshots = self._snapshots(receipts)
-        for exchange in (receipts.since, receipts.since - 1):  # where it stopped within one, it begins with that
+    def _load(self, acknowledgements: Acknowledgements) -> ClientState:
+        """Load the snapshot of when the server stopped, where it goes on from there and has accepted nothing since."""
+        if acknowledgements.since == 0 or any(
+            acknowledgements.acknowledges(client, acknowledgements.since) for client in self._clients
+        ):
+            return ClientState()
+        snapshots = self._snapshots(acknowledgements)
+        for exchange in (
+            acknowledgements.since,
+            acknowledgements.since - 1,
+        ):  # a server that stopped within an exchange begins with that one
             if exchange in snapshots.numbers:
                 return from_checkpoint(*snapshots.load(exchange), self._device)
-        return Held()
+        return ClientState()
 
-    def _snapshots(self, receipts: Receipts) -> Checkpoints:
-        return Checkpoints(Path(self._folder or receipts.folder), self._name)
+    def _snapshots(self, acknowledgements: Acknowledgements) -> Checkpoints:
+        return Checkpoints(Path(self._folder or acknowledgements.folder), self._name)
 
-    def _hear(self, broadcast: Broadcast) -> Broadcast:
-        """The broadcast as those hear it that take part; copies of the model change with it."""
+    def _receive(self, broadcast: Broadcast) -> Broadcast:
+        """Return the broadcast as the participants receive it; copies of the model change with it."""
         here = broadcast.of(self._clients)
         if broadcast.context.phase > 0:
             return here
-        present, keeping = here.context.present, broadcast.downlink.content in ("start", "update")
-        listeners = self._clients if keeping else present  # a copy goes on while its client is absent
-        if broadcast.downlink.content == "update" and self.held.heard != broadcast.context.round - 1:
-            raise OutOfStepError(f"round {broadcast.context.round + 1}: the update before it was missed")
-        own, copies = listen(broadcast.weights, broadcast.downlink, self.held.copies, listeners, broadcast.context)
-        self._held = replace(self.held, copies=copies, heard=broadcast.context.round)
-        if own is None or not present:
+        participants, has_copies = here.context.participants, broadcast.downlink.content in ("start", "update")
+        receiving = (
+            self._clients if has_copies else participants
+        )  # a copy follows while its client does not participate
+        if broadcast.downlink.content == "update" and self.client_state.last_round != broadcast.context.round - 1:
+            raise OutOfSyncError(f"round {broadcast.context.round + 1}: the update before it was missed")
+        own, copies = receive(
+            broadcast.weights, broadcast.downlink, self.client_state.copies, receiving, broadcast.context
+        )
+        self._client_state = replace(self.client_state, copies=copies, last_round=broadcast.context.round)
+        if own is None or not participants:
             return here
-        return replace(here, weights=pick(own, [client - self._clients.start for client in present]), own_weights=True)
+        return replace(
+            here, weights=pick(own, [client - self._clients.start for client in participants]), own_weights=True
+        )
 
 
-def settle(held: Held, receipts: Receipts, clients: range) -> Held:
-    """Put back into the memory what was said last and the server has not taken; in place."""
-    if held.last is None:
-        return held
-    for pending in held.last.uplink.pending:
-        lost = [i for i, c in enumerate(pending.clients) if not receipts.has(c, held.last.exchange)]
+def restore_unacknowledged(
+    client_state: ClientState, acknowledgements: Acknowledgements, clients: range
+) -> ClientState:
+    """Add the last approximations that the server has not acknowledged back to the memory, in place.
+
+    Args:
+        client_state: of the group.
+        acknowledgements: of the server's next exchange.
+        clients: numbers of the group's clients, the rows of the memory.
+    """
+    if client_state.last is None:
+        return client_state
+    for in_flight in client_state.last.client_update.in_flight:
+        lost = [
+            i
+            for i, c in enumerate(in_flight.clients)
+            if not acknowledgements.acknowledges(c, client_state.last.exchange)
+        ]
         if lost:
-            rows = torch.tensor([client - clients.start for client in pending.clients])
-            for name, part in pending.kept.items():
-                memory = held.memory[name]
+            rows = torch.tensor([client - clients.start for client in in_flight.clients])
+            for name, part in in_flight.approximations.items():
+                memory = client_state.memory[name]
                 whole = memory[rows]
-                part.restore_(whole)
+                part.add_to_(whole)
                 memory[rows[lost]] = whole[lost]
-    return replace(held, last=None)
+    return replace(client_state, last=None)
 
 
-def follow(broadcast: Broadcast, held: Held) -> tuple[Broadcast, Held]:
-    """Make weights and shared state of what was told, where it is for the host to make them.
+def follow(broadcast: Broadcast, client_state: ClientState) -> tuple[Broadcast, ClientState]:
+    """Compute weights and shared state from the broadcast's sync message, where it has one.
 
     Raises:
-        OutOfStepError: an exchange before that was missed.
+        OutOfSyncError: an earlier exchange was missed.
     """
-    if broadcast.told is None:
-        return broadcast, held
-    follower = following(held.follower, broadcast.told, broadcast.scheme)
+    if broadcast.sync is None:
+        return broadcast, client_state
+    follower = following(client_state.follower, broadcast.sync, broadcast.scheme)
     ctx = broadcast.context
-    if ctx.speakers and not broadcast.scheme.fits(follower.shared, ctx):
-        raise OutOfStepError("what was heard does not lead to the exchange that it was told in")
-    followed = replace(broadcast, weights=follower.weights, shared=follower.shared, told=None)
-    return followed, replace(held, follower=follower)
+    if ctx.transmitters and not broadcast.scheme.fits(follower.shared, ctx):
+        raise OutOfSyncError("the received signals do not lead to the exchange whose broadcast sent them")
+    followed = replace(broadcast, weights=follower.weights, shared=follower.shared, sync=None)
+    return followed, replace(client_state, follower=follower)
 
 
 def pick(tensors: Tensors, rows: list[int]) -> Tensors:
-    """Some rows of each tensor; the tensors themselves where that is all."""
+    """Return some rows of each tensor; the tensors themselves where these are all rows."""
     if all(len(tensor) == len(rows) for tensor in tensors.values()):
         return tensors
     return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
-    """Tensors of `count` rows, of which `rows` become as in `changed`; the others stay as before, at first zero."""
+    """Return tensors of `count` rows, of which `rows` are those of `changed`; the others stay as before.
+
+    Args:
+        tensors: by name (count, *shape), changed in place; a name that is missing starts at zero.
+        rows: of the tensors, one for each row of `changed`.
+        changed: by name (rows, *shape); returned as they are where `rows` are all.
+        count: number of rows of the result.
+    """
     if len(rows) == count:
         return changed
     index, result = torch.tensor(rows), {}

@@ -1,4 +1,4 @@
-"""The ledger: what every round cost, and proof that nobody spent more than the budget."""
+"""The ledger: the costs of every round, and proof that no client exceeded the power budget."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, overload
 from jaxtyping import Float64
 from torch import Tensor
 
-from laser_fl.channels.base import Usage
+from laser_fl.channels.base import ChannelUsage
 from laser_fl.errors import PowerError
 from laser_fl.federated.validation import Fault
 
@@ -18,36 +18,36 @@ POWER_TOLERANCE = 1e-5  # relative; rounding of float32 signals
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One round. Floats are counted per client; the downlink is heard by all at once.
+class LedgerRecord:
+    """The costs of one round. Numbers of values are per client; all clients receive the downlink at once.
 
-    All that was transmitted counts, also in vain. An exchange that is repeated costs its broadcast once more (values,
-    energy, channel uses, latency), and what clients report beside the air. The air itself is used once, when enough
-    of them have answered: only then can the server tell them their amplitudes.
+    All transmissions count, also those in vain. An exchange that is repeated costs its broadcast once more (values,
+    energy, channel uses, latency), and the clients' reports in the side channel. The air itself is used once, when
+    enough clients have replied: only then can the server send them their amplitudes.
 
     round: counted from 1, as in every file a user reads.
-    present: clients that took part. speakers: those of them that transmitted; in a round
-        without any the model stayed as it was.
-    power_budget: P_t, linear. max_power_used: the largest energy any client transmitted.
-    channel_uses: how often the channel was used, by all clients at once. uplink_floats: floats of
-        32 bits that each client sent.
-    downlink_floats: values of the model, its buffers and the scheme's shared state; or of what was
-        heard in the exchange before, and all of a replica to nodes that could not follow.
+    participants: number of clients that took part. transmitters: number of those that transmitted; in a round without
+        any the model stayed as it was.
+    power_budget: P_t, linear. max_power_used: the largest energy that any client transmitted.
+    channel_uses: number of uses of the channel, by all clients at once. uplink_floats: values of 32 bits that each
+        client sent.
+    downlink_floats: values of the model, its buffers and the scheme's shared state; or of the signals received in the
+        exchange before, and all of a replica to nodes that could not follow.
     side_channel_floats: norms and buffers up, amplitudes down.
     noise_std: root mean square, over values, of the noise in the estimated mean signals.
     snr_db: energy of the mean signals over that of the noise, in dB; inf without noise, -inf without signals.
-    uplink_energy: what all clients together transmitted. downlink_energy: what the server
-        did; 0 where the downlink is ideal.
+    uplink_energy: transmitted by all clients together. downlink_energy: transmitted by the server; 0 where the
+        downlink is ideal.
     latency_seconds: channel uses, up and down, over the bandwidth; an ideal downlink takes no time.
-    faults: replies of clients that were refused or never came, in all of the round's exchanges.
-    retries: exchanges that were repeated because too few clients were left.
-    clipped: clients a signal of whose came at its cap.
-    left_out: whose replies, and what was wrong with them: ``<client> <kind>; ...``.
+    faults: number of clients' replies that were refused or never came, in all of the round's exchanges.
+    retries: number of exchanges that were repeated because too few clients were left.
+    clipped: number of clients with a signal at its norm bound.
+    left_out: the clients with faults, and their kinds: ``<client> <kind>; ...``.
     """
 
     round: int
-    present: int
-    speakers: int
+    participants: int
+    transmitters: int
     power_budget: float
     max_power_used: float
     channel_uses: int
@@ -65,19 +65,19 @@ class Entry:
     left_out: str
 
     @classmethod
-    def parse(cls, row: Mapping[str, str]) -> "Entry":
+    def parse(cls, row: Mapping[str, str]) -> "LedgerRecord":
         """Undo a row of ledger.csv. Raises ValueError or KeyError."""
         return cls(**{field.name: _KINDS[field.type](row[field.name]) for field in fields(cls)})
 
     @property
     def figures(self) -> dict[str, float]:
-        """What of it can be drawn over the rounds."""
+        """The numbers that can be drawn over the rounds."""
         return {name: value for name, value in vars(self).items() if name != "round" and not isinstance(value, str)}
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What some rounds have cost together; the columns of an entry that add up."""
+    """The costs of several rounds together; the columns of a record that add up."""
 
     channel_uses: int = 0
     uplink_energy: float = 0.0
@@ -87,48 +87,49 @@ class Totals:
     retries: int = 0
     clipped: int = 0
 
-    def plus(self, entry: Entry) -> "Totals":
-        """With one more round."""
-        return Totals(**{name: total + getattr(entry, name) for name, total in vars(self).items()})
+    def plus(self, record: LedgerRecord) -> "Totals":
+        """Return the totals with one more round."""
+        return Totals(**{name: total + getattr(record, name) for name, total in vars(self).items()})
 
 
-class Ledger(Sequence[Entry]):
-    """A run's entries so far, and their totals, which are added up as it goes."""
+class Ledger(Sequence[LedgerRecord]):
+    """A run's records so far, and their totals, which are added up round by round."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._entries: list[Entry] = []
+    def __init__(self, records: Iterable[LedgerRecord] = ()) -> None:
+        self._records: list[LedgerRecord] = []
         self.totals = Totals()
-        for entry in entries:
-            self.append(entry)
+        for record in records:
+            self.append(record)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, record: LedgerRecord) -> None:
         """Add a round."""
-        self._entries.append(entry)
-        self.totals = self.totals.plus(entry)
+        self._records.append(record)
+        self.totals = self.totals.plus(record)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._records)
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> LedgerRecord: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: slice) -> list[LedgerRecord]: ...
 
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
-        return self._entries[index]
+    def __getitem__(self, index: int | slice) -> LedgerRecord | list[LedgerRecord]:
+        return self._records[index]
 
 
 @dataclass
-class Tally:
-    """What a round has cost so far.
+class RoundAccounting:
+    """The costs of a round so far.
 
-    client_energy: what each client of the run spent. usages: of the exchanges that were taken. broadcasts: of the
-    model or its update. broadcast_floats, side_channel_floats, faults, retries: as in an entry. clipped: who was.
+    client_energy: spent by each client of the run. usages: of the exchanges that were accepted. broadcasts: number of
+    those of the model or its update. broadcast_floats: the record's downlink_floats. side_channel_floats, retries: as
+    in the record. faults: of all the round's exchanges. clipped: numbers of the clients with a signal at its bound.
     """
 
     client_energy: Float64[Tensor, " clients"]
-    usages: list[Usage] = field(default_factory=list)
+    usages: list[ChannelUsage] = field(default_factory=list)
     broadcasts: int = 0
     broadcast_floats: int = 0
     side_channel_floats: int = 0
@@ -136,25 +137,38 @@ class Tally:
     retries: int = 0
     clipped: set[int] = field(default_factory=set)
 
-    def take(self, usage: Usage, speakers: Sequence[int], side_channel_floats: int) -> None:
-        """Add an exchange in which `speakers` transmitted."""
+    def take(self, usage: ChannelUsage, transmitters: Sequence[int], side_channel_floats: int) -> None:
+        """Add an exchange.
+
+        Args:
+            usage: of the channel.
+            transmitters: numbers of the clients that transmitted, the rows of `usage.client_power`.
+            side_channel_floats: amplitudes down, per client.
+        """
         self.usages.append(usage)
-        self.client_energy[list(speakers)] += usage.client_power
+        self.client_energy[list(transmitters)] += usage.client_power
         self.side_channel_floats += side_channel_floats
 
-    def entry(
+    def record(
         self,
         round: int,
-        present: int,
-        speakers: int,
+        participants: int,
+        transmitters: int,
         power: float,
         bandwidth: float,
         broadcast_energy: float = 0.0,
         broadcast_uses: int = 0,
-    ) -> Entry:
+    ) -> LedgerRecord:
         """Sum the round up and check it against the budget.
 
-        bandwidth: channel uses per second. broadcast_energy, broadcast_uses: of one broadcast; 0 on an ideal downlink.
+        Args:
+            round: counted from 1.
+            participants: their number.
+            transmitters: their number.
+            power: the budget, linear.
+            bandwidth: channel uses per second.
+            broadcast_energy: of one broadcast; 0 on an ideal downlink.
+            broadcast_uses: channel uses of one broadcast; 0 on an ideal downlink.
 
         Raises:
             PowerError: a client's energy exceeds the budget by more than 1e-5 of it.
@@ -165,10 +179,10 @@ class Tally:
         uses = sum(usage.channel_uses for usage in self.usages)
         noise = sum(usage.noise_energy for usage in self.usages)
         signal = sum(usage.signal_energy for usage in self.usages)
-        return Entry(
+        return LedgerRecord(
             round=round,
-            present=present,
-            speakers=speakers,
+            participants=participants,
+            transmitters=transmitters,
             power_budget=power,
             max_power_used=used,
             channel_uses=uses,
@@ -176,7 +190,7 @@ class Tally:
             downlink_floats=self.broadcast_floats,
             side_channel_floats=self.side_channel_floats,
             noise_std=math.sqrt(noise / uses) if uses else 0.0,
-            snr_db=_decibels(signal, noise) if speakers else -math.inf,
+            snr_db=_decibels(signal, noise) if transmitters else -math.inf,
             uplink_energy=float(self.client_energy.sum()),
             downlink_energy=self.broadcasts * broadcast_energy,
             latency_seconds=(uses + self.broadcasts * broadcast_uses) / bandwidth,

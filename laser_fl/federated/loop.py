@@ -1,7 +1,7 @@
 """The rounds of a run: one loop for every engine.
 
-An engine supplies `advance`, which carries one broadcast to the clients and their replies back;
-what the server makes of them is in `laser_fl.federated.server`.
+An engine supplies `advance`, which carries one broadcast to the clients and their replies back. The server's part is
+in `laser_fl.federated.server`.
 """
 
 import math
@@ -10,55 +10,61 @@ from collections.abc import Callable, Mapping, Sequence
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import TrainingError
-from laser_fl.federated.callbacks import Metrics, Observer
-from laser_fl.federated.server import Training
+from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.federated.server import Server
 
 Evaluate = Callable[[Tensors], Mapping[str, float]]
 
 
 def train(
-    training: Training,
+    server: Server,
     advance: Callable[[], bool],
     evaluate: Evaluate | None = None,
-    observers: Sequence[Observer] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Run all rounds.
 
-    advance: carries out one exchange and returns what `Training.absorb` returned.
-    evaluate: weights -> metrics on test data; called for the current and the averaged weights.
+    Args:
+        server: of the run.
+        advance: carries out one exchange and returns the result of `Server.aggregate`.
+        evaluate: weights -> metrics on test data; called for the current and the averaged weights.
+        callbacks: called in their order.
+
+    Raises:
+        TrainingError: a score is not finite.
     """
-    for observer in observers:
-        observer.on_begin(training)
-    while not training.finished:
+    for callback in callbacks:
+        callback.on_begin(server)
+    while not server.finished:
         started = time.perf_counter()
         while not advance():
             pass
         seconds = time.perf_counter() - started
-        for observer in observers:
-            observer.on_round(training, seconds)
-        if evaluate is not None and training.plan.evaluates_after(training.round - 1):
-            metrics = _metrics(training, evaluate)
-            for observer in observers:
-                observer.on_evaluation(training, metrics)
-        if training.saves_after(training.round):
-            for observer in observers:
-                observer.on_checkpoint(training)
+        for callback in callbacks:
+            callback.on_round(server, seconds)
+        if evaluate is not None and server.schedule.evaluates_after(server.round - 1):
+            metrics = _metrics(server, evaluate)
+            for callback in callbacks:
+                callback.on_evaluation(server, metrics)
+        if server.saves_after(server.round):
+            for callback in callbacks:
+                callback.on_checkpoint(server)
 
 
-def _metrics(training: Training, evaluate: Evaluate) -> Metrics:
+def _metrics(server: Server, evaluate: Evaluate) -> Metrics:
     """Evaluate the current and the averaged weights. Raises TrainingError where a score is not finite."""
-    totals = training.ledger.totals
+    totals = server.ledger.totals
     metrics = Metrics(
-        round=training.round,
-        epoch=training.round / training.plan.rounds_per_epoch,
-        train_loss=training.train_loss,
-        test=evaluate(training.server.model),
-        ema_test=evaluate(training.server.averaged_model),
+        round=server.round,
+        epoch=server.round / server.schedule.rounds_per_epoch,
+        train_loss=server.train_loss,
+        test=evaluate(server.global_model.tensors),
+        ema_test=evaluate(server.global_model.averaged),
         channel_uses=totals.channel_uses,
         energy=totals.uplink_energy + totals.downlink_energy,
         latency_seconds=totals.latency_seconds,
     )
     for name, value in ({"train_loss": metrics.train_loss} | metrics.scores).items():
         if value is not None and not math.isfinite(value):
-            raise TrainingError(f"round {training.round}: the {name} is {value}: the model has diverged")
+            raise TrainingError(f"round {server.round}: the {name} is {value}: the model has diverged")
     return metrics

@@ -1,4 +1,4 @@
-"""Who takes part in a round, over which links, and who of them has something to say there."""
+"""Participation in a round: its participants, their channel state, and the transmitters among them."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -8,45 +8,58 @@ import torch
 
 from laser_fl.blocks import Block
 from laser_fl.channels import orthogonal
-from laser_fl.channels.base import Channel, Links
+from laser_fl.channels.base import Channel, ChannelState
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import Scheme
 
 
-def participants(clients: int, fraction: float, dropout_rate: float, round: int, streams: Streams) -> tuple[int, ...]:
-    """The clients that take part in `round`, by number, rising.
+def draw_participants(
+    clients: int, fraction: float, dropout_rate: float, round: int, streams: RandomStreams
+) -> tuple[int, ...]:
+    """Draw the clients that take part in `round`.
 
-    The server asks ``fraction`` of all, at least one, drawn anew each round; of these each drops out
-    with the probability ``dropout_rate``. A client that is not there computes nothing and keeps its memory.
+    The server asks ``fraction`` of all, at least one, drawn anew each round; of these each drops out with the
+    probability ``dropout_rate``. A client that does not participate computes nothing, and its memory stays as it is.
+
+    Args:
+        clients: their number in the run.
+        fraction: part of the clients that the server asks, in (0, 1].
+        dropout_rate: probability, in [0, 1).
+        round: counted from 0.
+        streams: the run's randomness.
+
+    Returns:
+        The participants' numbers, rising.
     """
-    present: Sequence[int] = range(clients)
+    participants: Sequence[int] = range(clients)
     if (count := asked(clients, fraction)) < clients:
-        present = torch.randperm(clients, generator=streams.generator("participants", round))[:count].tolist()
+        participants = torch.randperm(clients, generator=streams.generator("participants", round))[:count].tolist()
     if dropout_rate > 0:
         stays = torch.rand(clients, generator=streams.generator("dropouts", round)) >= dropout_rate
-        present = [client for client in present if stays[client]]
-    return tuple(sorted(present))
+        participants = [client for client in participants if stays[client]]
+    return tuple(sorted(participants))
 
 
 def asked(clients: int, fraction: float) -> int:
-    """How many clients the server asks in a round: the fraction of all, rounded, and at least one."""
+    """Return the number of clients that the server asks in a round: the fraction of all, rounded, and at least one."""
     return max(1, int(fraction * clients + 0.5))
 
 
 @dataclass(frozen=True)
-class Turnout:
-    """One round's clients.
+class Participation:
+    """One round's participants and transmitters.
 
-    present: numbers of those that take part, rising. speakers: of those that transmit.
-    links, bits: of the speakers; what a link carries in an exchange, inf for analog schemes.
-    channel_uses: of an exchange, for digital schemes: the turns of those who speak.
+    participants: their numbers, rising. transmitters: numbers of those that transmit.
+    channel_state: of the transmitters.
+    bits: capacity of each transmitter's link in an exchange, inf for analog schemes.
+    channel_uses: of an exchange, for digital schemes: the transmitters' turns.
     """
 
-    present: tuple[int, ...]
-    speakers: tuple[int, ...]
-    links: Links
+    participants: tuple[int, ...]
+    transmitters: tuple[int, ...]
+    channel_state: ChannelState
     bits: tuple[float, ...]
     channel_uses: int = 0
 
@@ -59,45 +72,68 @@ class Turnout:
         blocks: Sequence[Block],
         round: int,
         power: float,
-        streams: Streams,
-    ) -> "Turnout":
-        """Draw the turnout of `round`, whose power budget is `power`, linear."""
-        present = participants(config.clients, config.fraction, config.dropout_rate, round, streams)
-        links = channel.links(present, config.clients, round, streams)
-        speaks, bits, turns, uses = links.speaks, [math.inf] * len(present), int(links.speaks.sum()), 0
-        if scheme.promises.digital:
+        streams: RandomStreams,
+    ) -> "Participation":
+        """Draw the participation of a round.
+
+        Args:
+            config: of the run.
+            channel: of the uplink.
+            scheme: of the run.
+            blocks: of the model.
+            round: counted from 0.
+            power: its budget, linear.
+            streams: the run's randomness.
+        """
+        participants = draw_participants(config.clients, config.fraction, config.dropout_rate, round, streams)
+        channel_state = channel.links(participants, config.clients, round, streams)
+        transmits, bits, uses = channel_state.transmits, [math.inf] * len(participants), 0
+        turns = int(transmits.sum())
+        if scheme.traits.digital:
             uses = config.channel_uses or sum(block.size for block in blocks)
-            bits = orthogonal.capacity(links, uses, power, channel.noise_variance).tolist()
-            fits = [scheme.speaks(room, tuple(blocks)) for room in bits]
-            speaks = speaks & torch.tensor(fits, dtype=torch.bool)
-        speaking = [(client, room) for client, room, s in zip(present, bits, speaks.tolist(), strict=True) if s]
+            bits = orthogonal.capacity(channel_state, uses, power, channel.noise_variance).tolist()
+            fits = [scheme.transmits(room, tuple(blocks)) for room in bits]
+            transmits = transmits & torch.tensor(fits, dtype=torch.bool)
+        transmitting = [
+            (client, room) for client, room, s in zip(participants, bits, transmits.tolist(), strict=True) if s
+        ]
         return cls(
-            present=present,
-            speakers=tuple(client for client, _ in speaking),
-            links=links.at(speaks),
-            bits=tuple(room for _, room in speaking),
-            channel_uses=math.floor(uses * len(speaking) / max(1, turns) + 0.5),
+            participants=participants,
+            transmitters=tuple(client for client, _ in transmitting),
+            channel_state=channel_state.at(transmits),
+            bits=tuple(room for _, room in transmitting),
+            channel_uses=math.floor(uses * len(transmitting) / max(1, turns) + 0.5),
         )
 
-    def of(self, clients: Collection[int]) -> "Turnout":
-        """Those that are among `clients`; an exchange takes the channel uses that were planned for all."""
-        if len(self.present) == len(clients):
+    def of(self, clients: Collection[int]) -> "Participation":
+        """Return the part of `clients`; an exchange takes the channel uses that were scheduled for all."""
+        if len(self.participants) == len(clients):
             return self
-        stays = torch.tensor([speaker in clients for speaker in self.speakers], dtype=torch.bool)
+        stays = torch.tensor([transmitter in clients for transmitter in self.transmitters], dtype=torch.bool)
         return replace(
             self,
-            present=tuple(client for client in self.present if client in clients),
-            speakers=tuple(speaker for speaker in self.speakers if speaker in clients),
-            links=self.links.at(stays),
+            participants=tuple(client for client in self.participants if client in clients),
+            transmitters=tuple(transmitter for transmitter in self.transmitters if transmitter in clients),
+            channel_state=self.channel_state.at(stays),
             bits=tuple(room for room, s in zip(self.bits, stays.tolist(), strict=True) if s),
         )
 
 
-def refuse_silence(config: RunConfig, channel: Channel, rounds: int, streams: Streams) -> None:
-    """Raise ConfigError where `channel` is expected to let fewer than one client speak in a run of `rounds`."""
-    likely = float(channel.speaking_probability(config.clients, streams).mean())
-    present = asked(config.clients, config.fraction) * (1 - config.dropout_rate)
-    expected = likely * present * rounds
+def refuse_outage(config: RunConfig, channel: Channel, rounds: int, streams: RandomStreams) -> None:
+    """Check that at least one client is expected to transmit in the whole run.
+
+    Args:
+        config: of the run.
+        channel: of the uplink.
+        rounds: length of the run.
+        streams: the run's randomness.
+
+    Raises:
+        ConfigError: `channel` is expected to let fewer than one client transmit.
+    """
+    likely = float(channel.transmission_probability(config.clients, streams).mean())
+    participants = asked(config.clients, config.fraction) * (1 - config.dropout_rate)
+    expected = likely * participants * rounds
     if likely < 1 and not expected >= 1:  # NaN is refused, too
-        rule = f"must let at least one client speak in the whole run, expected are {expected:.2g}"
+        rule = f"must let at least one client transmit in the whole run, expected are {expected:.2g}"
         raise ConfigError(f"gain-threshold: {rule}, got {config.gain_threshold}")

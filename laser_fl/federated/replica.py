@@ -1,7 +1,7 @@
-"""A model and its optimizer, which step alike wherever they hear the same: on the server, and at nodes that follow it.
+"""Replicas of the model and its optimizer: equal inputs give equal steps, on the server and at nodes that follow it.
 
-Where the server broadcasts what it heard instead of the model (``downlink = compressed``), every node decodes and
-steps by itself. What it must know of the server's to begin with, or to begin again, is a `State`.
+With ``downlink = compressed`` the server broadcasts the received signals instead of the model, and every node decodes
+and steps by itself. A `ReplicaState` is all that a node must know of the server to begin, or to begin again.
 """
 
 import json
@@ -15,115 +15,136 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.config import parse
 from laser_fl.errors import TrainingError, quoted
-from laser_fl.federated.optimizer import Stepping, first_received, first_state, optimizer_of, schedule_of
-from laser_fl.registry import RECEIVERS
-from laser_fl.schemes.base import Context, Heard, Scheme
+from laser_fl.federated.optimizer import (
+    OptimizerConfig,
+    build_lr_schedule,
+    build_optimizer,
+    first_filter_state,
+    first_state,
+)
+from laser_fl.registry import UPDATE_FILTERS
+from laser_fl.schemes.base import Received, RoundContext, Scheme
 
 
-class OutOfStepError(TrainingError):
-    """A node has missed what it would need to follow the server."""
+class OutOfSyncError(TrainingError):
+    """A node has missed a message without which it cannot follow the server."""
 
 
-_NUMBERS = TypeAdapter(tuple[int, Stepping, int, tuple[float, ...]])
+_NUMBERS = TypeAdapter(tuple[int, OptimizerConfig, int, tuple[float, ...]])
 
 
 @dataclass(frozen=True)
-class State:
-    """All that decides how a replica goes on.
+class ReplicaState:
+    """All that determines the next steps of a replica.
 
-    exchange: how many exchanges it has followed. optimizer, received: what the optimizer and the receiver remember,
-    by ``<key>/<weight's name>``. shared: the scheme's shared state. steps: of the learning-rate schedule; rates: the
-    current ones.
+    exchange: number of exchanges that it has followed. optimizer, filter_state: the state of the optimizer and of the
+    update filter, by ``<key>/<weight's name>``. shared: the scheme's shared state. steps: of the learning-rate
+    schedule. rates: the current learning rates.
     """
 
     exchange: int
-    stepping: Stepping
+    optimizer_config: OptimizerConfig
     weights: Tensors
     optimizer: Tensors
-    received: Tensors
+    filter_state: Tensors
     shared: Tensors
     steps: int
     rates: tuple[float, ...]
 
     @property
     def numbers(self) -> str:
-        """All that is no tensor, as text."""
-        return json.dumps([self.exchange, asdict(self.stepping), self.steps, self.rates])
+        """The fields that are no tensors, as text."""
+        return json.dumps([self.exchange, asdict(self.optimizer_config), self.steps, self.rates])
 
     @property
     def model(self) -> Tensors:
-        """Weights, the optimizer's tensors and the receiver's, in an order to which a first step only adds."""
-        trees = {"weight": self.weights, "state": self.optimizer, "received": self.received}
+        """Weights, the optimizer's tensors and the update filter's, in an order to which a first step only adds."""
+        trees = {"weight": self.weights, "state": self.optimizer, "received": self.filter_state}
         return {f"{kind}/{name}": tensor for kind, tree in trees.items() for name, tensor in tree.items()}
 
     @classmethod
-    def parse(cls, numbers: str, model: Tensors, shared: Tensors) -> "State":
-        """Undo `numbers` and `model`. Raises ValueError or ConfigError where they are no state."""
-        exchange, stepping, steps, rates = _NUMBERS.validate_json(numbers)
-        if stepping.receiver not in RECEIVERS:
-            raise ValueError(f"there is no receiver {quoted(stepping.receiver)}")
-        checked = Stepping.of(parse(stepping.options), stepping.rounds, stepping.undecayed, stepping.receiver)
-        if exchange < 0 or not 0 <= steps <= stepping.rounds:
-            raise ValueError(f"{steps} of {stepping.rounds} steps and {exchange} exchanges cannot be")
-        weights, optimizer, received = (
+    def parse(cls, numbers: str, model: Tensors, shared: Tensors) -> "ReplicaState":
+        """Undo `numbers` and `model`.
+
+        Args:
+            numbers: as of the property.
+            model: as of the property.
+            shared: the scheme's shared state.
+
+        Raises:
+            ValueError: they are no state.
+            ConfigError: its options are none of a config.
+        """
+        exchange, optimizer_config, steps, rates = _NUMBERS.validate_json(numbers)
+        if optimizer_config.receiver not in UPDATE_FILTERS:
+            raise ValueError(f"there is no update filter {quoted(optimizer_config.receiver)}")
+        checked = OptimizerConfig.of(
+            parse(optimizer_config.options),
+            optimizer_config.rounds,
+            optimizer_config.undecayed,
+            optimizer_config.receiver,
+        )
+        if exchange < 0 or not 0 <= steps <= optimizer_config.rounds:
+            raise ValueError(f"{steps} of {optimizer_config.rounds} steps and {exchange} exchanges cannot be")
+        weights, optimizer, filter_state = (
             {name.removeprefix(kind): tensor for name, tensor in model.items() if name.startswith(kind)}
             for kind in ("weight/", "state/", "received/")
         )
-        groups = {name in stepping.undecayed for name in weights}
+        groups = {name in optimizer_config.undecayed for name in weights}
         if not weights or len(rates) != len(groups):
             raise ValueError(f"{len(rates)} learning rates are not for {len(groups)} groups of weights")
         if _kinds(optimizer) != (_kinds(first_state(weights, checked)) if steps else {}):
-            raise ValueError("it must hold the optimizer's tensors, which are like the weights")
+            raise ValueError("it must contain the optimizer's tensors, which are like the weights")
         counts = [tensor for key, tensor in optimizer.items() if key.startswith("step/")]
-        if counts and not (torch.stack(counts) >= 0).all():  # the optimizer divides by what it makes of them
+        if counts and not (torch.stack(counts) >= 0).all():  # the optimizer divides by a function of them
             raise ValueError("the optimizer's steps must not be negative")
-        if _kinds(received) != (_kinds(first_received(weights, checked)) if steps else {}):
-            raise ValueError("it must hold the receiver's tensors, which are like the weights")
-        return cls(exchange, checked, weights, optimizer, received, shared, steps, rates)
+        if _kinds(filter_state) != (_kinds(first_filter_state(weights, checked)) if steps else {}):
+            raise ValueError("it must contain the update filter's tensors, which are like the weights")
+        return cls(exchange, checked, weights, optimizer, filter_state, shared, steps, rates)
 
-    def copied(self) -> "State":
-        """The same in memory of its own."""
-        trees = (self.weights, self.optimizer, self.received, self.shared)
-        weights, optimizer, received, shared = (_copied(tree) for tree in trees)
-        return replace(self, weights=weights, optimizer=optimizer, received=received, shared=shared)
+    def copied(self) -> "ReplicaState":
+        """Return a copy in memory of its own."""
+        trees = (self.weights, self.optimizer, self.filter_state, self.shared)
+        weights, optimizer, filter_state, shared = (_copied(tree) for tree in trees)
+        return replace(self, weights=weights, optimizer=optimizer, filter_state=filter_state, shared=shared)
 
     @property
-    def floats(self) -> int:
-        """How many values it is to be told."""
-        trees = (self.weights, self.optimizer, self.received, self.shared)
+    def num_values(self) -> int:
+        """The number of values that sending it takes."""
+        trees = (self.weights, self.optimizer, self.filter_state, self.shared)
         return sum(tensor.numel() for tree in trees for tensor in tree.values())
 
 
 @dataclass(frozen=True)
-class News:
-    """What the server heard in the exchange number `exchange`, counted from 0, and that exchange's context.
+class ReplicaUpdate:
+    """The signals that the server received in the exchange number `exchange`, counted from 0, and its context.
 
-    heard: None where nobody spoke. checksum: of weights and shared state before that, by which a node knows that it
-        is in step.
+    received: None where nobody transmitted. checksum: of weights and shared state before that, by which a node knows
+        that it is in sync.
     """
 
     exchange: int
-    context: Context
-    heard: Heard | None
+    context: RoundContext
+    received: Received | None
     checksum: int
 
     @property
-    def floats(self) -> int:
-        """How many values it is to be told: those of the signals, and a noise level for each."""
-        return sum(value.numel() + 1 for value in self.heard.values.values()) if self.heard else 0
+    def num_values(self) -> int:
+        """The number of values that sending it takes: those of the signals, and a noise level for each."""
+        return sum(value.numel() + 1 for value in self.received.values.values()) if self.received else 0
 
 
 class Replica:
     """A model and its optimizer; both change in place."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ReplicaState) -> None:
         """Go on from `state`, in its tensors."""
         self.weights = state.weights
-        self._stepping = state.stepping
-        self._receive = RECEIVERS.load(state.stepping.receiver)
-        self._received = state.received
-        self._optimizer = optimizer_of(state.weights, state.stepping)
-        self._schedule = schedule_of(self._optimizer, state.stepping)
+        self._optimizer_config = state.optimizer_config
+        self._filter = UPDATE_FILTERS.load(state.optimizer_config.receiver)
+        self._filter_state = state.filter_state
+        self._optimizer = build_optimizer(state.weights, state.optimizer_config)
+        self._schedule = build_lr_schedule(self._optimizer, state.optimizer_config)
         for name, tensor in state.optimizer.items():
             key, _, weight = name.partition("/")
             self._optimizer.state[state.weights[weight]][key] = tensor
@@ -134,17 +155,22 @@ class Replica:
                 group["lr"] = rate
 
     @classmethod
-    def new(cls, weights: Mapping[str, Tensor], stepping: Stepping) -> "Replica":
-        """One that has not stepped yet, in weights of its own."""
-        return cls(State(0, stepping, _copied(weights), {}, {}, {}, 0, ()))
+    def new(cls, weights: Mapping[str, Tensor], optimizer_config: OptimizerConfig) -> "Replica":
+        """Make a replica that has not stepped yet, in weights of its own."""
+        return cls(ReplicaState(0, optimizer_config, _copied(weights), {}, {}, {}, 0, ()))
 
     def step(self, update: Tensors, noise: Tensors, weighs: bool = True) -> None:
-        """One optimizer iteration on `update`, a gradient per block. noise: energy of the noise in each, a scalar.
+        """Do one optimizer iteration.
 
-        weighs: whether the receiver is to weigh the update by it.
+        Args:
+            update: a gradient per block.
+            noise: energy of the noise in each block, a scalar.
+            weighs: True where the update filter is to weigh the update by its noise.
         """
         steps: int = self._schedule.last_epoch
-        update, self._received = self._receive(update, noise, self._received, weighs, self._stepping.due(steps + 1))
+        update, self._filter_state = self._filter(
+            update, noise, self._filter_state, weighs, self._optimizer_config.due(steps + 1)
+        )
         for name, weight in self.weights.items():
             weight.grad = update[name]
         self._optimizer.step()
@@ -156,8 +182,8 @@ class Replica:
         """The current learning rate of each group of weights."""
         return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
 
-    def state(self, exchange: int, shared: Tensors) -> State:
-        """All of it, in the very tensors; `exchange` and `shared` are what its holder knows beside it."""
+    def state(self, exchange: int, shared: Tensors) -> ReplicaState:
+        """Return its state, in the very tensors; the caller adds the number of the exchange and the shared state."""
         names = {weight: name for name, weight in self.weights.items()}
         optimizer = {
             f"{key}/{names[weight]}": value
@@ -166,13 +192,15 @@ class Replica:
             if isinstance(value, Tensor)
         }
         steps: int = self._schedule.last_epoch
-        return State(exchange, self._stepping, self.weights, optimizer, self._received, shared, steps, self.rates)
+        return ReplicaState(
+            exchange, self._optimizer_config, self.weights, optimizer, self._filter_state, shared, steps, self.rates
+        )
 
 
-class Follower:
-    """A node's replica of the server, and the scheme's shared state there."""
+class ReplicaFollower:
+    """A node's replica of the server, and its copy of the scheme's shared state."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ReplicaState) -> None:
         """Go on from `state`, in its tensors."""
         self._replica = Replica(state)
         self.shared = state.shared
@@ -180,50 +208,59 @@ class Follower:
 
     @property
     def weights(self) -> Tensors:
-        """The server's, too."""
+        """The current weights, equal to the server's."""
         return self._replica.weights
 
     @property
-    def state(self) -> State:
-        """All of it, in the very tensors."""
+    def state(self) -> ReplicaState:
+        """Its whole state, in the very tensors."""
         return self._replica.state(self._exchange, self.shared)
 
-    def follow(self, news: News, scheme: Scheme) -> None:
-        """Make of what was heard what the server made of it; news that is known changes nothing.
+    def follow(self, update: ReplicaUpdate, scheme: Scheme) -> None:
+        """Decode the received signals and step, as the server did; an update that is known changes nothing.
 
         Raises:
-            OutOfStepError: an exchange in between was missed.
+            OutOfSyncError: an exchange in between was missed.
         """
-        if news.exchange == self._exchange - 1:
+        if update.exchange == self._exchange - 1:
             return
-        if news.exchange != self._exchange:
-            raise OutOfStepError(f"exchange {news.exchange} was told to a node that has followed {self._exchange}")
+        if update.exchange != self._exchange:
+            raise OutOfSyncError(f"exchange {update.exchange} was sent to a node that has followed {self._exchange}")
         model = {name: tuple(w.shape) for name, w in self.weights.items()}
-        blocks = {block.name: block.shape for block in news.context.blocks}
-        if model != blocks or (news.heard is not None and not scheme.fits(self.shared, news.context)):
-            raise OutOfStepError(f"exchange {news.exchange} was told to a node of another model")
-        if news.checksum != checksum(self.weights, self.shared):  # as on another kind of device
-            raise OutOfStepError(f"exchange {news.exchange} was told to a node whose model is not the server's")
-        if news.heard is not None:
-            update, self.shared = scheme.decode(news.heard, self.shared, news.context)
-            if update is not None:
-                noise = scheme.noise_energies(news.heard, news.context)
-                self._replica.step(update, noise, scheme.weighs(news.context))
+        blocks = {block.name: block.shape for block in update.context.blocks}
+        if model != blocks or (update.received is not None and not scheme.fits(self.shared, update.context)):
+            raise OutOfSyncError(f"exchange {update.exchange} was sent to a node of another model")
+        if update.checksum != checksum(self.weights, self.shared):  # e.g. on another kind of device
+            raise OutOfSyncError(f"exchange {update.exchange} was sent to a node whose model is not the server's")
+        if update.received is not None:
+            gradient, self.shared = scheme.decode(update.received, self.shared, update.context)
+            if gradient is not None:
+                noise = scheme.noise_energies(update.received, update.context)
+                self._replica.step(gradient, noise, scheme.weighs(update.context))
         self._exchange += 1
 
 
-def following(follower: Follower | None, told: News | State, scheme: Scheme) -> Follower:
-    """The follower after a broadcast. Raises OutOfStepError where there is news, but nobody to make use of it."""
-    if isinstance(told, State):
-        return Follower(told.copied())
+def following(follower: ReplicaFollower | None, sync: ReplicaUpdate | ReplicaState, scheme: Scheme) -> ReplicaFollower:
+    """Return the follower after a broadcast.
+
+    Args:
+        follower: of the node before it; None at first.
+        sync: the broadcast's message.
+        scheme: of the run.
+
+    Raises:
+        OutOfSyncError: it is an update, but an earlier exchange was missed, or there is no follower yet.
+    """
+    if isinstance(sync, ReplicaState):
+        return ReplicaFollower(sync.copied())
     if follower is None:
-        raise OutOfStepError(f"exchange {told.exchange} was told to a node that follows nobody")
-    follower.follow(told, scheme)
+        raise OutOfSyncError(f"exchange {sync.exchange} was sent to a node that follows nobody")
+    follower.follow(sync, scheme)
     return follower
 
 
 def checksum(*trees: Tensors) -> int:
-    """The sum of all bits as numbers of 32, which no order of adding changes."""
+    """Sum all bits as numbers of 32 bits; the order of adding does not change the sum."""
     return sum(int(tensor.reshape(-1).view(torch.int32).sum()) for tree in trees for tensor in tree.values())
 
 

@@ -1,4 +1,4 @@
-"""How long a run is, when it is evaluated, and which power level a round belongs to."""
+"""The schedule of a run: its length, its evaluations, and the power level of each round."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ from laser_fl.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The run's calendar. Rounds are counted from 0.
+class RoundSchedule:
+    """The run's schedule. Rounds are counted from 0.
 
     rounds: length of the run. rounds_per_epoch: rounds of one pass over the data.
     rounds_per_step: rounds of one step, the unit of evaluations and power levels: an epoch, or
         one round where the run is counted in rounds.
     evaluate_every: steps between evaluations.
-    even_rounds: length of the run if all clients held equally many examples; 0: it would be as long.
+    even_rounds: length of the run if all clients had equally many examples; 0: it would be as long.
     """
 
     rounds: int
@@ -23,10 +23,13 @@ class Plan:
     even_rounds: int = 0
 
     @classmethod
-    def of(cls, config: RunConfig, rounds_per_epoch: int, rounds_per_even_epoch: int = 0) -> "Plan":
-        """The calendar of `config` on data of which one pass takes `rounds_per_epoch` rounds.
+    def of(cls, config: RunConfig, rounds_per_epoch: int, rounds_per_even_epoch: int = 0) -> "RoundSchedule":
+        """Build the schedule of `config`.
 
-        rounds_per_even_epoch: that it would take if the data were dealt equally; 0: as many.
+        Args:
+            config: of the run.
+            rounds_per_epoch: rounds of one pass over the data.
+            rounds_per_even_epoch: the same if the data were split equally; 0: as many.
         """
         if config.counts_epochs:
             rounds, even_rounds = config.epochs * rounds_per_epoch, config.epochs * rounds_per_even_epoch
@@ -35,7 +38,7 @@ class Plan:
 
     @property
     def notice(self) -> str:
-        """What to know before the run is compared with others, in a line; empty where there is nothing."""
+        """A warning, in a line, for comparisons of this run with others; empty where there is none."""
         if self.even_rounds in (0, self.rounds):
             return ""
         return (
@@ -45,14 +48,14 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Number of steps, the last of which may be short."""
+        """The number of steps, the last of which may be short."""
         return -(-self.rounds // self.rounds_per_step)
 
     def step(self, round: int) -> int:
-        """The step that `round` belongs to."""
+        """Return the step that `round` belongs to."""
         return round // self.rounds_per_step
 
     def evaluates_after(self, round: int) -> bool:
-        """True after every `evaluate_every` steps and after the last round."""
+        """Return True after every `evaluate_every` steps and after the last round."""
         done = round + 1
         return done == self.rounds or done % (self.evaluate_every * self.rounds_per_step) == 0

@@ -1,4 +1,4 @@
-"""From a run config to the things a run needs: device, task, model. The same in every engine."""
+"""Build the device, task and model of a run from its config, the same way in every engine."""
 
 import os
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from laser_fl.config import RunConfig
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
 from laser_fl.federated.loop import Evaluate
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
 from laser_fl.models.base import Network
 from laser_fl.registry import TASKS
 
@@ -22,7 +22,7 @@ DATA_VARIABLE = "LASER_FL_DATA"
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides of a run build from its config."""
+    """The objects that both sides of a run build from its config."""
 
     config: RunConfig
     task: Task
@@ -35,24 +35,26 @@ class Setup:
         return partial(self.task.evaluate, self.network.module, config=self.config)
 
     @cached_property
-    def plan(self) -> Plan:
-        """The run's calendar. Raises ConfigError where there are more clients than examples."""
-        order = self.task.train.order(self.config, range(0))
-        return Plan.of(self.config, order.rounds_per_epoch, order.rounds_per_even_epoch)
+    def schedule(self) -> RoundSchedule:
+        """The run's schedule. Raises ConfigError where there are more clients than examples."""
+        sampler = self.task.train.sampler(self.config, range(0))
+        return RoundSchedule.of(self.config, sampler.rounds_per_epoch, sampler.rounds_per_even_epoch)
 
-    def training(self) -> Training:
-        """The run, about to begin. Raises ConfigError for what only data and length can tell is wrong."""
+    def server(self) -> Server:
+        """Build the server before the first round. Raises ConfigError for errors that only data and length show."""
         network = self.network
-        return Training(self.config, network.weights, self.plan, network.transposed, network.undecayed, network.buffers)
+        return Server(
+            self.config, network.weights, self.schedule, network.transposed, network.undecayed, network.buffers
+        )
 
 
 def prepare(config: RunConfig) -> Setup:
     """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
 
     Raises:
-        ConfigError: the device is not there, fewer test examples than asked for, or a model that
-            draws by itself in clients that are computed in one call.
-        DataError: the data set is not there.
+        ConfigError: the device does not exist; there are fewer test examples than asked for; or the model makes random
+            draws of its own, but clients are computed in one call.
+        DataError: the data set does not exist.
     """
     if config.threads > 0:
         torch.set_num_threads(config.threads)
@@ -69,7 +71,7 @@ def prepare(config: RunConfig) -> Setup:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """The device that `config` names; auto takes a GPU where there is one. Raises ConfigError."""
+    """Return the device that `config` names; auto takes a GPU where there is one. Raises ConfigError."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(config.device)
@@ -79,5 +81,5 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 def data_dir(config: RunConfig) -> Path:
-    """Where data sets lie: data-dir, else $LASER_FL_DATA, else a cache folder."""
+    """Return the folder of the data sets: data-dir, else $LASER_FL_DATA, else a cache folder."""
     return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or user_cache_path("laser-fl")).expanduser()

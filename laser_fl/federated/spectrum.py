@@ -1,4 +1,4 @@
-"""How much of an update a low rank holds: the energy in its largest singular values, matrix by matrix.
+"""The spectrum of an update: the share of energy in its largest singular values, matrix by matrix.
 
 Source: paper, §H.1 and Fig. 6.
 """
@@ -11,7 +11,10 @@ from laser_fl.blocks import Block, Tensors
 
 
 def energy_share(matrix: Float[Tensor, "rows columns"], rank: int) -> float:
-    """Σ_{i ≤ rank} σ_i² / Σ_i σ_i², by the eigenvalues of the Gram matrix of the shorter side; 0 for zeros."""
+    """Compute Σ_{i ≤ rank} σ_i² / Σ_i σ_i²; 0 for a matrix of zeros.
+
+    The energies σ_i² are the eigenvalues of the Gram matrix of the shorter side.
+    """
     wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).double()
     energies = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0)
     total = energies.sum()
@@ -19,9 +22,12 @@ def energy_share(matrix: Float[Tensor, "rows columns"], rank: int) -> float:
 
 
 def spectrum(update: Tensors, blocks: tuple[Block, ...], rank: int) -> dict[str, float]:
-    """`energy_share` of every matrix with more than `rank` rows and columns, by block.
+    """Compute `energy_share` of every matrix with more than `rank` rows and columns, by block.
 
-    update: what the server made of the round; by strategy ``sgd`` it is the mean gradient.
+    Args:
+        update: of the server in a round; with strategy ``sgd`` it is the mean gradient.
+        blocks: of the model.
+        rank: at least 1.
     """
     matrices = [block for block in blocks if min(block.matrix_shape) > rank]
     return {block.name: energy_share(block.to_matrix(update[block.name]), rank) for block in matrices}

@@ -1,6 +1,6 @@
-"""Functions of tensors whose Python is run once.
+"""Functions of tensors whose Python code runs once.
 
-The transforms of torch.func are Python, in every call: for a small network as much work as its arithmetic.
+The transforms of torch.func run Python code in every call: for a small network as much work as its arithmetic.
 """
 
 from collections import Counter, OrderedDict
@@ -20,7 +20,7 @@ KEPT = 64  # traces
 
 
 class Traced:
-    """A function of dicts of tensors and of tensors; does the same, operation by operation, without its Python.
+    """A function of tensors and of dicts of tensors, repeated operation by operation without its Python code.
 
     The function must not depend on values, or on anything else that changes between calls.
     """
@@ -31,7 +31,7 @@ class Traced:
         self._traces: OrderedDict[Layouts, Function] = OrderedDict()
 
     def __call__(self, *args: Tensors | Tensor) -> Any:
-        """What the function returns."""
+        """Return the result of the function."""
         layouts = tuple(_layouts(arg) for arg in args)
         if layouts in self._traces:
             self._traces.move_to_end(layouts)
@@ -48,5 +48,5 @@ class Traced:
 
 def _layouts(arg: Tensors | Tensor) -> tuple[object, ...]:
     if isinstance(arg, Tensor):
-        return arg.shape, arg.stride(), arg.dtype, arg.device  # a trace may view what lies as it did
+        return arg.shape, arg.stride(), arg.dtype, arg.device  # a trace may contain views that need the same layout
     return tuple((name, *_layouts(tensor)) for name, tensor in arg.items())

@@ -1,17 +1,17 @@
-"""The receivers that weigh an update by how reliable the sum of all updates so far is.
+"""Update filters: they weigh an update by the reliability of the sum of all updates so far.
 
-Of updates u_t = s_t + z_t, with noise of known energy n_t, the sum V = Σ u_t has signal energy ‖V‖² − Σ n_t but for
-what the noise deviates from its mean. The gain that brings the sum of the s_t back from V with the least mean-square
+Updates are u_t = s_t + z_t, with noise of known energy n_t. Their sum V = Σ u_t has signal energy ‖V‖² − Σ n_t, up to
+the deviation of the noise from its mean. The gain that recovers the sum of the s_t from V with the least mean-square
 error is the Wiener gain of the sum,
 
     w = 1 − Σ n_t / ‖V‖²,   at least 0,
 
-and the round's update is weighed by it. A single update would do for its own gain, but would be shrunk to nothing
-long before the model is past learning from it: the signals of many rounds point the same way and add up, while their
+and the round's update is weighed by it. The gain of a single update would serve as well, but would shrink it to nothing
+long before the model stops learning from it: the signals of many rounds point the same way and add up, while their
 noise cancels. Each block has a gain of its own. Without noise it is 1, exactly.
 
-`wiener` takes this gain as it is. It waits until the signal shows in the sum, for which a run may be too short. `paced`
-gives more where the gains so far would otherwise add up to less than is due by then.
+`wiener` applies this gain as it is. It waits until the signal rises above the noise in the sum, for which a run may be
+too short. `paced` applies a larger gain where the gains so far would otherwise add up to less than is due by then.
 
 Source: Wiener filter as in Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.7;
 docs/adaptive.md.
@@ -27,7 +27,18 @@ from laser_fl.norms import norm
 def plain(
     update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, due: float = 0.0
 ) -> tuple[Tensors, Tensors]:
-    """The update itself; nothing to remember."""
+    """Return the update as it is, and no state.
+
+    Args:
+        update: per block.
+        noise: not used.
+        known: not used.
+        weighs: not used.
+        due: not used.
+
+    Returns:
+        The update, and {}.
+    """
     return update, {}
 
 
@@ -37,7 +48,18 @@ SUM, NOISE, GAINS = "sum/", "noise/", "gains/"
 def wiener(
     update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, due: float = 0.0
 ) -> tuple[Tensors, Tensors]:
-    """Weigh every block by its gain, whatever is due."""
+    """Weigh every block by its gain, without regard to the sum that is due.
+
+    Args:
+        update: per block.
+        noise: energy of each block's noise, a scalar.
+        known: as for `paced`.
+        weighs: as for `paced`.
+        due: not used.
+
+    Returns:
+        The weighed update, and the next state.
+    """
     return paced(update, noise, known, weighs)
 
 
@@ -46,9 +68,16 @@ def paced(
 ) -> tuple[Tensors, Tensors]:
     """Weigh every block by its gain, or by more, at most 1, where the gains would add up to less than is due.
 
-    noise: energy of each block's noise, a scalar. known: by ``sum/<block>``, ``noise/<block>`` and ``gains/<block>``;
-    empty at first; its sums change in place. weighs: False where this update is to stay as it is; it counts in the
-    sums all the same. due: in full steps, not negative.
+    Args:
+        update: per block.
+        noise: energy of each block's noise, a scalar.
+        known: the filter's state, by ``sum/<block>``, ``noise/<block>`` and ``gains/<block>``; empty at first; its sums
+            change in place.
+        weighs: False where this update is to stay as it is; it counts in the sums all the same.
+        due: in full steps, not negative.
+
+    Returns:
+        The weighed update, and the next state.
     """
     weighed: Tensors = {}
     after: Tensors = {}
@@ -63,6 +92,6 @@ def paced(
 
 
 def gain(total: Tensor, noise: Tensor) -> Tensor:
-    """1 − noise / ‖total‖², at least 0, and 1 without noise; a float64 scalar."""
+    """Compute 1 − noise / ‖total‖², at least 0, and 1 without noise; a float64 scalar."""
     energy = norm(total.unsqueeze(0))[0].square()
     return torch.where(noise == 0, 1.0, torch.where(energy > noise, 1 - noise / energy, 0.0))

@@ -1,4 +1,4 @@
-"""A network, what of it is trained, and what it takes to see its tensors as matrices."""
+"""Networks: a module, its trained weights, and the facts needed to view its tensors as matrices."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from laser_fl.blocks import Block, Tensors, blocks_of
 
 @dataclass(frozen=True)
 class Network:
-    """A module, of which the parameters that require a gradient are trained.
+    """A module; its parameters that require a gradient are trained.
 
     transposed: names of the parameters stored as (inputs, outputs).
     undecayed: names of the parameters to which weight decay does not apply.
@@ -28,14 +28,14 @@ class Network:
 
     @cached_property
     def weights(self) -> Tensors:
-        """What is trained, by name and in order."""
+        """The trained parameters, by name and in order."""
         return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
     @cached_property
     def buffers(self) -> Tensors:
-        """What is not trained but follows the data: a batch-norm's running mean and variance.
+        """The tensors that are not trained but follow the data: a batch-norm's running mean and variance.
 
-        Only those of floats that are part of the module's state.
+        They are the buffers of floating-point type that are part of the module's state.
         """
         state = self.module.state_dict().keys()
         return {n: b.detach() for n, b in self.module.named_buffers() if n in state and b.is_floating_point()}

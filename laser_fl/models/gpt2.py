@@ -16,10 +16,17 @@ def gpt2(
     embedding: int = 768,
     dropout: float = 0.0,
 ) -> Network:
-    """Transformers' GPT-2 with its biases frozen at zero: 123,980,544 trained values at full size.
+    """Build transformers' GPT-2 with its biases frozen at zero: 123,980,544 trained values at full size.
 
-    Its Conv1D layers store their weights as (inputs, outputs). Weight decay leaves norms and
-    embeddings alone.
+    Its Conv1D layers store their weights as (inputs, outputs). Weight decay leaves norms and embeddings alone.
+
+    Args:
+        vocabulary: number of tokens.
+        context: tokens that the model reads at once.
+        layers: number of layers.
+        heads: attention heads per layer.
+        embedding: width; a multiple of `heads`.
+        dropout: probability, in [0, 1].
     """
     config = GPT2Config(
         vocab_size=vocabulary,
@@ -46,9 +53,9 @@ def gpt2(
 
 
 class LanguageModel(GPT2LMHeadModel):  # type: ignore[misc]
-    """Tokens (batch, context) -> logits (batch, context, vocabulary)."""
+    """GPT-2 from tokens (batch, context) to logits (batch, context, vocabulary)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the token after each one."""
+        """Return the logits of the token after each one."""
         logits: Tensor = super().forward(tokens).logits
         return logits

@@ -11,7 +11,7 @@ TORCHVISIONS_WIDTH = 64
 
 
 def resnet18(classes: int = 10, width: int = TORCHVISIONS_WIDTH) -> Network:
-    """torchvision's, with the stem for small images; 11,173,962 values at 10 classes and width 64.
+    """Build torchvision's ResNet18, with the stem for small images; 11,173,962 values at 10 classes and width 64.
 
     width: channels of the first stage; each of the other three has twice as many as the one before.
     Weight decay leaves the batch-norms alone (paper, Table 7).

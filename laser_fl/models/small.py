@@ -6,10 +6,10 @@ from laser_fl.models.base import Network
 
 
 def linear() -> Network:
-    """784 -> 10, of 7,850 values. Source: paper, Table 12."""
+    """Build 784 -> 10, of 7,850 values. Source: paper, Table 12."""
     return Network(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), batches=True)
 
 
 def mlp() -> Network:
-    """784 -> 256 -> 10 with a ReLU."""
+    """Build 784 -> 256 -> 10 with a ReLU."""
     return Network(nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), batches=True)

@@ -1,1 +1,1 @@
-"""Power: how a run's budget is spread over rounds, blocks and signals."""
+"""Power: the split of a run's budget over rounds, blocks and signals."""

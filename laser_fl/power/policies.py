@@ -1,4 +1,4 @@
-"""How the power budget changes over a run.
+"""Power policies: the change of the budget over a run.
 
 A policy maps (mean power, step, steps) to the budget of that step; its mean over all steps is the mean power exactly.
 Steps are epochs, or rounds where the run has no epochs.
@@ -10,17 +10,35 @@ from functools import cache
 
 
 def constant(power: float, step: int, steps: int) -> float:
-    """P_t = P."""
+    """Return P_t = P.
+
+    Args:
+        power: P, linear.
+        step: counted from 0.
+        steps: of the run, >= 1.
+    """
     return power
 
 
 def linear_up(power: float, step: int, steps: int) -> float:
-    """P_t from P/3 to 5P/3; a run of one step gets P. Its mean is P, both ends being as far from it."""
+    """Raise P_t from P/3 to 5P/3; a run of one step gets P. The mean is P, since both ends are as far from it.
+
+    Args:
+        power: P, linear.
+        step: counted from 0.
+        steps: of the run, >= 1.
+    """
     return power * (1 / 3 + 4 / 3 * step / (steps - 1)) if steps > 1 else power
 
 
 def linear_down(power: float, step: int, steps: int) -> float:
-    """`linear_up` backwards."""
+    """Run `linear_up` backwards.
+
+    Args:
+        power: P, linear.
+        step: counted from 0.
+        steps: of the run, >= 1.
+    """
     return linear_up(power, steps - 1 - step, steps)
 
 
@@ -28,16 +46,27 @@ LEVELS = 5
 
 
 def steps_up(power: float, step: int, steps: int) -> float:
-    """P_t rises in five stretches.
+    """Raise P_t in five stretches.
 
-    Where 5 does not divide the number of steps the stretches differ by one step, and all levels
-    are scaled so that their mean is P.
+    The stretches differ by one step where 5 does not divide the number of steps, and all levels are scaled so that
+    their mean is P.
+
+    Args:
+        power: P, linear.
+        step: counted from 0.
+        steps: of the run, >= 1.
     """
     return power * _level(step, steps) / _mean(steps)
 
 
 def steps_down(power: float, step: int, steps: int) -> float:
-    """`steps_up` backwards."""
+    """Run `steps_up` backwards.
+
+    Args:
+        power: P, linear.
+        step: counted from 0.
+        steps: of the run, >= 1.
+    """
     return steps_up(power, steps - 1 - step, steps)
 
 
@@ -47,5 +76,5 @@ def _mean(steps: int) -> float:
 
 
 def _level(step: int, steps: int) -> int:
-    """1 to 5, proportional to the stretch's power."""
+    """Return 1 to 5, proportional to the stretch's power."""
     return 1 + step * LEVELS // steps

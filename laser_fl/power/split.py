@@ -1,4 +1,4 @@
-"""Who gets how much of an exchange's power budget: blocks by the allocation, parts by the scheme."""
+"""The split of an exchange's power budget: over blocks by the allocation, over a block's signals by the scheme."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,22 +7,24 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from laser_fl.schemes.base import Context, Scheme, owners
+from laser_fl.schemes.base import RoundContext, Scheme, owners
 
 Norms = Float64[Tensor, "clients blocks"]
 Shares = Float64[Tensor, " blocks"]
 Allocation = Callable[[Norms, Norms, Shares], Shares]
 
-SMALLEST_SHARE = 1e-6  # of the budget, divided by the number of blocks
+SMALLEST_SHARE = 1e-6  # a share of the budget, divided by the number of blocks
 
 
-def phase_share(scheme: Scheme, ctx: Context) -> float:
-    """What of a round's budget the exchange gets: phases in which the model has nothing to send cede theirs.
+def phase_share(scheme: Scheme, ctx: RoundContext) -> float:
+    """Return the share of a round's budget that the exchange gets.
+
+    Phases in which the model has nothing to send cede theirs.
 
     ctx: of the exchange; its power does not matter.
     """
-    shares = scheme.promises.phase_shares
-    sends = [len(shares) == 1 or scheme.volume(replace(ctx, phase=phase)) > 0 for phase in range(len(shares))]
+    shares = scheme.traits.phase_shares
+    sends = [len(shares) == 1 or scheme.num_values(replace(ctx, phase=phase)) > 0 for phase in range(len(shares))]
     used = sum(share for share, some in zip(shares, sends, strict=True) if some)
     return shares[ctx.phase] / used if sends[ctx.phase] else shares[ctx.phase]
 
@@ -33,12 +35,20 @@ def signal_powers(
     gradient_norms: Norms,
     scheme: Scheme,
     allocation: Allocation,
-    ctx: Context,
+    ctx: RoundContext,
 ) -> Float64[Tensor, " signals"]:
-    """Share the budget among blocks by the allocation, and a block's among its signals by the scheme.
+    """Split the budget over blocks by the allocation, and a block's over its signals by the scheme.
 
-    names: of the signals, those of one block following each other. gradient_norms: of their
-    blocks. Returns linear powers of sum ctx.power.
+    Args:
+        names: of the signals; those of one block follow each other.
+        signal_norms: per transmitter and signal.
+        gradient_norms: per transmitter and block of the signals.
+        scheme: splits a block's power.
+        allocation: splits the budget.
+        ctx: of the exchange; its power is the budget.
+
+    Returns:
+        Linear powers of sum ctx.power.
     """
     parts = owners(names)
     known = {block.name: block for block in ctx.blocks}
@@ -60,9 +70,19 @@ def signal_powers(
 
 
 def shares(signal_norms: Norms, gradient_norms: Norms, sizes: Shares, allocation: Allocation) -> Shares:
-    """Ask the allocation, and give at least 1e-6/L to every block that has something to say."""
+    """Ask the allocation, and give at least 1e-6/L to every block that has something to send.
+
+    Args:
+        signal_norms: per client and block.
+        gradient_norms: per client and block.
+        sizes: values sent per block.
+        allocation: proposes the shares.
+
+    Returns:
+        Shares of sum 1.
+    """
     proposed = allocation(signal_norms, gradient_norms, sizes)
-    speaks = signal_norms.amax(dim=0) > 0
+    transmits = signal_norms.amax(dim=0) > 0
     least = SMALLEST_SHARE * (1 + 2 * SMALLEST_SHARE) / len(sizes)  # still enough after the division
-    raised = torch.where(speaks, proposed.clamp_min(least), proposed)
+    raised = torch.where(transmits, proposed.clamp_min(least), proposed)
     return raised / raised.sum()

@@ -1,1 +1,1 @@
-"""What is sent: one file per scheme."""
+"""Transmission schemes, one file each."""

@@ -1,14 +1,14 @@
 """D-DSGD: the digital rival. Each client sends, error-free, as many coordinates as its link carries.
 
-Of the whole corrected gradient (all blocks as one vector of d values) a client looks at the q
-largest and the q smallest values; of the positive ones among the former and the negative ones
-among the latter it sends those with the larger mean magnitude, all with that mean as their
-value. Their places take log2 C(d, q) bits, the mean and its sign 33; q <= d/2 is the largest number
-that fits into what the link carries. Where not even one fits, the client stays silent and remembers.
+A client looks at the q largest and the q smallest values of the whole corrected gradient (all blocks as one vector of d
+values). It takes the positive ones among the former and the negative ones among the latter, and sends the group with
+the larger mean magnitude, all with that mean as their value. Their places take log2 C(d, q) bits, the mean and its sign
+33; q <= d/2 is the largest number that fits into the capacity of the link. Where not even one fits, the client is in
+outage, and its gradient stays in its memory.
 
-Source: Amiri, Gündüz, "Machine learning at the wireless edge: distributed stochastic gradient
-descent over-the-air", IEEE Trans. Signal Processing, 2020, on the quantiser of Sattler, Wiedemann,
-Müller, Samek, "Sparse binary compression", 2019.
+Source: Amiri, Gündüz, "Machine learning at the wireless edge: distributed stochastic gradient descent over-the-air",
+IEEE Trans. Signal Processing, 2020, on the quantiser of Sattler, Wiedemann, Müller, Samek, "Sparse binary compression",
+2019.
 """
 
 import bisect
@@ -22,80 +22,82 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
-from laser_fl.schemes.approximation import Kept, Whole
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.indices import largest
+from laser_fl.schemes.approximation import Approximation, Dense
+from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
+from laser_fl.schemes.indices import topk_indices
 
-MEAN_BITS = 33  # a float and which sign won
+MEAN_BITS = 33  # a 32-bit value and the sign that won
 
 
 @dataclass(frozen=True)
 class DDsgd(Scheme):
-    """Signal = the quantised gradient, which arrives as it is."""
+    """D-DSGD: signal = the quantised gradient, which arrives as it is."""
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Digital, with error feedback. Not linear: each client's largest values are its own."""
-        return Promises(error_feedback=True, digital=True)
+        return Traits(error_feedback=True, digital=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
-        """Quantise the whole gradient; send and keep the result."""
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Quantise the whole gradient; the result is both signal and approximation."""
         flat = torch.cat([as_rows(corrected[block.name]) for block in ctx.blocks], dim=1)
         counts = [coordinates(bits, flat.shape[1]) for bits in ctx.bits]
         quantised = binary(flat, torch.tensor(counts, device=flat.device))
         ends = list(accumulate(block.size for block in ctx.blocks))
         parts = quantised.tensor_split(ends[:-1], dim=1)
         signals = {b.name: part.reshape(-1, *b.shape) for b, part in zip(ctx.blocks, parts, strict=True)}
-        return signals, {name: Whole(signal) for name, signal in signals.items()}
+        return signals, {name: Dense(signal) for name, signal in signals.items()}
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors, Tensors]:
         """Take the mean message as the update."""
-        return heard.values, shared
+        return received.values, shared
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """The block's own, mostly of zeros."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the block's own shape; the signal is mostly zeros."""
         return {block.name: block.shape}
 
-    def values(self, block: Block, ctx: Context) -> int:
-        """Those of a block are known only once the gradient is; here, the most."""
-        return min(block.size, self.volume(ctx))
+    def values(self, block: Block, ctx: RoundContext) -> int:
+        """Return an upper bound: the number of a block's values is known only once the gradient is."""
+        return min(block.size, self.num_values(ctx))
 
-    def signals(self, block: Block, ctx: Context) -> int:
-        """None that needs a norm or an amplitude."""
+    def signals(self, block: Block, ctx: RoundContext) -> int:
+        """Return 0: no signal needs a norm or an amplitude."""
         return 0
 
-    def volume(self, ctx: Context) -> int:
-        """The coordinates that fit."""
+    def num_values(self, ctx: RoundContext) -> int:
+        """Count the coordinates that fit; the most of all transmitters."""
         return max((coordinates(bits, ctx.size) for bits in ctx.bits), default=0)
 
-    def payload(self, values: Int64[Tensor, "*clients"], ctx: Context) -> Float64[Tensor, "*clients"]:
-        """log2 C(d, q) + 33 bits for q coordinates, none for none."""
+    def payload(self, values: Int64[Tensor, "*clients"], ctx: RoundContext) -> Float64[Tensor, "*clients"]:
+        """Return log2 C(d, q) + 33 bits for q coordinates, none for none."""
         bits = [message_bits(count, ctx.size) if count else 0.0 for count in values.flatten().tolist()]
         return torch.tensor(bits, dtype=torch.float64).view(values.shape)
 
-    def speaks(self, bits: float, blocks: tuple[Block, ...]) -> bool:
-        """Where at least one coordinate fits."""
+    def transmits(self, bits: float, blocks: tuple[Block, ...]) -> bool:
+        """Return True where at least one coordinate fits."""
         return coordinates(bits, sum(block.size for block in blocks)) >= 1
 
 
 def message_bits(count: int, size: int) -> float:
-    """log2 C(size, count) + 33."""
+    """Return log2 C(size, count) + 33."""
     binomial = math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)
     return binomial / math.log(2) + MEAN_BITS
 
 
 @lru_cache(maxsize=1024)  # all clients of an ideal channel have the same link
 def coordinates(bits: float, size: int) -> int:
-    """The largest q <= size/2 whose message has at most `bits` bits."""
+    """Return the largest q <= size/2 with a message of at most `bits` bits."""
     return bisect.bisect_right(range(1, size // 2 + 1), bits, key=lambda count: message_bits(count, size))
 
 
 def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " clients"]) -> Float[Tensor, "clients values"]:
-    """Sparse binary compression of each row to at most its count of equal values, zero elsewhere."""
+    """Compress each row, sparse and binary, to at most its count of equal values, zero elsewhere."""
     most = int(counts.max())
     chosen = torch.arange(most, device=rows.device) < counts.unsqueeze(1)
     differ = bool((counts != most).any())  # then the first of each row are those that are sent
-    high, low = largest(rows, most, in_order=differ), largest(-rows, most, in_order=differ)
+    high, low = topk_indices(rows, most, in_order=differ), topk_indices(-rows, most, in_order=differ)
     highest, lowest = rows.gather(1, high), rows.gather(1, low)
     above, below = chosen & (highest > 0), chosen & (lowest < 0)
     mean_above, mean_below = _mean(highest, above), _mean(lowest, below)

@@ -8,9 +8,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
-from laser_fl.rng import Streams
-from laser_fl.schemes.approximation import Kept, Product
-from laser_fl.schemes.base import Context, Heard, Promises, Shapes
+from laser_fl.rng import RandomStreams
+from laser_fl.schemes.approximation import Approximation, LowRank
+from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
 from laser_fl.schemes.laser import Laser, Matrices, Matrix, orthonormal, times
 from laser_fl.theory import rank_r_split
 
@@ -19,9 +19,9 @@ from laser_fl.theory import rank_r_split
 class TwoPhase(Laser):
     """Both factors in one round, one after the other: PowerSGD as published.
 
-    Phase 0: clients send P_i = m_i Q̂ on the shared basis of rows; the server hears P̄ and sends P̂ = orth(P̄) down.
+    Phase 0: clients send P_i = m_i Q̂ on the shared basis of rows; the server receives P̄ and sends P̂ = orth(P̄) down.
     Phase 1: clients send Q_i = m_iᵀ P̂, and the blocks that are not compressed. The update is P̂ Q̄ᵀ, and Q̄ spans the next
-    round's basis. What is kept is P̂ Q_iᵀ.
+    round's basis. The approximation is P̂ Q_iᵀ.
 
     Source: Vogels, Karimireddy, Jaggi, "PowerSGD", 2019, Algorithm 1.
     """
@@ -29,45 +29,47 @@ class TwoPhase(Laser):
     factor_exchange: str = "two-phase"
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Linear, with error feedback, in two phases."""
         shares = (self.phase_split, 1 - self.phase_split)
-        return Promises(linear=True, error_feedback=True, phase_shares=shares)
+        return Traits(linear=True, error_feedback=True, phase_shares=shares)
 
-    def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
+    def init(self, blocks: tuple[Block, ...], streams: RandomStreams) -> Tensors:
         """Draw a basis of rows (n x r) for every compressed matrix."""
         return self.random_bases(blocks, streams, axis=1)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
-        """Send P_i and keep nothing yet; then send Q_i and the rest, and keep P̂ Q_iᵀ."""
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Send P_i without an approximation; then send Q_i and the other blocks, with the approximation P̂ Q_iᵀ."""
         if ctx.phase == 1:
             return super().encode(corrected, shared, ctx)
         compressed = (block for block in ctx.blocks if block.name in shared)
         return {b.name: times(b.to_matrix(corrected[b.name]), shared[b.name]) for b in compressed}, {}
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors | None, Tensors]:
+    def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors | None, Tensors]:
         """Send the bases of P̄ down; then multiply."""
         if ctx.phase == 1:
-            return super().decode(heard, shared, ctx)
+            return super().decode(received, shared, ctx)
         compressed = (block for block in ctx.blocks if block.name in shared)
-        return None, {b.name: self.next_basis(b, heard.values[b.name], ctx) for b in compressed}
+        return None, {b.name: self.next_basis(b, received.values[b.name], ctx) for b in compressed}
 
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
-        """Send Q_i = m_iᵀ P̂; keep P̂ Q_iᵀ."""
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: RoundContext) -> tuple[Tensors, LowRank]:
+        """Make the signal Q_i = m_iᵀ P̂; the approximation is P̂ Q_iᵀ."""
         q = times(matrix.mT, basis)
-        return {block.name: q}, Product(block, basis.expand(len(q), *basis.shape), q)
+        return {block.name: q}, LowRank(block, basis.expand(len(q), *basis.shape), q)
 
-    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
-        """P̂ Q̄ᵀ; Q̄ spans the next basis."""
-        q = heard.values[block.name]
+    def product(self, block: Block, received: Received, basis: Matrix, ctx: RoundContext) -> tuple[Matrix, Matrix]:
+        """Return P̂ Q̄ᵀ, and Q̄, which spans the next basis."""
+        q = received.values[block.name]
         return basis @ q.mT, q
 
-    def basis_length(self, block: Block, ctx: Context) -> int:
-        """Rows' in phase 0, columns' in phase 1."""
+    def basis_length(self, block: Block, ctx: RoundContext) -> int:
+        """Return the length of the basis's vectors: n in phase 0 (of rows), m in phase 1 (of columns)."""
         return block.matrix_shape[1 - ctx.phase]
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """P (m x r) in phase 0; Q (n x r), or the uncompressed block, in phase 1."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the shape of P (m x r) in phase 0; of Q (n x r), or of the uncompressed block, in phase 1."""
         if not self.compresses(block):
             return {} if ctx.phase == 0 else {block.name: block.shape}
         return {block.name: (block.matrix_shape[ctx.phase], self.rank_of(block))}
@@ -92,18 +94,18 @@ class OneShot(Laser):
     factor_exchange: str = "one-shot"
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Error feedback; linear for one client only."""
-        return Promises(error_feedback=True)
+        return Traits(error_feedback=True)
 
-    def init(self, blocks: tuple[Block, ...], streams: Streams) -> Tensors:
+    def init(self, blocks: tuple[Block, ...], streams: RandomStreams) -> Tensors:
         """Draw a basis of the longer side's vectors for every compressed matrix."""
         columns = self.random_bases(blocks, streams, axis=0)
         rows = self.random_bases(blocks, streams, axis=1)
         return {b.name: (columns if b.is_tall else rows)[b.name] for b in blocks if b.name in rows}
 
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: Context) -> tuple[Tensors, Product]:
-        """Send the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; keep P_i Q_iᵀ."""
+    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: RoundContext) -> tuple[Tensors, LowRank]:
+        """Make signals of the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; the approximation is P_i Q_iᵀ."""
         wide = block.wide(matrix)
         p = orthonormal(times(wide, basis))
         q = (p.mT @ wide).mT.contiguous()  # in this order of factors many times faster than wide.mT @ p
@@ -112,32 +114,32 @@ class OneShot(Laser):
             for factor, vectors in (("p", p), ("q", q))
             for i, column in enumerate(vectors.unbind(dim=-1))
         }
-        return columns, Product(block, q, p) if block.is_tall else Product(block, p, q)
+        return columns, LowRank(block, q, p) if block.is_tall else LowRank(block, p, q)
 
-    def product(self, block: Block, heard: Heard, basis: Matrix, ctx: Context) -> tuple[Matrix, Matrix]:
+    def product(self, block: Block, received: Received, basis: Matrix, ctx: RoundContext) -> tuple[Matrix, Matrix]:
         """Multiply the mean factors; the mean of Q spans the next warm start."""
-        p, q = (self._factor(block, factor, heard) for factor in "pq")
+        p, q = (self._factor(block, factor, received) for factor in "pq")
         return block.wide(p @ q.mT), q
 
-    def basis_length(self, block: Block, ctx: Context) -> int:
-        """The longer side's."""
+    def basis_length(self, block: Block, ctx: RoundContext) -> int:
+        """Return the length of the longer side."""
         return max(block.matrix_shape)
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """The columns of both factors, the shorter ones first."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the shapes of the columns of both factors, the shorter ones first."""
         if not self.compresses(block):
             return {block.name: block.shape}
         sides = zip("pq", sorted(block.matrix_shape), strict=True)
         return {_part(block, factor, i): (length,) for factor, length in sides for i in range(self.rank_of(block))}
 
     def block_norm(self, norms: Float64[Tensor, "clients parts"]) -> Float64[Tensor, " clients"]:
-        """‖Q_i‖ = ‖P_i Q_iᵀ‖: the columns of P have norm 1, whatever the gradient's unit."""
+        """Return ‖Q_i‖ = ‖P_i Q_iᵀ‖: the columns of P have norm 1, whatever the gradient's unit."""
         return super().block_norm(norms[:, norms.shape[1] // 2 :])
 
     def split(
-        self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: Context
+        self, block: Block, norms: Float64[Tensor, "clients parts"], power: Float64[Tensor, ""], ctx: RoundContext
     ) -> Float64[Tensor, " parts"]:
-        """Lemma 8, with κ_i the mean energy of the i-th pair of columns, ‖p_i‖² ‖q_i‖²."""
+        """Split the power by Lemma 8, with κ_i the mean energy of the i-th pair of columns, ‖p_i‖² ‖q_i‖²."""
         left, right = norms.square().tensor_split(2, dim=1)
         kappa = (left * right).mean(dim=0)
         if not kappa.any():
@@ -147,9 +149,9 @@ class OneShot(Laser):
         powers = torch.cat(rank_r_split(signal_power.clamp(max=MOST_POWER), kappa / kappa.sum(), rows, columns))
         return powers / powers.sum()
 
-    def _factor(self, block: Block, factor: str, heard: Heard) -> Float[Tensor, "rows rank"]:
+    def _factor(self, block: Block, factor: str, received: Received) -> Float[Tensor, "rows rank"]:
         names = [_part(block, factor, i) for i in range(self.rank_of(block))]
-        return torch.stack([heard.values[name] for name in names], dim=-1)
+        return torch.stack([received.values[name] for name in names], dim=-1)
 
 
 def _part(block: Block, factor: str, column: int) -> str:

@@ -1,12 +1,11 @@
 """A structured random projection: sign flips, a cosine transform, a random subset of its rows.
 
-A = √(d/s) R C S with S random signs, C an orthonormal cosine transform and R a choice of s of its
-rows. Its columns have norm 1 on average and A Aᵀ = (d/s) I; time is O(d log d) and memory O(d): no
-matrix is ever built.
+A = √(d/s) R C S with S random signs, C an orthonormal cosine transform and R a choice of s of its rows. Its columns
+have norm 1 on average and A Aᵀ = (d/s) I; time is O(d log d) and memory O(d): no matrix is ever built.
 
-Source: Do, Gan, Nguyen, Tran, "Fast and efficient compressive sensing using structurally random
-matrices", 2012; transform by one FFT: Makhoul, "A fast cosine transform in one and two
-dimensions", 1980. Deviation: the values are taken in the order in which the FFT wants them.
+Source: Do, Gan, Nguyen, Tran, "Fast and efficient compressive sensing using structurally random matrices", 2012;
+transform by one FFT: Makhoul, "A fast cosine transform in one and two dimensions", 1980. Deviation: the values are used
+in the order in which the FFT wants them.
 """
 
 import math
@@ -17,14 +16,14 @@ import torch
 from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """d values -> s numbers.
+    """A projection of d values to s numbers.
 
-    signs: ±1 per value. rows: the transform's rows that are kept.
+    signs: ±1 per value. rows: the transform's rows that are selected.
     """
 
     signs: Float[Tensor, " size"]
@@ -32,8 +31,15 @@ class Projection:
 
     @staticmethod
     @lru_cache(maxsize=128)
-    def drawn(streams: Streams, index: int, size: int, measurements: int) -> "Projection":
-        """The projection of block number `index`: the same for all clients and rounds of a run."""
+    def drawn(streams: RandomStreams, index: int, size: int, measurements: int) -> "Projection":
+        """Draw the projection of a block: the same for all clients and rounds of a run.
+
+        Args:
+            streams: the run's randomness.
+            index: the block's number.
+            size: d >= 1.
+            measurements: s, in [1, d].
+        """
         generator = streams.generator("projection", index)
         signs = torch.randint(2, (size,), generator=generator).float() * 2 - 1
         rows = torch.randperm(size, generator=generator)[:measurements].clone()
@@ -41,12 +47,12 @@ class Projection:
 
     @property
     def size(self) -> int:
-        """The length d of what is projected."""
+        """The length d of a vector before the projection."""
         return len(self.signs)
 
     @property
     def measurements(self) -> int:
-        """The length s of the projection."""
+        """The length s of a vector after the projection."""
         return len(self.rows)
 
     @property
@@ -55,21 +61,21 @@ class Projection:
         return self.size / self.measurements
 
     def project(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch measurements"]:
-        """A x: of the transform, only the kept rows are finished."""
+        """Return A x; only the selected rows of the transform are finished."""
         rows = self.rows.to(x.device)
-        kept = torch.fft.fft(x * self.signs.to(x))[..., rows]
-        result: Tensor = (kept * weights(self.size, x.dtype, x.device)[rows]).real
+        selected = torch.fft.fft(x * self.signs.to(x))[..., rows]
+        result: Tensor = (selected * weights(self.size, x.dtype, x.device)[rows]).real
         return result * math.sqrt(self.gain)
 
     def transpose(self, y: Float[Tensor, "*batch measurements"]) -> Float[Tensor, "*batch size"]:
-        """Aᵀ y."""
+        """Return Aᵀ y."""
         spread = y.new_zeros((*y.shape[:-1], self.size))
         spread[..., self.rows.to(y.device)] = y
         return inverse_cosine_transform(spread) * self.signs.to(y) * math.sqrt(self.gain)
 
 
 def cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-    """The orthonormal DCT-II of the last axis, its values taken in the order x_0, x_N-1, x_1, x_N-2, ...
+    """Return the orthonormal DCT-II of the last axis, its values used in the order x_0, x_N-1, x_1, x_N-2, ...
 
     X_k = Re(w_k FFT(x)_k); the order is that in which the FFT of a cosine transform wants its input.
     """
@@ -88,7 +94,13 @@ def inverse_cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "
 
 @lru_cache(maxsize=64)
 def weights(size: int, dtype: torch.dtype, device: torch.device) -> Complex[Tensor, " size"]:
-    """w_k = c_k e^(-iπk/2N), c_0 = √(1/N), else √(2/N)."""
+    """Return w_k = c_k e^(-iπk/2N), c_0 = √(1/N), else √(2/N).
+
+    Args:
+        size: N.
+        dtype: real; the weights are of the complex type of the same precision.
+        device: of the result.
+    """
     k = torch.arange(size, dtype=torch.float64, device=device)
     scale = torch.full_like(k, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)

@@ -10,48 +10,50 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
-from laser_fl.schemes.approximation import Kept, Picked
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
-from laser_fl.schemes.indices import draw, sample_size
+from laser_fl.schemes.approximation import Approximation, SharedIndices
+from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
+from laser_fl.schemes.indices import draw_indices, sample_size
 
 
 @dataclass(frozen=True)
 class RandomK(Scheme):
-    """Signal = the values at the round's indices.
+    """Random-K: signal = the values at the round's indices.
 
-    compression_factor: the part of a block's values that is sent, in (0, 1]; 0: as many as the power carries.
+    compression_factor: share of a block's values that is sent, in (0, 1]; 0: as many as the power carries.
     """
 
     compression_factor: float
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Linear, with error feedback."""
-        return Promises(linear=True, error_feedback=True)
+        return Traits(linear=True, error_feedback=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
-        """Send and keep the values at the round's indices."""
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Send the values at the round's indices; they are the approximation."""
         signals: Tensors = {}
-        kept: dict[str, Kept] = {}
+        approximations: dict[str, Approximation] = {}
         for block, chosen in self._places(ctx, corrected):
             signals[block.name] = as_rows(corrected[block.name]).index_select(1, chosen)
-            kept[block.name] = Picked(chosen, signals[block.name])
-        return signals, kept
+            approximations[block.name] = SharedIndices(chosen, signals[block.name])
+        return signals, approximations
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
-        """Put what was heard at its indices, zero elsewhere."""
+    def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors, Tensors]:
+        """Put the received values at their indices, zero elsewhere."""
         update = {}
-        for block, chosen in self._places(ctx, heard.values):
-            value = heard.values[block.name]
+        for block, chosen in self._places(ctx, received.values):
+            value = received.values[block.name]
             update[block.name] = value.new_zeros(block.size).index_copy_(0, chosen, value).view(block.shape)
         return update, shared
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """max(1, ⌊factor · d⌋) values."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the shape of max(1, ⌊factor · d⌋) values."""
         factor = self.compression_factor or ctx.best_share
         return {block.name: (sample_size(factor, block),)}
 
-    def _places(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
+    def _places(self, ctx: RoundContext, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
-        for block, chosen in zip(ctx.blocks, draw(ctx.streams, "random-k", ctx.round, sizes), strict=True):
+        for block, chosen in zip(ctx.blocks, draw_indices(ctx.streams, "random-k", ctx.round, sizes), strict=True):
             yield block, chosen.to(like[block.name].device)

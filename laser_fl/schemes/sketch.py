@@ -1,8 +1,7 @@
 """Count-mean sketch: values are added up, with random signs, in fewer random buckets.
 
-The buckets and signs are the same for all clients and new each round. No error feedback: with
-it the scheme diverges (paper, §G.6.1), since a value's estimate carries the others of its
-bucket, so that the memory grows.
+The buckets and signs are the same for all clients and new each round. There is no error feedback: with it the scheme
+diverges (paper, §G.6.1), since a value's estimate carries the others of its bucket, so that the memory grows.
 
 Source: paper, Algorithm 2.
 """
@@ -16,15 +15,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
-from laser_fl.rng import Streams
-from laser_fl.schemes.approximation import Kept
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
+from laser_fl.rng import RandomStreams
+from laser_fl.schemes.approximation import Approximation
+from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import sample_size
 
 
 @dataclass(frozen=True)
 class Sketch(Scheme):
-    """Signal = the buckets; update = each value's bucket times its sign.
+    """Count-mean sketch: signal = the buckets; update = each value's bucket times its sign.
 
     compression_factor: buckets per value, in (0, 1].
     """
@@ -32,12 +31,14 @@ class Sketch(Scheme):
     compression_factor: float
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Linear."""
-        return Promises(linear=True)
+        return Traits(linear=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
-        """Send the buckets; nothing is remembered, so nothing need be said of what they stand for."""
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Send the buckets; there is no memory, and so no approximation."""
         signals = {}
         for block, buckets, signs in self._hashes(ctx, corrected):
             m = as_rows(corrected[block.name])
@@ -45,23 +46,23 @@ class Sketch(Scheme):
             signals[block.name] = empty.index_add_(1, buckets, m * signs)
         return signals, {}
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
+    def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors, Tensors]:
         """Look every value up in its bucket."""
         update = {}
-        for block, buckets, signs in self._hashes(ctx, heard.values):
-            update[block.name] = heard.values[block.name].index_select(0, buckets).mul_(signs).view(block.shape)
+        for block, buckets, signs in self._hashes(ctx, received.values):
+            update[block.name] = received.values[block.name].index_select(0, buckets).mul_(signs).view(block.shape)
         return update, shared
 
-    def noise_energies(self, heard: Heard, ctx: Context) -> Tensors:
-        """Every value of the update has the noise of its bucket."""
-        return {block.name: heard.noise_std[block.name].double().square() * block.size for block in ctx.blocks}
+    def noise_energies(self, received: Received, ctx: RoundContext) -> Tensors:
+        """Return the noise energies: every value of the update has the noise of its bucket."""
+        return {block.name: received.noise_std[block.name].double().square() * block.size for block in ctx.blocks}
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """max(1, ⌊factor · d⌋) values."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the shape of max(1, ⌊factor · d⌋) values."""
         return {block.name: (sample_size(self.compression_factor, block),)}
 
-    def _hashes(self, ctx: Context, like: Tensors) -> Iterator[tuple[Block, Tensor, Tensor]]:
-        """Each block with its values' buckets and signs."""
+    def _hashes(self, ctx: RoundContext, like: Tensors) -> Iterator[tuple[Block, Tensor, Tensor]]:
+        """Yield each block with its values' buckets and signs."""
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
         for block, (buckets, signs) in zip(ctx.blocks, draw(ctx.streams, ctx.round, sizes), strict=True):
             yield block, buckets.to(like[block.name].device), signs.to(like[block.name])
@@ -69,15 +70,24 @@ class Sketch(Scheme):
 
 @lru_cache(maxsize=1)  # both sides draw the same, and in one process several clients do
 def draw(
-    streams: Streams, round: int, sizes: tuple[tuple[int, int], ...]
+    streams: RandomStreams, round: int, sizes: tuple[tuple[int, int], ...]
 ) -> list[tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]]:
-    """Of every block, given as (size, buckets), the hashes."""
+    """Draw the hashes of every block.
+
+    Args:
+        streams: the run's randomness.
+        round: counted from 0.
+        sizes: for every block (number of values, number of buckets).
+
+    Returns:
+        For every block the bucket of each value, and its sign, ±1.
+    """
     return [_hash(n, k, streams.generator("sketch", round, index)) for index, (n, k) in enumerate(sizes)]
 
 
 def _hash(
     size: int, count: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]:
-    """A bucket and a sign per value."""
+    """Draw a bucket and a sign per value."""
     buckets = torch.randint(count, (size,), generator=generator)
     return buckets, torch.randint(2, (size,), generator=generator).float().mul_(2).sub_(1)

@@ -6,29 +6,31 @@ Source: paper, §2, (Z-SGD) and (SGD).
 from dataclasses import dataclass
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.schemes.approximation import Kept
-from laser_fl.schemes.base import Context, Heard, Promises, Scheme, Shapes
+from laser_fl.schemes.approximation import Approximation
+from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 
 
 @dataclass(frozen=True)
 class ZSgd(Scheme):
-    """Signal = gradient; update = what was heard."""
+    """Z-SGD: signal = gradient; update = the received mean."""
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Linear."""
-        return Promises(linear=True)
+        return Traits(linear=True)
 
-    def encode(self, corrected: Tensors, shared: Tensors, ctx: Context) -> tuple[Tensors, dict[str, Kept]]:
-        """Send everything; there is nothing to remember."""
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Send everything; there is no memory, and so no approximation."""
         return corrected, {}
 
-    def decode(self, heard: Heard, shared: Tensors, ctx: Context) -> tuple[Tensors, Tensors]:
-        """Take what was heard as the update."""
-        return heard.values, shared
+    def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors, Tensors]:
+        """Take the received values as the update."""
+        return received.values, shared
 
-    def shapes(self, block: Block, ctx: Context) -> Shapes:
-        """The block's own."""
+    def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
+        """Return the block's own shape."""
         return {block.name: block.shape}
 
 
@@ -37,6 +39,6 @@ class Sgd(ZSgd):
     """Z-SGD at infinite power: the noiseless baseline."""
 
     @property
-    def promises(self) -> Promises:
+    def traits(self) -> Traits:
         """Linear, on a channel without noise."""
-        return Promises(linear=True, noiseless=True)
+        return Traits(linear=True, noiseless=True)

@@ -1,1 +1,1 @@
-"""Files of a run: its folder, checkpoints, trackers."""
+"""The files of a run: its folder, checkpoints, trackers."""

@@ -1,8 +1,8 @@
-"""Files from which a run goes on: numbers and tensors, written in one step, known by a checksum.
+"""Checkpoints, from which a run resumes: numbers and tensors, written in one step, verified by a checksum.
 
 A checkpoint is a safetensors file, which holds no code that reading it could run. Its metadata carry the format, its
-version, the numbers as JSON, and a checksum of everything. Of each kind the last two are kept: where the newest is
-damaged, the one before it serves.
+version, the numbers as JSON, and a checksum of everything. A folder keeps the last two of each kind: where the newest
+is damaged, the one before it serves.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from laser_fl.blocks import Tensors
 from laser_fl.errors import LaserError, StorageError, reason_of
 
-FORMAT, VERSION = "laser-fl checkpoint", "1"
+FORMAT, VERSION = "laser-fl checkpoint", "2"
 KEPT = 2
 SUFFIX = ".safetensors"
 
@@ -29,11 +29,16 @@ Numbers = dict[str, Any]
 
 
 class CheckpointError(LaserError):
-    """A file is no checkpoint, or a damaged one: which, and what is wrong."""
+    """A file is not a checkpoint, or is damaged; the message names the file and the fault."""
 
 
 def save(path: Path, numbers: Mapping[str, Any], tensors: Tensors) -> None:
     """Write a checkpoint in the place of `path`, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made where it does not exist.
+        numbers: by name, as JSON can carry them.
+        tensors: by name, of any shape and on any device.
 
     Raises:
         StorageError: it cannot be written.
@@ -55,18 +60,18 @@ def save(path: Path, numbers: Mapping[str, Any], tensors: Tensors) -> None:
 
 
 def load(path: Path) -> tuple[Numbers, Tensors]:
-    """Read a checkpoint: (numbers, tensors).
+    """Read a checkpoint. Returns (numbers, tensors), the tensors on the CPU.
 
     Raises:
-        CheckpointError: it is not there, or not what was written.
+        CheckpointError: the file does not exist, or differs from what was written.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            told = metadata.get("format"), metadata.get("version")
-            if told != (FORMAT, VERSION):
-                raise CheckpointError(f"{path}: must be a {FORMAT} of version {VERSION}, got {told[0]} of {told[1]}")
-            # Copied, because how a product is rounded may depend on where in memory its factors begin.
+            found = metadata.get("format"), metadata.get("version")
+            if found != (FORMAT, VERSION):
+                raise CheckpointError(f"{path}: must be a {FORMAT} of version {VERSION}, got {found[0]} of {found[1]}")
+            # Cloned, because the rounding of a product may depend on the alignment of its factors in memory.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  it is no mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
@@ -82,15 +87,15 @@ def load(path: Path) -> tuple[Numbers, Tensors]:
 
 
 class Progress(BaseModel):
-    """The numbers of a server's checkpoint; what they mean is said where they are in `Training`."""
+    """The numbers of a server's checkpoint; `Server` documents their meaning."""
 
     round: Annotated[int, Field(ge=0)]
     exchange: Annotated[int, Field(ge=0)]
     updates: Annotated[int, Field(ge=0)]
-    taken: list[Annotated[int, Field(ge=-1)]]
+    last_acknowledged: list[Annotated[int, Field(ge=-1)]]
     usual: dict[str, list[float]]
     train_loss: float | None
-    news_floats: Annotated[int, Field(ge=0)] | None
+    update_values: Annotated[int, Field(ge=0)] | None
     replica: str
     steps: Annotated[int, Field(ge=0)]
 
@@ -99,35 +104,47 @@ class Checkpoints:
     """The checkpoints of one kind in a folder: ``<kind>-<number>.safetensors``, the last two."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        """folder: made with the first checkpoint. kind: without a dash at its end."""
+        """Refer to the checkpoints of `kind` in `folder`.
+
+        folder: made with the first checkpoint. kind: without a dash at its end.
+        """
         self.folder = folder
         self._kind = kind
 
     def save(self, number: int, numbers: Mapping[str, Any], tensors: Tensors) -> None:
-        """Write one, and remove those that are too old. Raises StorageError."""
+        """Write a checkpoint, and remove all but the last two.
+
+        Args:
+            number: of the checkpoint, at least 0; later ones have larger numbers.
+            numbers: its numbers, by name.
+            tensors: its tensors, by name.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         save(self.path(number), numbers, tensors)
         for old in list(self.numbers)[KEPT:]:
             with suppress(OSError):
                 self.path(old).unlink()
 
     def load(self, number: int) -> tuple[Numbers, Tensors]:
-        """Read one. Raises CheckpointError."""
+        """Read the checkpoint of a number. Raises CheckpointError."""
         return load(self.path(number))
 
     @property
     def numbers(self) -> Iterator[int]:
-        """Those that are there, the newest first."""
+        """The numbers of the checkpoints in the folder, the newest first."""
         names = (path.name for path in self.folder.glob(f"{self._kind}-*{SUFFIX}"))
         found = (name.removeprefix(f"{self._kind}-").removesuffix(SUFFIX) for name in names)
         return iter(sorted((int(number) for number in found if number.isdecimal()), reverse=True))
 
     def path(self, number: int) -> Path:
-        """Where one lies."""
+        """Return the path of the checkpoint of a number."""
         return self.folder / f"{self._kind}-{number:08d}{SUFFIX}"
 
 
 def _checksum(text: str, tensors: Tensors) -> str:
-    """Of the numbers, and of every tensor's name, type, shape and bytes."""
+    """Hash the numbers, and every tensor's name, type, shape and bytes."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""A table that grows with a run: what a row costs does not depend on how many there are."""
+"""A table that grows with a run: the cost of a row does not depend on the number of rows."""
 
 import csv
 import io
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 class CsvTable:
-    """A CSV file to which rows are appended; whoever is killed meanwhile leaves at most a last line without its end.
+    """A CSV file to which rows are appended; a process killed meanwhile leaves at most one incomplete last line.
 
-    rows: how many were written.
+    rows: number of rows written.
     """
 
     def __init__(self, path: Path) -> None:
-        """path: made with the first row, which says what the columns are."""
+        """Start with no rows. path: made with the first row, whose keys become the columns."""
         self.rows = 0
         self._path = path
-        self._size = 0  # of the file with so many rows, in bytes
+        self._size = 0  # bytes of the file with so many rows
         self._columns: tuple[str, ...] = ()
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows at the end. Raises StorageError, and then there are as many as before."""
+        """Add rows at the end. Raises StorageError, and then the table has as many rows as before."""
         rows = list(rows)
         if not rows:
             return
@@ -44,11 +44,11 @@ class CsvTable:
         self.rows, self._size = self.rows + len(rows), self._size + len(content)
 
     def start_over(self) -> None:
-        """Let the next rows take the place of all that there are, in one step."""
+        """Let the next rows replace all present ones, in one step."""
         self.rows = self._size = 0
 
     def read(self, rows: int, parse: Callable[[dict[str, str]], T]) -> list[T]:
-        """Parse the first rows of the file. Raises CheckpointError where there are fewer, or what was not written."""
+        """Parse the first rows of the file. Raises CheckpointError where there are fewer, or one cannot be parsed."""
         if rows == 0:
             return []
         try:
@@ -71,7 +71,7 @@ class CsvTable:
         return text.getvalue().encode()
 
     def _add(self, content: bytes) -> None:
-        """Write behind the rows that there are, and over what an interrupted call has left there."""
+        """Write after the existing rows, over any remainder of an interrupted call."""
         try:
             with self._path.open("r+b") as file:
                 file.seek(self._size)

@@ -1,4 +1,4 @@
-"""Where a run was made: versions, machine, and the revision of this code."""
+"""The environment of a run: versions, machine, and the revision of this code."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("laser-fl", "torchvision", "transformers", "flwr", "ray", "numpy")
 
 @cache
 def environment() -> dict[str, str]:
-    """What a reader of a result needs to know of its machine; empty text where something is not there."""
+    """Describe the machine that computes a result; the text is empty where something is not there."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "revision": _revision(),
@@ -37,7 +37,7 @@ def _version(package: str) -> str:
 
 
 def _revision() -> str:
-    """The commit of the source tree, with a + where its code differs; empty outside a checkout, unknown without git."""
+    """Return the source tree's commit, with a + if its code differs; empty outside a checkout, unknown without git."""
     if not (SOURCE / ".git").exists():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""The files in a run's folder: their names, and how they are written and read so that none is half there."""
+"""The files in a run's folder: their names, and functions that write and read them whole."""
 
 import json
 from contextlib import suppress
@@ -27,47 +27,56 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def whole_lines(path: Path) -> str:
-    """The text of a file that grows by lines, without a last one that a killed run has not ended. Raises OSError."""
+    """Read a file that grows by lines, without a last line that a killed run left incomplete. Raises OSError."""
     text = path.read_bytes().decode()
     return text[: text.rfind("\n") + 1]
 
 
 def lock(folder: Path) -> FileLock:
     """Keep other processes from writing into a run's folder. Raises ConfigError where one does."""
-    taken = FileLock(folder / LOCK)
+    acquired = FileLock(folder / LOCK)
     try:
-        taken.acquire(timeout=0)
+        acquired.acquire(timeout=0)
     except Timeout:
         raise ConfigError(f"out-dir: must not be in use by a run, got {str(folder)!r}") from None
-    return taken
+    return acquired
 
 
-def unlock(folder: Path, taken: FileLock) -> None:
-    """Let others write there again, and leave no file of it."""
-    taken.release()
+def unlock(folder: Path, acquired: FileLock) -> None:
+    """Release the lock of a run's folder, and remove its file."""
+    acquired.release()
     with suppress(OSError):
         (folder / LOCK).unlink(missing_ok=True)
 
 
 def refuse_in_use(folder: Path) -> None:
-    """Raise ConfigError where another process is at a run: a killed command may leave one."""
+    """Raise ConfigError where another process works on a run: a killed command may leave one."""
     unlock(folder, lock(folder))
 
 
 def conclude(folder: Path, engine: str, status: str, reason: str) -> None:
-    """Write the summary of a run that has begun, and whose process had no time to.
+    """Write the summary of a run that has begun, and whose process could not write it.
 
-    A run that another process is at keeps its own last word. Raises StorageError.
+    A run on which another process works is left to that process; a summary that exists is left as it is.
+
+    Args:
+        folder: of the run.
+        engine: name of the engine.
+        status: failed or interrupted.
+        reason: one line.
+
+    Raises:
+        StorageError: the summary cannot be written.
     """
     if not (folder / CONFIG).is_file():
         return
     try:
-        taken = lock(folder)
+        acquired = lock(folder)
     except ConfigError:
         return
     try:
         if not (folder / SUMMARY).is_file():
-            told = {"status": status, "reason": reason, "engine": engine}
-            write_whole(folder / SUMMARY, f"{json.dumps(told, indent=2)}\n".encode())
+            summary = {"status": status, "reason": reason, "engine": engine}
+            write_whole(folder / SUMMARY, f"{json.dumps(summary, indent=2)}\n".encode())
     finally:
-        unlock(folder, taken)
+        unlock(folder, acquired)

@@ -1,4 +1,4 @@
-"""Going on with a run that stopped: which run it was, and the last checkpoint from which all of it can go on."""
+"""Resuming a run that stopped: its config and engine, and the last checkpoint from which all of it can go on."""
 
 import json
 import re
@@ -10,15 +10,15 @@ from typing import Any
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, reason_of
-from laser_fl.federated.optimizer import receiver_of
+from laser_fl.federated.optimizer import update_filter_of
 from laser_fl.registry import POLICIES, SCHEMES, from_fields
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
 from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT
 
-MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # where a run goes on
-LENGTHS = ("rounds", "epochs")  # the one that counts may become larger, where the run is as it was until then
+MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # on resuming
+LENGTHS = ("rounds", "epochs")  # the one that counts may grow, if the rounds so far stay as they were
 EVALUATIONS = "evaluate-every"
-DEPENDENT = {  # on the run's length
+DEPENDENT = {  # values that depend on the run's length, by key
     "lr-schedule": ("cosine", "one-cycle", "step"),
     "power-policy": tuple(name for name in POLICIES if name != "constant"),
     "receiver": ("paced",),
@@ -27,7 +27,10 @@ DEPENDENT = {  # on the run's length
 
 @dataclass(frozen=True)
 class About:
-    """What a run's folder says of the run. nodes: among which its clients were spread, where it has snapshots."""
+    """A run as its folder records it.
+
+    nodes: number of nodes among which its clients were spread; None where it has no snapshots.
+    """
 
     config: RunConfig
     engine: str
@@ -35,7 +38,7 @@ class About:
 
 
 def about(path: Path) -> About:
-    """Read what a run was, so as to go on with it. Raises ConfigError where `path` is not a run's folder."""
+    """Read the records of a run, to go on with it. Raises ConfigError where `path` is not a run's folder."""
     file = CONFIG
     try:
         config = parse(json.loads((path / file).read_text()) | {"resume": str(path)})
@@ -49,7 +52,16 @@ def about(path: Path) -> About:
 
 
 def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
-    """Raise ConfigError where `path` is not the folder of the run that `config` is to go on with."""
+    """Refuse to go on with a run that differs from `config`.
+
+    Args:
+        path: folder of the run to go on with.
+        config: of the run that goes on.
+        engine: name of its engine.
+
+    Raises:
+        ConfigError: `path` is not the folder of that run.
+    """
     known = about(path)
     if known.engine != engine:
         raise ConfigError(f"resume: must go on with the engine {known.engine}, got {engine}")
@@ -60,11 +72,11 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
         if key != known.config.length:
             counted = f", which is counted in {known.config.length}" if key in LENGTHS else ""
             raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on{counted}, got {value}")
-        _refuse_other_length(key, before | {"receiver": _receiver(known.config)}, value)
+        _refuse_other_length(key, before | {"receiver": _update_filter(known.config)}, value)
 
 
 def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:
-    """The run of `config` with other `lengths`, by their keys, evaluated as often as it was. Raises ConfigError."""
+    """Return the run of `config` with other `lengths`, by their keys, evaluated as often. Raises ConfigError."""
     return parse({**config.to_flat(), EVALUATIONS: config.evaluation_interval, **lengths}) if lengths else config
 
 
@@ -78,33 +90,33 @@ def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> Non
             raise ConfigError(f"{key}: {rule}, got {value}")
 
 
-def _receiver(config: RunConfig) -> str:
-    return receiver_of(config, from_fields(SCHEMES.load(config.strategy), config))
+def _update_filter(config: RunConfig) -> str:
+    return update_filter_of(config, from_fields(SCHEMES.load(config.strategy), config))
 
 
 def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
-    """The newest checkpoint of a server from which it and all hosts, as far as they are on this disk, can go on.
+    """Return the newest checkpoint from which the server and all client groups with snapshots here can go on.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none; the message has a reason for each.
     """
     reasons = []
     for number in checkpoints.numbers:
         try:
             numbers, tensors = checkpoints.load(number)
-            _refuse_missing_hosts(checkpoints.folder, int(numbers["exchange"]))
+            _refuse_missing_snapshots(checkpoints.folder, int(numbers["exchange"]))
             return numbers, tensors
         except (LaserError, KeyError, TypeError, ValueError) as error:
             reasons.append(reason_of(error))
     raise CheckpointError("; ".join(reasons) or f"{checkpoints.folder}: there is no checkpoint to go on from")
 
 
-def _refuse_missing_hosts(folder: Path, exchange: int) -> None:
-    """Raise CheckpointError where a host that has snapshots here has none that is whole and of this exchange."""
-    hosts = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
-    for host in sorted(hosts):
-        snapshots = Checkpoints(folder, host)
+def _refuse_missing_snapshots(folder: Path, exchange: int) -> None:
+    """Raise CheckpointError where a client group with snapshots here has none that is whole and of this exchange."""
+    groups = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
+    for group in sorted(groups):
+        snapshots = Checkpoints(folder, group)
         known = [number for number in snapshots.numbers if number in (exchange, exchange - 1)]
         if not known:
-            raise CheckpointError(f"{folder}: {host} has no snapshot of exchange {exchange - 1}")
+            raise CheckpointError(f"{folder}: {group} has no snapshot of exchange {exchange - 1}")
         snapshots.load(max(known))

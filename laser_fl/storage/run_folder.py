@@ -1,4 +1,4 @@
-"""A run's folder: what a user finds after a run, every file written whole or not at all, and tables by whole lines."""
+"""A run's folder: the files of a run, each written whole or not at all, and tables by whole lines."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from safetensors.torch import save
 from laser_fl.config import RunConfig
 from laser_fl.data.metrics import TASK_METRICS
 from laser_fl.errors import ConfigError, LaserError, StorageError, reason_of
-from laser_fl.federated.callbacks import Metrics, Observer
-from laser_fl.federated.ledger import Entry
-from laser_fl.federated.server import Training
+from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.federated.ledger import LedgerRecord
+from laser_fl.federated.server import Server
 from laser_fl.storage.checkpoint import Checkpoints
 from laser_fl.storage.csv_table import CsvTable
 from laser_fl.storage.environment import environment
@@ -42,13 +42,13 @@ from laser_fl.storage.trackers.base import tracker_class
 
 
 def path_of(config: RunConfig, now: datetime) -> Path:
-    """A run's folder: the one to go on with, or else as told, or else runs/<task>-<strategy>-<time>."""
+    """Return a run's folder: the one to go on with, else `out-dir`, else runs/<task>-<strategy>-<time>."""
     default = f"runs/{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
     return Path(config.resume or config.out_dir or default).expanduser()
 
 
 def refuse_used(path: Path) -> None:
-    """Raise ConfigError where `path` is something else than a new or an empty folder."""
+    """Raise ConfigError where `path` is not a new or an empty folder."""
     try:
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"out-dir: must be a new or empty folder, got {str(path)!r}")
@@ -56,21 +56,27 @@ def refuse_used(path: Path) -> None:
         raise ConfigError(f"out-dir: must be a folder ({error.strerror}), got {str(path)!r}") from None
 
 
-class RunFolder(Observer):
-    """Records a run while it goes.
+class RunFolder(Callback):
+    """A callback that records a run as it proceeds.
 
-    ``config.json`` the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a
-    line per evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so
-    that the tables can be compared bit by bit; ``spectrum.csv`` the updates' spectra, where asked
-    for; ``weights.safetensors`` the final weights; ``summary.json`` the result; ``checkpoints/`` what it
-    takes to go on. The config's tracker is told of everything, too.
+    ``config.json`` holds the resolved config; ``environment.json`` versions and machine; ``metrics.csv`` a line per
+    evaluation; ``ledger.csv`` a line per round; ``timing.csv`` seconds per round, apart, so that the tables can be
+    compared bit by bit; ``spectrum.csv`` the updates' spectra, if requested; ``weights.safetensors`` the final
+    weights; ``summary.json`` the result; ``checkpoints/`` the state to go on from. The config's tracker receives
+    every event, too.
     """
 
     def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
-        """path: a new or empty folder.
+        """Make the folder, or open that of the run to go on with.
+
+        Args:
+            path: a new or empty folder, or that of the run to go on with.
+            config: of the run.
+            engine: name of the engine, for the records.
 
         Raises:
-            ConfigError: it holds something already, or cannot be written to; or the tracker is not installed.
+            ConfigError: the folder is not empty, or cannot be written to; the run to go on with is another; or the
+                tracker is not installed.
         """
         self.path = path
         self._config = config
@@ -80,7 +86,7 @@ class RunFolder(Observer):
         self._seconds: list[float] = []
         self._tables = {name: CsvTable(path / name) for name in (METRICS, LEDGER, TIMING, SPECTRUM)}
         self._started = time.perf_counter()
-        self._goes = not config.resume  # a run that cannot go on leaves all as it was
+        self._begun = not config.resume  # a run that cannot go on leaves all as it was
         self._checkpoints = Checkpoints(path / CHECKPOINTS, "server")
         tracker = tracker_class(config.tracker)
         if config.resume:
@@ -97,112 +103,112 @@ class RunFolder(Observer):
             self._write_json(ENVIRONMENT, environment() | {"engine": engine})
         except OSError as error:
             raise ConfigError(f"out-dir: must be writable ({reason_of(error)}), got {str(path)!r}") from None
-        except (LaserError, KeyboardInterrupt) as error:  # the tracker's error, or the user's end before it began
+        except (LaserError, KeyboardInterrupt) as error:  # from the tracker, or by the user before the run began
             for left in path.iterdir():  # or the folder would be a used one
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise ConfigError(str(error)) from None
 
-    def on_begin(self, training: Training) -> None:
-        """Make `training` what it was at the last checkpoint, where the config says so; tell it where the next ones go.
+    def on_begin(self, server: Server) -> None:
+        """Restore `server` from the last checkpoint, if the config resumes a run, and set its folder of snapshots.
 
         Raises:
-            CheckpointError: there is none from which all can go on.
+            CheckpointError: there is no checkpoint from which all can go on.
         """
         if self._config.checkpoint_every:
-            training.snapshots = str(self._checkpoints.folder.resolve())
+            server.snapshots = str(self._checkpoints.folder.resolve())
         if self._config.resume:
-            self._go_on(training)
-        self._goes = True
-        self._tracker.on_begin(training)
+            self._go_on(server)
+        self._begun = True
+        self._tracker.on_begin(server)
 
-    def _go_on(self, training: Training) -> None:
-        """Make run and tables what they were at the last checkpoint.
+    def _go_on(self, server: Server) -> None:
+        """Restore run and tables as they were at the last checkpoint.
 
-        A run that is longer now was not evaluated where it used to end, unless that is where it is anyway. Whenever it
-        is killed, the checkpoint has no more rows than the tables, and fits the config.
+        A run that is longer now drops the evaluation at its former end, unless its schedule evaluates there anyway.
+        Whenever it is killed, the checkpoint has no more rows than the tables, and fits the config.
         """
         numbers, tensors = latest(self._checkpoints)
         rows, tables = numbers["rows"], self._tables
         metrics = tables[METRICS].read(rows[METRICS], Metrics.parse)
-        ledger = tables[LEDGER].read(rows[LEDGER], Entry.parse)
+        ledger = tables[LEDGER].read(rows[LEDGER], LedgerRecord.parse)
         spectra = tables[SPECTRUM].read(rows[SPECTRUM], _spectrum_row)
         self._seconds = tables[TIMING].read(rows[TIMING], lambda row: float(row["seconds"]))
-        training.restore(numbers, tensors, ledger)
-        planned = training.plan.evaluates_after
-        self._metrics = [one for one in metrics if planned(one.round - 1)]
-        self._spectra = [row for row in spectra if planned(row["round"] - 1)]
+        server.restore(numbers, tensors, ledger)
+        scheduled = server.schedule.evaluates_after
+        self._metrics = [one for one in metrics if scheduled(one.round - 1)]
+        self._spectra = [row for row in spectra if scheduled(row["round"] - 1)]
         self._started -= numbers["seconds"]
         there, now = json.loads((self.path / CONFIG).read_text()), self._config.to_flat()
         self._write_json(CONFIG, there | {key: now[key] for key in (*LENGTHS, EVALUATIONS)})
         if len(self._metrics) < len(metrics):
             fewer = {"rows": rows | {METRICS: len(self._metrics), SPECTRUM: len(self._spectra)}}
-            self._checkpoints.save(training.round, numbers | fewer, tensors)
+            self._checkpoints.save(server.round, numbers | fewer, tensors)
         for table in tables.values():
             table.start_over()
-        self._write_tables(training)
-        for file in (SUMMARY, WEIGHTS):  # of where it used to end
+        self._write_tables(server)
+        for file in (SUMMARY, WEIGHTS):  # from its former end
             (self.path / file).unlink(missing_ok=True)
 
-    def on_checkpoint(self, training: Training) -> None:
-        """Keep what it takes to go on from here; raises StorageError."""
-        self._write_tables(training)
-        numbers, tensors = training.state()
+    def on_checkpoint(self, server: Server) -> None:
+        """Save the state to go on from. Raises StorageError."""
+        self._write_tables(server)
+        numbers, tensors = server.state()
         beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
-        self._checkpoints.save(training.round, numbers | beside, tensors)
+        self._checkpoints.save(server.round, numbers | beside, tensors)
 
-    def on_round(self, training: Training, seconds: float) -> None:
-        """Remember what the round took."""
+    def on_round(self, server: Server, seconds: float) -> None:
+        """Record the duration of the round."""
         self._seconds.append(seconds)
-        self._tracker.on_round(training, seconds)
+        self._tracker.on_round(server, seconds)
 
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
-        """Bring the tables up to date."""
+    def on_evaluation(self, server: Server, metrics: Metrics) -> None:
+        """Record the metrics, and bring the tables up to date."""
         self._metrics.append(metrics)
         moment = {"round": metrics.round, "epoch": metrics.epoch}
-        self._spectra += [moment | {"block": name, "energy": value} for name, value in training.spectrum.items()]
-        self._write_tables(training)
-        self._tracker.on_evaluation(training, metrics)
+        self._spectra += [moment | {"block": name, "energy": value} for name, value in server.spectrum.items()]
+        self._write_tables(server)
+        self._tracker.on_evaluation(server, metrics)
 
-    def finish(self, training: Training) -> dict[str, Any]:
-        """Write the final weights and the summary of a completed run; returns the summary."""
-        self._write_tables(training)
-        weights = {name: tensor.cpu().contiguous() for name, tensor in training.server.model.items()}
+    def finish(self, server: Server) -> dict[str, Any]:
+        """Write the final weights and the summary of a completed run. Returns the summary."""
+        self._write_tables(server)
+        weights = {name: tensor.cpu().contiguous() for name, tensor in server.global_model.tensors.items()}
         write_whole(self.path / WEIGHTS, save(weights))
-        summary = self._write_json(SUMMARY, self._summary(training) | {"status": "completed"})
+        summary = self._write_json(SUMMARY, self._summary(server) | {"status": "completed"})
         self._close_tracker(completed=True)
         unlock(self.path, self._lock)
         return summary
 
-    def fail(self, training: Training | None, error: BaseException) -> None:
-        """Keep what there is of a run that stopped, and why it did, as far as the disk still takes it."""
+    def fail(self, server: Server | None, error: BaseException) -> None:
+        """Write the records of a run that stopped, with the reason, as far as the disk still takes them."""
         with suppress(StorageError):
-            if self._goes:
-                self._keep(training, error)
+            if self._begun:
+                self._write_failure(server, error)
         self._close_tracker(completed=False)
         unlock(self.path, self._lock)
 
-    def _keep(self, training: Training | None, error: BaseException) -> None:
+    def _write_failure(self, server: Server | None, error: BaseException) -> None:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
-        if training is not None:
-            self._write_tables(training)
-            if training.stuck:
-                self.on_checkpoint(training)
-            summary = self._summary(training) | summary
+        if server is not None:
+            self._write_tables(server)
+            if server.halted:
+                self.on_checkpoint(server)
+            summary = self._summary(server) | summary
         self._write_json(SUMMARY, summary)
 
     def _close_tracker(self, completed: bool) -> None:
-        """Tell the tracker that the run is over; what goes wrong there changes nothing here."""
+        """Close the tracker; an error there becomes a warning."""
         try:
             self._tracker.close(completed)
         except Exception as error:
             warnings.warn(f"tracker: {self._config.tracker} did not close: {error}", stacklevel=2)
 
-    def _summary(self, training: Training) -> dict[str, Any]:
-        config, ledger, seconds = self._config, training.ledger, self._seconds
+    def _summary(self, server: Server) -> dict[str, Any]:
+        config, ledger, seconds = self._config, server.ledger, self._seconds
         summary: dict[str, Any] = {
             "engine": self._engine,
             "task": config.task,
@@ -210,10 +216,10 @@ class RunFolder(Observer):
             "strategy": config.strategy,
             "seed": config.seed,
             "clients": config.clients,
-            "rounds": training.round,
+            "rounds": server.round,
             "power": config.power,
-            "parameters": training.parameters,
-            "device": str(next(iter(training.server.weights.values())).device),
+            "parameters": server.parameters,
+            "device": str(next(iter(server.global_model.weights.values())).device),
         }
         if self._metrics:
             last = self._metrics[-1]
@@ -222,26 +228,26 @@ class RunFolder(Observer):
             for name in last.ema_test.keys() & TASK_METRICS.keys():
                 summary[f"best_ema_test_{name}"] = TASK_METRICS[name].best([m.ema_test[name] for m in self._metrics])
         if ledger:
-            sent = [entry.uplink_floats for entry in ledger if entry.uplink_floats]  # in silent rounds: nothing
-            uplink = sum(sent) / len(sent) if sent else 0.0
-            summary["uplink_floats_per_round"] = uplink
-            summary["compression_ratio"] = training.parameters / uplink if uplink else math.inf
-            summary["max_power_used"] = max(entry.max_power_used for entry in ledger)
-            heard = [entry.snr_db for entry in ledger if entry.snr_db > -math.inf]
-            summary["mean_snr_db"] = sum(heard) / len(heard) if heard else -math.inf
-            summary["speakers_per_round"] = sum(entry.speakers for entry in ledger) / len(ledger)
-            summary["silent_rounds"] = sum(entry.speakers == 0 for entry in ledger)
+            sent = [record.uplink_floats for record in ledger if record.uplink_floats]  # idle rounds do not count
+            num_values = sum(sent) / len(sent) if sent else 0.0
+            summary["uplink_floats_per_round"] = num_values
+            summary["compression_ratio"] = server.parameters / num_values if num_values else math.inf
+            summary["max_power_used"] = max(record.max_power_used for record in ledger)
+            snrs = [record.snr_db for record in ledger if record.snr_db > -math.inf]
+            summary["mean_snr_db"] = sum(snrs) / len(snrs) if snrs else -math.inf
+            summary["transmitters_per_round"] = sum(record.transmitters for record in ledger) / len(ledger)
+            summary["idle_rounds"] = sum(record.transmitters == 0 for record in ledger)
             summary |= {f"total_{column}": total for column, total in vars(ledger.totals).items()}
         summary["seconds_total"] = self._elapsed
         if seconds:
             summary["seconds_per_round"] = sum(seconds) / len(seconds)
         return summary
 
-    def _write_tables(self, training: Training) -> None:
-        """Add the rows that are new."""
+    def _write_tables(self, server: Server) -> None:
+        """Append the new rows to the tables."""
         metrics, ledger, timing, spectrum = (self._tables[name] for name in (METRICS, LEDGER, TIMING, SPECTRUM))
         metrics.append(one.flat() for one in self._metrics[metrics.rows :])
-        ledger.append(asdict(entry) for entry in training.ledger[ledger.rows :])
+        ledger.append(asdict(record) for record in server.ledger[ledger.rows :])
         seconds = enumerate(self._seconds[timing.rows :], start=timing.rows + 1)
         timing.append({"round": round, "seconds": value} for round, value in seconds)
         spectrum.append(self._spectra[spectrum.rows :])
@@ -251,17 +257,17 @@ class RunFolder(Observer):
         return time.perf_counter() - self._started
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Write `content` and return it as a reader of the file finds it."""
+        """Write `content`, and return it as a reader of the file finds it."""
         strict = {key: _json(value) for key, value in content.items()}
         write_whole(self.path / name, (json.dumps(strict, indent=2, allow_nan=False) + "\n").encode())
         return strict
 
 
 def _spectrum_row(row: dict[str, str]) -> dict[str, Any]:
-    """Undo a row of spectrum.csv, as far as it takes to choose among them. Raises ValueError or KeyError."""
+    """Parse the round of a row of spectrum.csv; the rest stays text. Raises ValueError or KeyError."""
     return {**row, "round": int(row["round"])}
 
 
 def _json(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: they are written as text, which the config reads back."""
+    """Replace infinity and NaN, which JSON lacks, by text, which the config reads back."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,1 +1,4 @@
-"""Messages of a run as Flower records, and what one host's processes share. Only here the core imports Flower."""
+"""Messages of a run as Flower records, and memory shared by the processes of one host.
+
+No other part of the core imports Flower.
+"""

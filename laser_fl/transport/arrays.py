@@ -1,4 +1,4 @@
-"""Tensors in records: themselves, or where they lie."""
+"""Tensors in records: themselves, or handles to the files in which they lie."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from laser_fl.blocks import Tensors
 from laser_fl.errors import WireError, brief
 from laser_fl.rng import Device
-from laser_fl.transport.shared_memory import NotHereError, Slot
+from laser_fl.transport.shared_memory import TensorHandle, UnreachableError
 
-Show = Callable[[str, Tensors], Slot]  # write tensors where the reader maps them, under a name, and say where
+# Writes tensors under a name to a place from which the reader maps them, and returns their handle.
+Publish = Callable[[str, Tensors], TensorHandle]
 
 DTYPES = ("float32", "float64", "int64")
 STYPE = "numpy.ndarray"
@@ -23,10 +24,10 @@ STYPE = "numpy.ndarray"
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Whatever goes wrong in here is the sender's fault: a WireError that names `what` was read."""
+    """Turn any error in the block, which is the sender's fault, into a WireError that names `what` was read."""
     try:
         yield
-    except (WireError, NotHereError):
+    except (WireError, UnreachableError):
         raise
     except Exception as error:  # a parser may stumble over bad input in any way
         reason = brief(str(error))
@@ -34,7 +35,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 def write_tensors(tensors: Tensors) -> ArrayRecord:
-    """Tensors by name as an ArrayRecord."""
+    """Return tensors by name as an ArrayRecord."""
     return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()})
 
 
@@ -47,34 +48,47 @@ def read_tensors(record: ArrayRecord, device: Device = "cpu") -> Tensors:
     return tensors
 
 
-def put_tensors(records: RecordDict, name: str, tensors: Tensors, show: Show | None = None) -> None:
-    """Add tensors to records: themselves, or, with `show`, where they are."""
-    records[name] = write_tensors(tensors) if show is None else ConfigRecord({"slot": show(name, tensors).text})
+def put_tensors(records: RecordDict, name: str, tensors: Tensors, publish: Publish | None = None) -> None:
+    """Add tensors to records: themselves, or, with `publish`, a handle to them.
+
+    Args:
+        records: get one record more.
+        name: of that record, and of the tensors for `publish`.
+        tensors: by name.
+        publish: writes them where the reader maps them; None: they are part of the record.
+    """
+    records[name] = write_tensors(tensors) if publish is None else ConfigRecord({"slot": publish(name, tensors).text})
 
 
-def take_tensors(records: RecordDict, name: str, device: Device = "cpu", board: Path | None = None) -> Tensors:
-    """Undo `put_tensors`, onto `device`; board: the only folder to look into, if any.
+def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_memory: Path | None = None) -> Tensors:
+    """Undo `put_tensors`.
+
+    Args:
+        records: as `put_tensors` left them.
+        name: of the record.
+        device: where the tensors are wanted.
+        shared_memory: the only folder to look into; None: any shared memory.
 
     Raises:
-        NotHereError: they are in a file that this process cannot see, or must not look into.
+        UnreachableError: they are in a file that this process cannot see, or must not look into.
         WireError: they are not there, or no tensors.
     """
     if name in records.array_records:
         return read_tensors(records.array_records[name], device)
-    slot = slot_of(records, name)
-    if board not in (None, slot.folder):
-        raise NotHereError(f"{brief(slot.path)} is not in {board}")
-    return {name: tensor.to(device) for name, tensor in slot.map().items()}
+    handle = handle_of(records, name)
+    if shared_memory not in (None, handle.folder):
+        raise UnreachableError(f"{brief(handle.path)} is not in {shared_memory}")
+    return {name: tensor.to(device) for name, tensor in handle.map().items()}
 
 
-def slot_of(records: RecordDict, name: str) -> Slot:
-    """Where tensors lie. Raises WireError."""
+def handle_of(records: RecordDict, name: str) -> TensorHandle:
+    """Return the handle to tensors that lie in a file. Raises WireError."""
     with reading(name):
-        return Slot.parse(str(records.config_records[name]["slot"]))
+        return TensorHandle.parse(str(records.config_records[name]["slot"]))
 
 
 def _values(array: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    """What NumPy's file format holds, as long as it is what it says; pickled objects are refused."""
+    """Return the array of a file in NumPy's format, as long as it fits its header; pickled objects are refused."""
     if array.stype != STYPE:
         raise ValueError(f"it is a {array.stype}")
     file = io.BytesIO(array.data)

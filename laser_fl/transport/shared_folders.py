@@ -1,6 +1,6 @@
-"""Where boards lie: folders of tensors in memory, or among temporary files. It needs no PyTorch.
+"""Folders for shared memory: in a file system of memory, or among temporary files. They need no PyTorch.
 
-A board's owner holds a file in it locked; a board whose file is not locked is of a process that is no more.
+The owner of a shared memory has a file in it locked; one whose file is not locked is of a process that is no more.
 """
 
 import shutil
@@ -11,16 +11,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 IN_MEMORY = Path("/dev/shm")  # a file system of memory, where there is one
-PREFIX, TAKEN = "laser-fl-", "taken"  # a board's name, and the file in it that its owner holds locked
+PREFIX, LOCK = "laser-fl-", "taken"  # a shared memory's name, and the file in it that its owner has locked
 
 
 def places() -> list[Path]:
-    """Folders for boards, the best first; those that this machine has."""
+    """Return the folders of this machine in which shared memory may lie, the best first."""
     return [folder for folder in (IN_MEMORY, Path(tempfile.gettempdir())) if folder.is_dir()]
 
 
 def clear_left() -> None:
-    """Remove the boards that processes left behind when they were killed."""
-    for taken in (file for folder in places() for file in folder.glob(f"{PREFIX}*/{TAKEN}")):
-        with suppress(OSError, Timeout, NotImplementedError), FileLock(taken, timeout=0):
-            shutil.rmtree(taken.parent)
+    """Remove the shared memory that processes left behind when they were killed."""
+    for lock in (file for folder in places() for file in folder.glob(f"{PREFIX}*/{LOCK}")):
+        with suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)

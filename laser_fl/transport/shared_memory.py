@@ -1,7 +1,7 @@
-"""Tensors in files that all processes of a host map into their memory: what is large is shared, not shipped.
+"""Tensors in files that all processes of a host map into their memory: large tensors are shared, not shipped.
 
-A `Board` is a folder of such files with a name that nobody can guess. Files are mapped, not read: what one
-process writes, the others see. They are found on their own host only, even where hosts share a file system.
+A `SharedMemory` is a folder of such files with a name that nobody can guess. Files are mapped, not read: if one
+process writes, the others see it. They are found on their own host only, even where hosts share a file system.
 """
 
 import json
@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import LaserError, brief
-from laser_fl.transport.shared_folders import PREFIX, TAKEN, clear_left, places
+from laser_fl.transport.shared_folders import LOCK, PREFIX, clear_left, places
 
 ALIGNMENT = 64  # bytes; a processor's cache line
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -37,75 +37,77 @@ _Path = Annotated[str, Field(max_length=4096)]
 _Text = TypeAdapter(tuple[str, _Path, tuple[tuple[str, _Shape, str], ...]], config=ConfigDict(strict=True))
 
 
-class NotHereError(LaserError):
+class UnreachableError(LaserError):
     """A file of another host, of another user, or of a run that is over."""
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where tensors lie: a file on a host, and their names, shapes and types in it, in order."""
+class TensorHandle:
+    """A handle to tensors in a file: the file on its host, and their names, shapes and types in it, in order."""
 
     host: str
     path: str
     layout: Layout
 
     @classmethod
-    def fitting(cls, path: Path, tensors: Tensors) -> "Slot":
-        """A place in the file `path` of this host for tensors like these."""
+    def fitting(cls, path: Path, tensors: Tensors) -> "TensorHandle":
+        """Make a handle to the file `path` of this host, for tensors like these."""
         parts = ((name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items())
         return cls(_this_host(), str(path), tuple(parts))
 
     @classmethod
-    def parse(cls, text: str) -> "Slot":
-        """Undo `text`. Raises ValueError where it is none."""
+    def parse(cls, text: str) -> "TensorHandle":
+        """Undo `text`. Raises ValueError where it is not such a text."""
         return cls(*_Text.validate_json(text))
 
     @property
     def text(self) -> str:
-        """To be sent to another process."""
+        """The handle as text, to be sent to another process."""
         return json.dumps((self.host, self.path, self.layout))
 
     @property
     def folder(self) -> Path:
-        """The board's."""
+        """The folder of the shared memory."""
         return Path(self.path).parent
 
     def map(self) -> Tensors:
-        """The tensors: what is in the file, both ways. Only files on boards are looked at, whoever names others.
+        """Map the tensors: a change of theirs changes the file, and the other way round.
+
+        Only files in shared memory are looked at, whatever path the handle names.
 
         Raises:
-            NotHereError: this process cannot see the file, or there is less in it, or it is on no board.
+            UnreachableError: this process cannot see the file, or there is less in it, or it is in no shared memory.
         """
         if self.host != _this_host():
-            raise NotHereError(f"{brief(self.path)} is on another host")
+            raise UnreachableError(f"{brief(self.path)} is on another host")
         path = Path(self.path)
         folder = path.parent
         if not folder.name.startswith(PREFIX):
-            raise NotHereError(f"{brief(self.path)} is on no board")
+            raise UnreachableError(f"{brief(self.path)} is in no shared memory")
         try:
-            (folder / TAKEN).lstat()
+            (folder / LOCK).lstat()
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode):
-                raise NotHereError(f"{brief(self.path)} is no plain file")
+                raise UnreachableError(f"{brief(self.path)} is no plain file")
             if status.st_size < self._end:
-                raise NotHereError(f"{brief(self.path)} has {status.st_size} bytes, not {self._end}")
+                raise UnreachableError(f"{brief(self.path)} has {status.st_size} bytes, not {self._end}")
             return self._views(_mapped(self.path, status.st_ino, status.st_size))
         except (OSError, RuntimeError, ValueError) as error:
-            raise NotHereError(f"{brief(self.path)} cannot be mapped: {brief(str(error))}") from None
+            raise UnreachableError(f"{brief(self.path)} cannot be mapped: {brief(str(error))}") from None
 
     def reserve(self) -> None:
-        """Make the file long enough, or make it, of zeros; what is in it stays.
+        """Make the file long enough, or make it, of zeros; its bytes stay.
 
         PyTorch would lengthen it, too, but zeroes its first byte when it does. Raises OSError where there is no room.
         """
         with Path(self.path).open("ab") as file:
             if (size := file.tell()) < self._end:
-                if hasattr(os, "posix_fallocate"):  # or a full disk would be noticed only by who writes
+                if hasattr(os, "posix_fallocate"):  # else only the writing process would notice a full disk
                     os.posix_fallocate(file.fileno(), size, self._end - size)
                 file.truncate(self._end)
 
     def _views(self, data: torch.Tensor) -> Tensors:
-        """The tensors in the file's bytes."""
+        """Return the tensors in the file's bytes."""
         tensors, start = {}, 0
         for name, shape, dtype in self.layout:
             kind = TYPES[dtype]
@@ -116,7 +118,7 @@ class Slot:
     @property
     def _end(self) -> int:
         if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
-            raise NotHereError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
+            raise UnreachableError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
         return sum(_room(shape, dtype) for _, shape, dtype in self.layout)
 
 
@@ -133,30 +135,30 @@ def _room(shape: tuple[int, ...], dtype: str) -> int:
 
 @cache
 def _this_host() -> str:
-    """What tells this host, as it runs now, from others."""
+    """Return a text that distinguishes this host, since its last start, from others."""
     return BOOT.read_text().strip() if BOOT.is_file() else platform.node()
 
 
-class Board:
+class SharedMemory:
     """A folder of mapped files that its owner opens and closes."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: where to put it; None: among temporary files. Raises OSError where it cannot be there."""
+        """Make the folder in `folder`; None: among temporary files. Raises OSError where it cannot be there."""
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
         self._lock = FileLock(self.path / "taking")
         try:
             self._lock.acquire()
-            (self.path / "taking").rename(self.path / TAKEN)  # nobody finds it before it is locked
+            (self.path / "taking").rename(self.path / LOCK)  # nobody finds it before it is locked
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def with_room(cls, size: int) -> "Board | None":
-        """One for `size` bytes, in memory or else on disk; None where there is no room, or no such files.
+    def with_room(cls, size: int) -> "SharedMemory | None":
+        """Make one for `size` bytes, in memory or else on disk; None where there is no room, or no such files.
 
-        What killed processes left behind is removed first.
+        Shared memory that killed processes left behind is removed first.
         """
         clear_left()
         for folder in places():
@@ -166,28 +168,28 @@ class Board:
                     return cls(folder)
         return None
 
-    def show(self, name: str, tensors: Tensors) -> Slot:
+    def publish(self, name: str, tensors: Tensors) -> TensorHandle:
         """Write tensors into the file `name`, over what was there."""
-        slot = Slot.fitting(self.path / name, tensors)
-        write(slot, tensors)
-        return slot
+        handle = TensorHandle.fitting(self.path / name, tensors)
+        write(handle, tensors)
+        return handle
 
     def close(self) -> None:
-        """Remove the folder; who has mapped a file keeps what he sees."""
+        """Remove the folder; a process that has mapped a file goes on to see it."""
         _mapped.cache_clear()
         self._folder.cleanup()
         self._lock.release()
 
 
-def is_board(folder: Path) -> bool:
-    """Whether `folder` is a board that this process can see."""
-    return (folder / TAKEN).is_file()
+def is_shared_memory(folder: Path) -> bool:
+    """Return True where `folder` is a shared memory that this process can see."""
+    return (folder / LOCK).is_file()
 
 
-def write(slot: Slot, tensors: Tensors) -> None:
-    """Write tensors into the slot's file, which is made where there is none; nothing where they are the file's."""
-    slot.reserve()
-    mapped = slot.map()
+def write(handle: TensorHandle, tensors: Tensors) -> None:
+    """Write tensors into the handle's file, which is made where there is none; nothing where they are the file's."""
+    handle.reserve()
+    mapped = handle.map()
     for name, tensor in tensors.items():
         if mapped[name].data_ptr() != tensor.data_ptr():
             mapped[name].copy_(tensor)

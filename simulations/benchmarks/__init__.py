@@ -1,7 +1,7 @@
 """Benchmarks: one file each, run by ``laser-fl bench NAME``. A new one is a new file and a line here.
 
-Each prints lines of figures that were measured side by side in one process or run, so that what counts, their
-ratio, says little of the machine.
+Each prints lines of figures that were measured side by side in one process or run. Their ratio counts, and it depends
+little on the machine.
 """
 
 from laser_fl.registry import Entry, Table

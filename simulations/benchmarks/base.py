@@ -1,4 +1,4 @@
-"""What all benchmarks share: a settled config, and a fresh process for each case."""
+"""Shared parts of all benchmarks: a settled config, and a fresh process for each case."""
 
 import multiprocessing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ Line = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of a benchmark.
+    """A user's request for a benchmark.
 
-    rounds: to time; 0: the benchmark's own choice. strategies: of a benchmark that runs several; empty: all.
-    overrides: config keys on top of the benchmark's.
+    rounds: number of rounds to time; 0: the benchmark's own choice. strategies: for a benchmark that runs several;
+    empty: all. overrides: config keys on top of the benchmark's.
     """
 
     rounds: int = 0
@@ -30,12 +30,15 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, preset: str, only: Collection[str] | None = None, **keys: Any) -> RunConfig:
-        """The preset with the benchmark's keys (in snake_case) and the user's, longer than any benchmark.
+        """Return the preset with the benchmark's keys and the user's; its run is longer than any benchmark.
 
-        only: the keys that a user may set, where others would make the benchmark's sides incomparable.
+        Args:
+            preset: name of the preset.
+            only: the keys that a user may set, where others would make the benchmark's sides incomparable; None: all.
+            **keys: of the benchmark, in snake_case.
 
         Raises:
-            ConfigError: a key that is not the user's to set here, or a wrong value.
+            ConfigError: a key that a user may not set here, or a wrong value.
         """
         for key in self.overrides:
             if key in OWN or (only is not None and key not in only):
@@ -55,17 +58,17 @@ Benchmark = Callable[[Request], Iterator[Line]]
 
 
 def apart(measure: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call `measure` in a process of its own, which has nothing in memory yet and is gone afterwards."""
+    """Call `measure` in a process of its own, which starts with empty memory and ends afterwards."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(measure, *args, **kwargs).result()
 
 
 def line(benchmark: str, **figures: str | int | float | None) -> Line:
-    """One case's figures, the benchmark's name first."""
+    """Return one case's figures, the benchmark's name first."""
     return {"benchmark": benchmark, **figures}
 
 
 def milliseconds(seconds: float) -> float:
-    """To the microsecond."""
+    """Convert seconds to milliseconds, rounded to the microsecond."""
     return round(seconds * 1e3, 3)

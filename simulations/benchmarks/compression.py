@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import _orthogonalize
 
 from laser_fl.config import RunConfig
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
 from laser_fl.federated.setup import device_of
-from laser_fl.rng import Streams
-from laser_fl.schemes.base import Heard
+from laser_fl.rng import RandomStreams
+from laser_fl.schemes.base import Received
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import Side, in_turn
 
@@ -28,7 +28,7 @@ BLOCK = "matrix"
 
 
 def compression(request: Request) -> Iterator[Line]:
-    """Matrices of the paper's networks."""
+    """Compress matrices of the paper's networks; yield a line per shape."""
     request.only_laser()
     config = request.config(
         "cifar10",
@@ -47,7 +47,7 @@ def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = device_of(config)
-    generator = Streams(config.seed).generator("gradients", device=device)
+    generator = RandomStreams(config.seed).generator("gradients", device=device)
     gradient = torch.randn(CLIENTS, *shape, device=device, generator=generator)
     ours = Ours(gradient, config)
     sides: dict[str, Side] = {"peer": Hook(gradient, ours.broadcast.shared[BLOCK]), "round": ours}
@@ -67,50 +67,53 @@ def _measure(config: RunConfig, shape: tuple[int, int], rounds: int) -> Line:
 
 
 class Ours:
-    """Correct, encode, remember, decode what a perfect channel would hear; both phases."""
+    """LASER's side, both phases: correct, encode, update the memory, decode the mean as of a perfect channel."""
 
     def __init__(self, gradient: Tensor, config: RunConfig) -> None:
         """gradient: (clients, rows, columns)."""
         self.gradient = gradient
         self.memory = torch.zeros_like(gradient)
-        training = Training(config, {BLOCK: gradient[0]}, Plan(1))
-        self.broadcast = training.broadcast()
+        server = Server(config, {BLOCK: gradient[0]}, RoundSchedule(1))
+        self.broadcast = server.broadcast()
 
     def __call__(self) -> Tensor:
-        """One round; returns the update."""
+        """Run one round; return the update."""
         scheme, shared = self.broadcast.scheme, self.broadcast.shared
         corrected = self.memory.add_(self.gradient)
         update = None
-        for phase in range(len(scheme.promises.phase_shares)):
+        for phase in range(len(scheme.traits.phase_shares)):
             ctx = replace(self.broadcast.context, phase=phase)
-            signals, kept = scheme.encode({BLOCK: corrected}, shared, ctx)
-            for part in kept.values():
-                part.leave_(corrected)
-            heard = {name: signal.mean(dim=0) for name, signal in signals.items()}
-            update, shared = scheme.decode(Heard(heard, {}), shared, ctx)
+            signals, approximations = scheme.encode({BLOCK: corrected}, shared, ctx)
+            for approximation in approximations.values():
+                approximation.subtract_from_(corrected)
+            received = {name: signal.mean(dim=0) for name, signal in signals.items()}
+            update, shared = scheme.decode(Received(received, {}), shared, ctx)
         assert update is not None
         return update[BLOCK]
 
 
 class Hook:
-    """What the hook does on each of as many workers, their all-reduces being means; its error is that of the mean."""
+    """The hook's steps on each of as many processes as there are clients; a mean stands for an all-reduce.
+
+    The error is that of the mean.
+    """
 
     def __init__(self, gradient: Tensor, basis: Tensor) -> None:
-        """gradient: (workers, rows, columns). basis: the first right factor, (columns, rank)."""
+        """gradient: (processes, rows, columns). basis: the first right factor, (columns, rank)."""
         self.gradient = gradient
         self.error = torch.zeros_like(gradient)
         self.bucket = torch.empty_like(gradient)
         self.q = basis.clone()
 
     def __call__(self) -> Tensor:
-        """One round; returns the update."""
-        workers = len(self.gradient)
+        """Run one round; return the update."""
+        processes = len(self.gradient)
         corrected = torch.add(self.gradient, self.error, out=self.bucket)
         copy = corrected.clone()
         _orthogonalize(self.q.unsqueeze(0))  # type: ignore[no-untyped-call]
-        p = torch.bmm(corrected, self.q.expand(workers, *self.q.shape)).mean(dim=0)
+        p = torch.bmm(corrected, self.q.expand(processes, *self.q.shape)).mean(dim=0)
         _orthogonalize(p.unsqueeze(0))  # type: ignore[no-untyped-call]
-        self.q = torch.bmm(corrected.transpose(1, 2), p.expand(workers, *p.shape)).mean(dim=0)
+        self.q = torch.bmm(corrected.transpose(1, 2), p.expand(processes, *p.shape)).mean(dim=0)
         update = torch.matmul(p, self.q.t(), out=corrected[0])
         self.error = copy - update
         return update

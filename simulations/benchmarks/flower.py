@@ -1,4 +1,4 @@
-"""Flower's engine: a round without its gradients, beside an empty round of as many nodes in the same run."""
+"""The flower engine: a round without its gradients, beside an empty round of as many nodes in the same run."""
 
 import json
 import tempfile
@@ -16,7 +16,7 @@ APP = "from simulations.benchmarks.flower_app import client, server\n\n__all__ =
 
 
 def flower(request: Request) -> Iterator[Line]:
-    """The paper's three networks at full size; a node per client, an actor per processor core."""
+    """Time the paper's three networks at full size; a node per client, an actor per processor core."""
     request.only_laser()
     for preset, nodes, rounds in NETWORKS:
         config = request.config(preset, clients=nodes, dropout=0.0, strategy="laser")
@@ -47,7 +47,7 @@ def _measure(config: RunConfig, nodes: int, rounds: int) -> Line:
 
 
 def _project(values: dict[str, str | int | float]) -> dict[str, object]:
-    """The app's pyproject.toml."""
+    """Return the content of the app's pyproject.toml."""
     app = {
         "publisher": "laser-fl",
         "fab-format-version": 1,

@@ -1,4 +1,4 @@
-"""The Flower app that the benchmark runs: rounds of a strategy whose gradients are stored, and empty ones, in turn."""
+"""The Flower app of the benchmark: rounds of a strategy with stored gradients, and empty rounds, in turn."""
 
 import json
 import time
@@ -14,14 +14,14 @@ from flwr.serverapp import Grid, ServerApp
 from clients.node import reply
 from laser_fl.blocks import Block, Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.federated.callbacks import Observer
-from laser_fl.federated.local_training import Computed, Crew, Worker
-from laser_fl.federated.schedule import Plan
-from laser_fl.federated.server import Training
+from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.callbacks import Callback
+from laser_fl.federated.local_training import Computed, GroupTrainer, LocalTrainer
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
 from laser_fl.models.base import build
-from laser_fl.pipeline import Broadcast
 from laser_fl.registry import MODELS
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 from laser_fl.transport.arrays import write_tensors
 from strategies.over_the_air import OverTheAir
 
@@ -41,8 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     timer = _Timer(grid)
     strategy = OverTheAir(
         config,
-        plan=Plan(rounds + WARM_UP),
-        observers=[timer],
+        schedule=RoundSchedule(rounds + WARM_UP),
+        callbacks=[timer],
         transposed=network.transposed,
         undecayed=network.undecayed,
         buffers=network.buffers,
@@ -51,13 +51,13 @@ def main(grid: Grid, context: Context) -> None:
     result.write_text(json.dumps({name: median(s[WARM_UP:]) for name, s in timer.seconds.items()}))
 
 
-class _Timer(Observer):
+class _Timer(Callback):
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self.seconds: dict[str, list[float]] = {"round": [], "empty": []}
 
-    def on_round(self, training: Training, seconds: float) -> None:
-        """Note the round, and do an empty one."""
+    def on_round(self, server: Server, seconds: float) -> None:
+        """Record the round's time, and time an empty round."""
         self.seconds["round"].append(seconds)
         started = time.perf_counter()
         nodes = self._grid.get_node_ids()
@@ -76,37 +76,37 @@ def nothing(message: Message, context: Context) -> Message:
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with stored gradients."""
-    return reply(message, context, _StoredCrew().answer)
+    return reply(message, context, _StoredTrainer().answer)
 
 
-class _StoredCrew(Crew):
-    """Clients one by one."""
+class _StoredTrainer(LocalTrainer):
+    """A trainer that computes the clients one by one, with stored gradients."""
 
     def __init__(self) -> None:
-        self._group = 1
-        self._worker = _Stored()
+        self._at_once = 1
+        self._trainer = _StoredGradients()
 
     def _refuse_others(self, broadcast: Broadcast) -> None:
-        """Stored gradients are of any model."""
+        """Refuse nothing: stored gradients fit any model."""
 
 
-class _Stored(Worker):
-    """One gradient for all clients and rounds."""
+class _StoredGradients(GroupTrainer):
+    """A group trainer with one gradient for all clients and rounds."""
 
     def __init__(self) -> None:
-        """Needs neither data nor network."""
+        """Start without data and network."""
 
     def compute(self, broadcast: Broadcast) -> Computed:
-        """It costs nothing."""
+        """Return the stored gradients, at no cost."""
         ctx = broadcast.context
         buffers = {name: b.unsqueeze(0) for name, b in broadcast.buffers.items()}
         return Computed(
-            _gradients(ctx.blocks, ctx.streams), buffers, torch.zeros(len(ctx.present), dtype=torch.float64)
+            _gradients(ctx.blocks, ctx.streams), buffers, torch.zeros(len(ctx.participants), dtype=torch.float64)
         )
 
 
 @cache
-def _gradients(blocks: tuple[Block, ...], streams: Streams) -> Tensors:
+def _gradients(blocks: tuple[Block, ...], streams: RandomStreams) -> Tensors:
     generator = streams.generator("stored gradients")
     return {block.name: torch.randn(1, *block.shape, generator=generator) / 1000 for block in blocks}
 

@@ -1,7 +1,7 @@
-"""LASER on MNIST as one would write it in an afternoon: the peer that shows what batching is worth.
+"""LASER on MNIST as a straightforward program: the peer that shows the gain by batching.
 
-One model per client, torchvision's transforms in a DataLoader, autograd, loops over clients and blocks. It draws from
-PyTorch's own generator, as such a program would.
+It has one model per client, torchvision's transforms in a DataLoader, autograd, and loops over clients and blocks. It
+draws from PyTorch's own generator, as such a program would.
 """
 
 import math
@@ -21,11 +21,11 @@ from simulations.benchmarks.timing import Side, in_turn
 from simulations.engines.in_process import InProcess
 
 ROUNDS = 100
-BLOCK = 10  # rounds of one side before it is the other's turn
+BLOCK = 10  # rounds of one side before the other's turn
 
 
 def peer(request: Request) -> Iterator[Line]:
-    """The paper's setting, 16 clients x 128 images, LASER."""
+    """Time LASER in the paper's setting, 16 clients x 128 images."""
     request.only_laser()
     config = request.config("mnist", only=("threads", "data-dir", "seed"), strategy="laser")
     yield line("peer", **apart(_measure, config, request.rounds or ROUNDS))
@@ -49,7 +49,7 @@ def _measure(config: RunConfig, rounds: int) -> Line:
 
 
 class Straightforward:
-    """The same rounds, client by client and block by block."""
+    """The same rounds, computed client by client and block by block."""
 
     def __init__(self, config: RunConfig) -> None:
         from torchvision.datasets import MNIST
@@ -68,7 +68,7 @@ class Straightforward:
         self.round = 0
 
     def __call__(self) -> None:
-        """One round."""
+        """Run one round."""
         signals = [self._client(client) for client in range(self.config.clients)]
         norms = [[float(part.norm()) for part in signal] for signal in signals]
         totals = [sum(own) for own in norms]
@@ -76,17 +76,17 @@ class Straightforward:
             shares = [own[block] / total for own, total in zip(norms, totals, strict=True)]
             power = self.config.power * sum(shares) / len(shares)
             amplitude = math.sqrt(power) / max(own[block] for own in norms)
-            heard = torch.zeros_like(signals[0][block])
+            received = torch.zeros_like(signals[0][block])
             for signal in signals:
-                heard += amplitude * signal[block]
-            heard += torch.randn_like(heard)
-            mean = heard / (amplitude * len(signals))
+                received += amplitude * signal[block]
+            received += torch.randn_like(received)
+            mean = received / (amplitude * len(signals))
             parameter.grad = self._decoded(mean) if parameter.ndim == 2 else mean
         self.optimizer.step()
         self.round += 1
 
     def _client(self, number: int) -> list[Tensor]:
-        """One client's signals, a factor for the matrix."""
+        """Return one client's signals; that of the matrix is a factor."""
         model = self.clients[number]
         model.load_state_dict(self.server.state_dict())
         model.zero_grad()
@@ -96,12 +96,12 @@ class Straightforward:
         for block, parameter in enumerate(model.parameters()):
             assert parameter.grad is not None
             corrected = self.memories[number][block] + parameter.grad
-            signal, kept = corrected, corrected
+            signal, approximation = corrected, corrected
             if parameter.ndim == 2:
                 even = self.round % 2 == 0
                 signal = corrected.T @ self.basis if even else corrected @ self.basis
-                kept = self.basis @ signal.T if even else signal @ self.basis.T
-            self.memories[number][block] = corrected - kept
+                approximation = self.basis @ signal.T if even else signal @ self.basis.T
+            self.memories[number][block] = corrected - approximation
             signals.append(signal)
         return signals
 

@@ -1,12 +1,12 @@
-"""Whole rounds in one process, beside their floor: what no round can do without."""
+"""Whole rounds in one process, beside their floor: the work that no round can do without."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.federated.local_training import Crew
-from laser_fl.federated.optimizer import Stepping, optimizer_of
+from laser_fl.federated.local_training import LocalTrainer
+from laser_fl.federated.optimizer import OptimizerConfig, build_optimizer
 from laser_fl.federated.setup import Setup, prepare
 from laser_fl.registry import SCHEMES
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
@@ -20,24 +20,24 @@ SLACK = 0.25
 
 
 def mnist(request: Request) -> Iterator[Line]:
-    """The paper's setting, 16 clients x 128 images, at a power at which the digital rival speaks, too."""
+    """Time the paper's setting, 16 clients x 128 images, at a power at which the digital rival transmits, too."""
     return _every_strategy("mnist", request, request.config("mnist", power=1000), 200)
 
 
 def resnet18(request: Request) -> Iterator[Line]:
-    """At full width, 4 clients x 32 images, on all of PyTorch's threads."""
+    """Time ResNet18 at full width, 4 clients x 32 images, on all of PyTorch's threads."""
     return _every_strategy(
         "resnet18", request, request.config("cifar10", clients=4, batch_size=32, evaluate_examples=500), 6
     )
 
 
 def gpt2_small(request: Request) -> Iterator[Line]:
-    """Two layers, 119,104 values, 4 clients x 16 windows of 64 bytes."""
+    """Time GPT-2 with two layers, 119,104 values, 4 clients x 16 windows of 64 bytes."""
     return _every_strategy("gpt2-small", request, request.config("gpt2-small"), 50)
 
 
 def gpt2(request: Request) -> Iterator[Line]:
-    """Two layers at full width and vocabulary, 2 clients x 2 windows of 512 tokens."""
+    """Time GPT-2 with two layers at full width and vocabulary, 2 clients x 2 windows of 512 tokens."""
     config = request.config(
         "gpt2-wikitext103",
         task="wikitext-2",
@@ -51,7 +51,10 @@ def gpt2(request: Request) -> Iterator[Line]:
 
 
 def growth(request: Request) -> Iterator[Line]:
-    """The paper's setting with 60 images per client; memory beside that of data, model and memories, and a quarter."""
+    """Time the paper's setting with 60 images per client, for a growing number of clients.
+
+    The memory stands beside a bound: that of data, model and memories, and a quarter more.
+    """
     request.only_laser()
     for clients in GROWTH:
         config = request.config("mnist", clients=clients, batch_size=GROWTH_BATCH)
@@ -67,15 +70,15 @@ def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int)
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:
-    """Memory first, of a few rounds and an evaluation alone; then the times of rounds and of their floor, in turn."""
-    whole_round(InProcess(prepare(_tiny(config))))  # imports what a run imports
+    """Measure the memory of a few rounds and an evaluation alone, then the times of rounds and their floor, in turn."""
+    whole_round(InProcess(prepare(_tiny(config))))  # makes the imports of a run
     memory = PeakMemory()
     setup = prepare(config)
     engine = InProcess(setup)
     warm_up = min(WARM_UP, rounds // 2 + 1)
     for _ in range(warm_up):
         whole_round(engine)
-    setup.evaluate(engine.training.server.model)
+    setup.evaluate(engine.server.global_model.tensors)
     peak = memory.megabytes()
     sides: dict[str, Side] = {"floor": Floor(setup), "round": lambda: whole_round(engine)}
     seconds = in_turn(sides, rounds, warm_up, setup.device)
@@ -94,43 +97,46 @@ def _measure(config: RunConfig, rounds: int) -> Line:
 
 
 def _tiny(config: RunConfig) -> RunConfig:
-    """The same on the embedded task with two clients."""
+    """Return the config on the embedded task with two clients."""
     keys = {"task": "mnist-5k", "model": "linear", "tokens": "bytes", "dropout": 0.0, "accumulation-steps": 1}
     return parse(config.to_flat() | keys | {"clients": 2, "batch-size": 2, "evaluate-examples": 2})
 
 
 def _bound_mb(config: RunConfig) -> float:
-    """What growth allows itself: data, model, each client's memory of the compressed blocks, and a quarter more."""
+    """Return the bound of `growth` in MB.
+
+    It is the memory of data, model and each client's memory of the compressed blocks, and a quarter more.
+    """
     setup = prepare(config)
     data: int = sum(values.nbytes for part in (setup.task.train, setup.task.test) for values in vars(part).values())
-    remembered = setup.training().broadcast().shared  # whose blocks are those that are compressed
+    compressed = setup.server().broadcast().shared  # the shared state has the compressed blocks
     model = sum(weight.nbytes for weight in setup.network.weights.values())
-    memory = config.clients * sum(setup.network.weights[name].nbytes for name in remembered)
+    memory = config.clients * sum(setup.network.weights[name].nbytes for name in compressed)
     return round((1 + SLACK) * (data + model + memory) / MEGABYTE, 1)
 
 
 def whole_round(engine: InProcess) -> None:
-    """All exchanges of a round."""
+    """Run all exchanges of a round."""
     while not engine.advance():
         pass
 
 
 class Floor:
-    """A round's least work: fetch the examples, differentiate as the round does, average, let the optimizer step."""
+    """The least work of a round: fetch the examples, differentiate as the round does, average, step the optimizer."""
 
     def __init__(self, setup: Setup) -> None:
-        """The weights are those of a run of its own."""
+        """Start from the weights of a run of its own."""
         self.weights = {name: weight.clone() for name, weight in setup.network.weights.items()}
-        self._broadcast = replace(setup.training().broadcast(), weights=self.weights)
-        self._crew = Crew(setup.task, setup.network, setup.config, range(setup.config.clients))
-        self._optimizer = optimizer_of(self.weights, Stepping.of(setup.config, 1, setup.network.undecayed))
+        self._broadcast = replace(setup.server().broadcast(), weights=self.weights)
+        self._trainer = LocalTrainer(setup.task, setup.network, setup.config, range(setup.config.clients))
+        self._optimizer = build_optimizer(self.weights, OptimizerConfig.of(setup.config, 1, setup.network.undecayed))
         self._round = 0
 
     def __call__(self) -> None:
-        """One round."""
+        """Run one round."""
         context = replace(self._broadcast.context, round=self._round)
         total: Tensors = {}
-        for computed in self._crew.compute(replace(self._broadcast, context=context)):
+        for computed in self._trainer.compute(replace(self._broadcast, context=context)):
             for name, gradient in computed.gradients.items():
                 summed = gradient.sum(dim=0) if len(gradient) > 1 else gradient[0]
                 total[name] = total[name].add_(summed) if name in total else summed

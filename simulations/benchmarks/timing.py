@@ -1,4 +1,4 @@
-"""How benchmarks measure: sides timed in turn in one process, and the process's memory."""
+"""Measurements of benchmarks: sides timed in turn in one process, and the process's memory."""
 
 import ctypes
 import gc
@@ -20,10 +20,19 @@ CLEAR_PEAK = "5"  # written to clear_refs, it makes Linux forget the peak
 def in_turn(
     sides: Mapping[str, Side], rounds: int, warm_up: int, device: torch.device, block: int = 1
 ) -> dict[str, float]:
-    """Call the sides in turn, `rounds` times after `warm_up`; each one's median of single calls, in seconds.
+    """Call the sides in turn, and time the single calls.
 
-    What disturbs the machine for a while disturbs all sides alike. block: calls of a side before it is the
-    other's turn, as a run's rounds follow each other, too.
+    A temporary disturbance of the machine disturbs all sides alike.
+
+    Args:
+        sides: the calls, by name.
+        rounds: number of timed calls of each side.
+        warm_up: number of calls of each side before these.
+        device: to wait for after every call.
+        block: number of consecutive calls of a side before the next side's turn; a run's rounds follow each other, too.
+
+    Returns:
+        Each side's median, in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -49,7 +58,7 @@ class PeakMemory:
     """The largest resident memory of this process since now, above what it has now."""
 
     def __init__(self) -> None:
-        """Collect what is free; forget earlier peaks, where the system can (Linux)."""
+        """Release free memory; forget earlier peaks, where the system can (Linux)."""
         gc.collect()
         with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -58,7 +67,7 @@ class PeakMemory:
         self._before = psutil.Process().memory_info().rss
 
     def megabytes(self) -> float | None:
-        """The peak so far; None where the system does not tell."""
+        """Return the peak so far, in MB; None where the system does not report it."""
         with suppress(OSError):
             for line in Path("/proc/self/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""The command that measures."""
+"""The command that runs benchmarks."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What the commands share: options, settings, how they print, and errors of one line."""
+"""Shared parts of the commands: options, settings, printing, and errors of one line."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 
 
 def settings_of(preset: str | None, overrides: list[str] | None, out: Path | None) -> RunConfig:
-    """The run config: defaults, then the preset, then -c, then --out."""
+    """Return the run config: defaults, then the preset, then -c, then --out.
+
+    Args:
+        preset: its name; None: no preset.
+        overrides: of -c, each KEY=VALUE.
+        out: the run's folder; None: as the config has it.
+
+    Raises:
+        ConfigError: an unknown preset, or a wrong key or value.
+    """
     given = key_values(overrides)
     values: dict[str, Any] = {**(presets.beside(presets.load(preset), given) if preset else {}), **given}
     if out is not None:
@@ -41,7 +50,7 @@ def settings_of(preset: str | None, overrides: list[str] | None, out: Path | Non
 
 
 def key_values(given: list[str] | None, option: str = "-c") -> dict[str, str]:
-    """The keys and values of an option that may be repeated."""
+    """Return the keys and values of an option that may be repeated. Raises ConfigError for an item without '='."""
     values = {}
     for one in given or []:
         key, equals, value = one.partition("=")
@@ -52,25 +61,31 @@ def key_values(given: list[str] | None, option: str = "-c") -> dict[str, str]:
 
 
 def refuse_keys(overrides: list[str] | None, *keys: str) -> None:
-    """Refuse config keys for which a command has an option of its own."""
+    """Raise ConfigError for config keys for which a command has an option of its own."""
     for override in overrides or []:
         if (key := override.partition("=")[0].strip()) in keys:
             option = "--strategies" if keys == ("strategy",) else f"--{key}"
             raise ConfigError(f"{key}: must be given by {option} here, got -c {brief(override)}")
 
 
-def say(line: object, style: str = "", on: Console = console) -> None:
-    """Print one line as it is: never cut, nor broken into several."""
+def print_line(line: object, style: str = "", on: Console = console) -> None:
+    """Print one line as it is, neither cut nor broken into several.
+
+    Args:
+        line: printed as text.
+        style: of rich.
+        on: the console.
+    """
     on.print(Text(str(line), style), soft_wrap=True)
 
 
 def show(listing: Listing) -> None:
-    """Print a table, nothing of it cut."""
-    say(listing.title, "bold")
+    """Print a table; nothing of it is cut."""
+    print_line(listing.title, "bold")
     for line in listing.lines(_room()):
-        say(line)
+        print_line(line)
     if listing.caption:
-        say(listing.caption, "dim")
+        print_line(listing.caption, "dim")
 
 
 def show_frame(frame: "pd.DataFrame", title: str) -> None:
@@ -82,13 +97,16 @@ def show_frame(frame: "pd.DataFrame", title: str) -> None:
 
 def show_pairs(title: str, rows: list[tuple[str, str]]) -> None:
     """Print a heading and lines of name and value."""
-    say(title, "bold")
+    print_line(title, "bold")
     for line in pairs(rows, _room()):
-        say(line)
+        print_line(line)
 
 
 def _room() -> int:
-    """How wide a line may be: as the terminal, or as COLUMNS says; as long as it takes in a pipe or a file."""
+    """Return the largest width of a line.
+
+    It is COLUMNS where that is set, else the terminal's width; in a pipe or a file, a line may be as long as it takes.
+    """
     if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns):
         return int(columns)
     return console.width if console.is_terminal else ENDLESS
@@ -96,15 +114,15 @@ def _room() -> int:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors that a user can mend are one line each and an exit status, never a traceback."""
+    """Turn errors that a user can mend into one line each and an exit status, never a traceback."""
     try:
         yield
     except LaserError as error:
-        say(error, "red", errors)
+        print_line(error, "red", errors)
         refused = isinstance(error, (ConfigError, DataError))
         raise typer.Exit(REFUSED if refused else FAILED) from None
-    except OSError as error:  # of a disk: full, read-only, gone, somebody else's
+    except OSError as error:  # the disk is full, read-only, gone, or somebody else's
         if error.filename is None:
             raise
-        say(f"{error.filename}: {reason_of(error)}", "red", errors)
+        print_line(f"{error.filename}: {reason_of(error)}", "red", errors)
         raise typer.Exit(FAILED) from None

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from laser_fl.errors import LaserError
-from simulations.cli.common import Overrides, Quiet, errors, key_values, one_line_errors, say, show_frame
+from simulations.cli.common import Overrides, Quiet, errors, key_values, one_line_errors, print_line, show_frame
 
 if TYPE_CHECKING:
     from simulations.sweep import Run
 
 
 class Scale(StrEnum):
-    """How much a reproduction runs."""
+    """The scale of a reproduction."""
 
     full = "full"
     small = "small"
@@ -44,11 +44,11 @@ def sweep(
         grid = read_grid(file)
         runs = runs_of([grid], root)
         if dry_run:
-            _show_plan(runs, cpus, gpus)
+            _show_dry_run(runs, cpus, gpus)
             return
         failed = _execute(runs, address, cpus, gpus, quiet)
         table = results(runs, root, [grid])
-        say(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}")
+        print_line(f"{len(table)} of {len(runs)} runs completed: {root / RESULTS}")
         _report_failures(failed)
 
 
@@ -72,7 +72,7 @@ def reproduce(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what a table or figure needs, draw it, and say how far it is from the paper's."""
+    """Run what a table or figure needs, draw it, and report how far it is from the paper's."""
     with one_line_errors():
         from simulations.reproduction import Reproduction
 
@@ -80,8 +80,8 @@ def reproduce(
         made = Reproduction.asked(name, scale, key_values(config, "-c"), wanted)
         runs = made.runs(runs_folder)
         if dry_run:
-            say(f"{made.title}: stated time {made.figure.scales[scale].time}")
-            _show_plan(runs, cpus, gpus)
+            print_line(f"{made.title}: stated time {made.figure.scales[scale].time}")
+            _show_dry_run(runs, cpus, gpus)
             return
         failed = _execute(runs, address, cpus, gpus, quiet)
         folder = out or made.default_folder
@@ -89,7 +89,7 @@ def reproduce(
             for part, table in made.write(runs, folder).items():
                 show_frame(table, f"{made.title}: {part}")
             for file in (*made.tables(folder).values(), *made.pictures(folder)):
-                say(file)
+                print_line(file)
         _report_failures(failed)
 
 
@@ -99,7 +99,7 @@ def _report_failures(failed: dict[str, str]) -> None:
 
 
 def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, quiet: bool) -> dict[str, str]:
-    """Carry the runs out with a bar over all of them, or a line per run."""
+    """Carry out the runs, with a bar over all of them or a line per run; return why some failed, by label."""
     from simulations.progress import SweepDisplay
     from simulations.sweep import execute
 
@@ -107,17 +107,17 @@ def _execute(runs: "list[Run]", address: str | None, cpus: int, gpus: float, qui
         return execute(runs, display.show, address, cpus, gpus, display.note)
 
 
-def _show_plan(runs: "list[Run]", cpus: int, gpus: float) -> None:
-    """The runs, which of them are completed, and the time that the others will take here."""
+def _show_dry_run(runs: "list[Run]", cpus: int, gpus: float) -> None:
+    """Print the runs, which of them are completed, and the time that the others will take here."""
     from simulations.side_by_side import cores
     from simulations.sweep import estimate
 
     for run in runs:
-        say(f"{'done' if run.summary else 'to do'}  {run.label}")
+        print_line(f"{'done' if run.summary else 'to do'}  {run.label}")
     at_once = cores() // cpus
     if gpus > 0:
         import torch
 
         at_once = min(at_once, int(torch.cuda.device_count() / gpus))
     seconds = estimate(runs, max(1, at_once))
-    say(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")
+    print_line(f"{sum(run.summary is None for run in runs)} of {len(runs)} to do, about {seconds / 60:.1f} minutes")

@@ -1,4 +1,4 @@
-"""Commands that train nothing: who holds what, what is sent, what theory says, what there is."""
+"""Commands that train nothing: the clients' data, the values that they send, the theory, the list of all parts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ from simulations.cli.common import (
     Overrides,
     Preset,
     one_line_errors,
+    print_line,
     refuse_keys,
-    say,
     settings_of,
     show,
     show_pairs,
@@ -39,7 +39,7 @@ def holdings(
         if not isinstance(data, Examples):
             raise ConfigError(f"task: must have labels, got {settings.task!r}")
         counts = draw(data.targets, settings, out)
-        say(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
+        print_line(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
 
 
 def volume(
@@ -92,23 +92,23 @@ def list_parts() -> None:
     from laser_fl.registry import (
         ALLOCATIONS,
         CHANNELS,
-        EXCHANGES,
+        FACTOR_EXCHANGES,
         MODELS,
         POLICIES,
-        RECEIVERS,
         RECOVERIES,
         SCHEMES,
         TASKS,
         TRACKERS,
+        UPDATE_FILTERS,
     )
     from simulations.benchmarks import BENCHMARKS
     from simulations.figures import FIGURES
 
     parts = {
         "strategy": SCHEMES,
-        "factor-exchange": EXCHANGES,
+        "factor-exchange": FACTOR_EXCHANGES,
         "recovery": RECOVERIES,
-        "receiver": RECEIVERS,
+        "receiver": UPDATE_FILTERS,
         "channel": CHANNELS,
         "power-policy": POLICIES,
         "power-allocation": ALLOCATIONS,
@@ -125,7 +125,7 @@ def list_parts() -> None:
     ]
     for title, rows in sections.items():
         show_pairs(title, rows)
-        say("")
+        print_line("")
 
 
 def _described(entry: Entry) -> str:

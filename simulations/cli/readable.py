@@ -1,4 +1,4 @@
-"""Terminals and logs that cannot show every character: no command fails for what it prints."""
+"""Output on terminals and logs that cannot show every character: no command fails because of one."""
 
 import codecs
 import io
@@ -14,7 +14,7 @@ WORDS = {
 
 
 def print_readably() -> None:
-    """Let standard output and standard error write something readable for what their encoding does not have."""
+    """Let standard output and standard error write a readable substitute where their encoding lacks a character."""
     codecs.register_error(NAME, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -22,11 +22,11 @@ def print_readably() -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """A codec's error handler: words, letters without their accents, or else an escape."""
+    """Handle a codec's error: return words, letters without their accents, or else an escape, and the next position."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    try:  # bytes of a file's name that were no text in this locale
+    try:  # bytes of a file's name that are no text in this locale
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
         text = text.encode("ascii", "backslashreplace").decode("ascii")

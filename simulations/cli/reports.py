@@ -1,4 +1,4 @@
-"""The command that makes a page of what the others left behind."""
+"""The command that makes a page of the other commands' results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from laser_fl.errors import ConfigError
-from simulations.cli.common import one_line_errors, say
+from simulations.cli.common import one_line_errors, print_line
 
 
 def report(
@@ -27,4 +27,4 @@ def report(
                 f"--out: must be writable, with all pictures beside it readable ({error.strerror}), got {str(target)!r}"
             ) from None
         for file in files:
-            say(file)
+            print_line(file)

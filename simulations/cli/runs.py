@@ -18,8 +18,8 @@ from simulations.cli.common import (
     errors,
     key_values,
     one_line_errors,
+    print_line,
     refuse_keys,
-    say,
     settings_of,
     show,
     show_pairs,
@@ -27,7 +27,7 @@ from simulations.cli.common import (
 
 
 class Over(StrEnum):
-    """What scores are drawn over."""
+    """The horizontal axis of the scores."""
 
     rounds = "rounds"
     channel_uses = "channel-uses"
@@ -39,7 +39,7 @@ OVER_COLUMNS = {Over.rounds: "round", Over.latency: "latency_seconds", Over.chan
 
 
 class Engine(StrEnum):
-    """Where the clients run."""
+    """The engine, which decides where the clients run."""
 
     in_process = "in-process"
     flower = "flower"
@@ -112,7 +112,7 @@ def compare(
         frame(outcomes).to_csv(root / COMPARISON, index=False)
         show(listing(outcomes, settings))
         if drawn is not None:
-            say(f"picture: {drawn}")
+            print_line(f"picture: {drawn}")
         if failed := [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]:
             raise LaserError("\n".join(failed))
 
@@ -120,9 +120,16 @@ def compare(
 def going_on(
     folder: Path, engine: Engine | None, nodes: int | None, overrides: list[str] | None = None
 ) -> tuple[RunConfig, Engine, int | None]:
-    """The settings, the engine and the number of nodes of the run in `folder`, which goes on. Raises ConfigError.
+    """Return the settings, the engine and the number of nodes with which the run in `folder` goes on.
 
-    overrides: its new length, where it is to be longer.
+    Args:
+        folder: of the run.
+        engine: as asked for; None: as before.
+        nodes: as asked for; None: as before.
+        overrides: its new length, each KEY=VALUE, where it is to be longer.
+
+    Raises:
+        ConfigError: the run cannot go on like this.
     """
     from laser_fl.storage.resume import LENGTHS, about, lengthened
 
@@ -156,17 +163,17 @@ def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str,
 def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:
     from simulations.engines import flower
 
-    return flower.run(settings, folder, nodes, _shower(quiet))
+    return flower.run(settings, folder, nodes, _log_printer(quiet))
 
 
 def _run_deployed(settings: RunConfig, folder: Path, nodes: int, port: int | None, quiet: bool) -> dict[str, Any]:
     from simulations.engines import deployment
 
-    return deployment.run(settings, folder, nodes, _shower(quiet), port)
+    return deployment.run(settings, folder, nodes, _log_printer(quiet), port)
 
 
-def _shower(quiet: bool) -> Callable[[str], None]:
-    """What prints the lines of Flower's log."""
+def _log_printer(quiet: bool) -> Callable[[str], None]:
+    """Return the function that prints the lines of Flower's log."""
 
     def show(line: str) -> None:
         if not quiet:

@@ -1,1 +1,1 @@
-"""Engines: how broadcasts reach the clients and uplinks come back. They repeat no maths."""
+"""Engines: they carry broadcasts to the clients and replies back, and repeat no mathematics."""

@@ -1,7 +1,7 @@
 """Certificates and keys of a deployment on one machine, made anew for each run.
 
-The authority's private key never leaves this process's memory; the others lie in a folder that only
-this user may enter, in files that only this user may read.
+The authority's private key never leaves this process's memory. The other keys lie in a folder that only this user may
+enter, in files that only this user may read.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ SKEW = timedelta(hours=1)  # a clock may go back
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """What a SuperLink needs for TLS, as paths: who signed, the certificate, its private key."""
+    """A SuperLink's files for TLS, as paths: the certificate of the authority, its own certificate and private key."""
 
     authority: Path
     certificate: Path
@@ -31,16 +31,16 @@ class ServerFiles:
 
 @dataclass(frozen=True)
 class NodeFiles:
-    """A SuperNode's key pair, as paths; its public half is listed at the SuperLink."""
+    """A SuperNode's key pair, as paths; the public key is listed at the SuperLink."""
 
     key: Path
     public: Path
 
 
 def make_server(folder: Path, host: str) -> ServerFiles:
-    """An authority and a certificate that it signs for `host`, an IP address, and for localhost.
+    """Make an authority, and a certificate that it signs for `host`, an IP address, and for localhost.
 
-    folder: made where it is not there, for this user alone.
+    folder: created where it is missing, for this user alone.
     """
     files = ServerFiles(folder / "ca.crt", folder / "superlink.crt", folder / "superlink.key")
     signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -64,9 +64,9 @@ def make_server(folder: Path, host: str) -> ServerFiles:
 
 
 def make_node(folder: Path, name: str) -> NodeFiles:
-    """A key pair for a SuperNode, in OpenSSH's format, on a curve that Flower takes.
+    """Make a key pair for a SuperNode, in OpenSSH's format, on a curve that Flower accepts.
 
-    folder: made where it is not there, for this user alone. name: of the files.
+    folder: created where it is missing, for this user alone. name: of the files.
     """
     files = NodeFiles(folder / name, folder / f"{name}.pub")
     key = ec.generate_private_key(ec.SECP384R1())
@@ -85,7 +85,7 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     signer: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.CertificateBuilder:
-    """Who, by whom, from when to when; both keys' identifiers, by which verifiers find the signer."""
+    """Build a certificate: names, validity, and both keys' identifiers, by which verifiers find the signer."""
     signed_by = (signer or key).public_key()
     return (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
@@ -97,7 +97,7 @@ def _certificate(
 
 
 def _usage(signs: bool) -> x509.KeyUsage:
-    """An authority signs certificates, a server signs handshakes; neither does anything else."""
+    """Return the key's only use: an authority signs certificates, a server signs handshakes."""
     return x509.KeyUsage(
         digital_signature=not signs,
         key_cert_sign=signs,
@@ -112,7 +112,7 @@ def _usage(signs: bool) -> x509.KeyUsage:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a new file that is this user's alone from its first moment."""
+    """Write a new file that only this user may access, from its creation on."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

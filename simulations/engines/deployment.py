@@ -1,7 +1,7 @@
 """The deployment engine: the same run on a real SuperLink and real SuperNodes, processes on this machine.
 
-They talk over TLS on the loopback, and only SuperNodes whose keys are listed are let in. Certificates, keys,
-Flower's settings and ports are this deployment's own, and all that it started ends with it.
+They communicate over TLS on the loopback, and the SuperLink admits only SuperNodes whose keys are listed. Certificates,
+keys, Flower's settings and ports are this deployment's own, and all processes that it started end with it.
 """
 
 import errno
@@ -40,25 +40,34 @@ from simulations.engines.superlink import (
 )
 from simulations.signals import ending_on_signals
 
-# A SuperLink believes in a SuperNode for 60 seconds after its last sign of life, and refuses its key until then. A run
-# is told within 3 seconds more, and if the SuperNode were back by then, waits for its answer until the reply-timeout.
+# A SuperLink considers a SuperNode alive for 60 seconds after its last heartbeat, and refuses its key until then. A run
+# is notified within 3 seconds more; if the SuperNode were back by then, the run would wait for its reply until the
+# reply-timeout.
 FORGETTING_SECONDS = 65
-LET_IN = "SuperNode ID:"  # on the log of a SuperNode that the SuperLink has let in
+ADMITTED = "SuperNode ID:"  # in the log of a SuperNode that the SuperLink has admitted
 REFUSAL = re.compile(r"Failed to initialize the connection to the SuperLink\.\n(.+)")
 
 
 def run(
     config: RunConfig, out: Path, nodes: int, show: Callable[[str], None], port: int | None = None
 ) -> dict[str, Any]:
-    """Run `config` on `nodes` SuperNodes into the folder `out`; returns the summary.
+    """Run `config` on SuperNodes into the folder `out`.
 
-    show: is given every line of the run's log. port: the SuperLink's, on the loopback; None: one that is free.
+    Args:
+        config: of the run.
+        out: the run's folder.
+        nodes: number of SuperNodes.
+        show: called with every line of the run's log.
+        port: of the SuperLink, on the loopback; None: a free one.
+
+    Returns:
+        The summary.
 
     Raises:
         ConfigError, DataError: the run cannot start; all that can be known is checked before.
         TrainingError: the run failed, with its reason.
     """
-    refuse_taken(port)
+    refuse_used_port(port)
     values = checked(config, out, nodes, "deployment")
     with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
         deployment.list_keys(*range(nodes))
@@ -68,14 +77,14 @@ def run(
     return summary
 
 
-def refuse_taken(port: int | None) -> None:
-    """Raises ConfigError where a SuperLink could not listen on `port`."""
+def refuse_used_port(port: int | None) -> None:
+    """Raise ConfigError where a SuperLink could not listen on `port`."""
     if port is None:
         return
     if not 1 <= port <= 65535:
         raise ConfigError(f"--port: must be between 1 and 65535, got {port}")
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the SuperLink does
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the SuperLink sets it, too
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -84,9 +93,10 @@ def refuse_taken(port: int | None) -> None:
 
 
 class Deployment:
-    """A SuperLink and up to `nodes` SuperNodes, each with a key of its own; named by their partition-id.
+    """A SuperLink and up to `nodes` SuperNodes, each with a key of its own; numbered by their partition-id.
 
-    Entering starts the SuperLink, leaving ends every process. It lets in the SuperNodes that were listed.
+    Entering the context starts the SuperLink, leaving it ends every process. The SuperLink admits the SuperNodes whose
+    keys were listed.
     """
 
     def __init__(
@@ -96,11 +106,15 @@ class Deployment:
         port: int | None = None,
         own: Mapping[int, Mapping[str, str | int]] | None = None,
     ) -> None:
-        """home: an empty folder of this user's, for settings, keys and logs. port: the SuperLink's.
+        """Make the keys; no process starts yet.
 
-        own: what the owners of some nodes say of them in their node config: device, data-dir, threads.
+        Args:
+            nodes: largest number of SuperNodes.
+            home: an empty folder of this user's, for settings, keys and logs.
+            port: of the SuperLink; None: a free one.
+            own: by node, the settings of its owner in the node config: device, data-dir, threads.
         """
-        free, *self._ports = free_ports(nodes + 1)  # a SuperNode has one, too, for its own processes
+        free, *self._ports = free_ports(nodes + 1)  # a SuperNode has a port, too, for its own processes
         self._port = free if port is None else port
         self._home, self._own = home, own or {}
         self.server = make_server(home / "keys", HOST)
@@ -111,7 +125,7 @@ class Deployment:
         self._stack = ExitStack()
 
     def __enter__(self) -> "Deployment":
-        """Start the SuperLink. Raises LaserError where that does not work."""
+        """Start the SuperLink. Raises LaserError where it does not start."""
         files = self.server
         options = ["--ssl-ca-certfile", str(files.authority), "--ssl-certfile", str(files.certificate)]
         options += ["--ssl-keyfile", str(files.key), "--enable-supernode-auth"]
@@ -126,39 +140,48 @@ class Deployment:
         self._stack.close()
 
     def list_keys(self, *nodes: int) -> None:
-        """Tell the SuperLink the public keys of these SuperNodes. Raises LaserError where it does not take them."""
+        """List the public keys of these SuperNodes at the SuperLink. Raises LaserError where it refuses them."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(self._list_key, nodes))
 
     def start(self, *nodes: int) -> None:
-        """Start these SuperNodes, and wait until the SuperLink has let them in. Raises LaserError where it does not."""
+        """Start these SuperNodes, and wait until the SuperLink admits them. Raises LaserError where it refuses."""
         for node in nodes:
             self._launch(node)
         for node in nodes:
-            self._wait_until_in(node)
+            self._wait_until_admitted(node)
 
     def kill(self, node: int) -> None:
-        """End a SuperNode and all its processes, as a power cut would."""
+        """Kill a SuperNode and all its processes, as a power cut would."""
         stop(self._processes.pop(node))
         self._forgotten[node] = time.monotonic() + FORGETTING_SECONDS
 
     def restart(self, node: int) -> None:
-        """Start a SuperNode that was killed, as soon as the SuperLink has noticed that it was gone."""
+        """Start a killed SuperNode again, as soon as the SuperLink has noticed its end."""
         time.sleep(max(0.0, self._forgotten[node] - time.monotonic()))
         self.start(node)
 
     def run(self, app: Path, values: Mapping[str, Any], show: Callable[[str], None]) -> None:
-        """Run the Flower app in the folder `app` to its end. Raises TrainingError where it fails."""
+        """Run a Flower app to its end.
+
+        Args:
+            app: its folder.
+            values: its run config.
+            show: called with every line of the log.
+
+        Raises:
+            TrainingError: it failed, with its reason.
+        """
         run_app(self._env, app, values, show)
 
     def log(self, node: int) -> str:
-        """What a SuperNode and its processes have said since it was started."""
+        """Return the log of a SuperNode and its processes since its start."""
         return self._log(node).read_text()
 
     def _list_key(self, node: int) -> None:
-        told = ask(self._env, "supernode", "register", str(self.keys[node].public), CONNECTION)
-        if told.returncode != 0:
-            raise LaserError(f"SuperNode {node}: its key was not listed: {told.stderr.strip()}")
+        answer = ask(self._env, "supernode", "register", str(self.keys[node].public), CONNECTION)
+        if answer.returncode != 0:
+            raise LaserError(f"SuperNode {node}: its key was not listed: {answer.stderr.strip()}")
 
     def _launch(self, node: int) -> None:
         place: dict[str, str | int] = {"partition-id": node, "num-partitions": len(self.keys)}
@@ -169,9 +192,9 @@ class Deployment:
         command += ["--host", HOST, "--port", str(self._ports[node])]
         self._processes[node] = start(command, self._env, self._home, self._log(node))
 
-    def _wait_until_in(self, node: int) -> None:
+    def _wait_until_admitted(self, node: int) -> None:
         process, deadline = self._processes[node], time.monotonic() + PATIENCE_SECONDS
-        while LET_IN not in self.log(node):
+        while ADMITTED not in self.log(node):
             if process.poll() is not None or time.monotonic() > deadline:
                 refusal = REFUSAL.search(self.log(node))
                 self.kill(node)
@@ -187,5 +210,5 @@ class Deployment:
 
 
 def _options(values: Mapping[str, str | int]) -> str:
-    """Values as ``--node-config`` takes them."""
+    """Format values for ``--node-config``."""
     return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())

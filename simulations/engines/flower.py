@@ -12,9 +12,16 @@ from simulations.signals import ending_on_signals
 
 
 def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -> dict[str, Any]:
-    """Run `config` on `nodes` simulated SuperNodes into the folder `out`; returns the summary.
+    """Run `config` on simulated SuperNodes into the folder `out`.
 
-    show: is given every line of the run's log.
+    Args:
+        config: of the run.
+        out: the run's folder.
+        nodes: number of SuperNodes.
+        show: called with every line of the run's log.
+
+    Returns:
+        The summary.
 
     Raises:
         ConfigError, DataError: the run cannot start; all that can be known is checked before.
@@ -28,7 +35,13 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
 
 
 def launch(app: Path, values: Mapping[str, Any], nodes: int, show: Callable[[str], None]) -> None:
-    """Run the Flower app in the folder `app` with `values` as its run config, on a SuperLink of its own.
+    """Run a Flower app on a SuperLink of its own.
+
+    Args:
+        app: its folder.
+        values: its run config.
+        nodes: number of SuperNodes.
+        show: called with every line of the log.
 
     Raises:
         TrainingError: it did not complete, with its reason.

@@ -1,8 +1,8 @@
-"""Runs a command that ends with whoever asked for it: python -m simulations.engines.keeper HOME COMMAND...
+"""A command that ends with its parent process: python -m simulations.engines.keeper HOME COMMAND...
 
-It reads a pipe into which only its parent can write. The pipe ends with the parent, whatever ends that, KILL included;
-then the command ends and all that it started, whoever leads which session. Where the parent has not written STOP
-before, it is dead, and what it would have removed is removed here: the folder HOME and what is shared in memory.
+The keeper reads a pipe into which only its parent can write. The pipe ends with the parent, whatever ends that, KILL
+included; then the command ends and all that it started, in whichever session. Where the parent has not written STOP
+before, it is dead, and the keeper removes in its place the folder HOME and the files in shared memory.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from simulations.signals import ENDING
 STOP = b"stop"
 GRACE_SECONDS = 10
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-SERVER_APP = "flwr-serverapp"  # in a simulation it is no process of its own
+SERVER_APP = "flwr-serverapp"  # no process of its own in a simulation
 
 
 def main() -> None:
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, so that none is lost sight of. Linux only."""
+    """Become the parent of descendants whose own parent ends, so that none is lost. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _end_apps() -> None:
-    """Let the server's app say in the run's folder that the run was interrupted, and remove its files in memory."""
+    """Let the server's app record in the run's folder that the run was interrupted, and remove its files in memory."""
     apps = [child for child in _descendants() if SERVER_APP in _name_of(child)]
     for app in apps:
         with suppress(psutil.NoSuchProcess):
@@ -68,7 +68,7 @@ def _end_apps() -> None:
 
 
 def _end_all() -> None:
-    """Kill what is left, and what that has started meanwhile."""
+    """Kill the remaining processes, and those that they have started meanwhile."""
     while alive := _descendants():
         for process in alive:
             with suppress(psutil.NoSuchProcess):
@@ -77,7 +77,7 @@ def _end_all() -> None:
 
 
 def _descendants() -> list[psutil.Process]:
-    """All processes below this one that still run."""
+    """Return all processes below this one that still run."""
     return [child for child in psutil.Process().children(recursive=True) if child.is_running() and not _is_over(child)]
 
 

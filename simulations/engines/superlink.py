@@ -1,8 +1,8 @@
-"""What the engines that go through ``flwr run`` share: a SuperLink of their own, and a run on it to its end.
+"""Shared parts of the engines that use ``flwr run``: a SuperLink of their own, and a run on it to its end.
 
-The SuperLink gets a home, a port and a working directory of its own, so that neither the user's
-Flower settings nor one that already runs is touched, and is stopped when the run is over. What they say to each
-other stays on the loopback, and no proxy is asked for it.
+The SuperLink gets a home, a port and a working directory of its own, so that neither the user's Flower settings nor a
+SuperLink that already runs is touched. It is stopped when the run is over. Its messages stay on the loopback, and no
+proxy is asked for them.
 """
 
 import io
@@ -31,21 +31,27 @@ from laser_fl.federated.setup import data_dir, prepare
 from laser_fl.storage.files import conclude, refuse_in_use
 from laser_fl.storage.resume import refuse_other_run
 from laser_fl.storage.run_folder import refuse_used
-from simulations.engines.causes import cause, cause_in, is_telling, plain
+from simulations.engines.causes import cause, cause_in, gives_reason, plain
 from simulations.engines.keeper import STOP
 from simulations.proxies import direct
 
 APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 120  # a process that has ended is noticed at once
-SUPERLINK_SAID = "Simulation failed with exception: "
+PATIENCE_SECONDS = 120  # the end of a process is noticed at once
+SUPERLINK_PREFIX = "Simulation failed with exception: "
 
 Process = subprocess.Popen[bytes]
 
 
 def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, Any]:
-    """The run config for the app, once all that can be known before the run is checked.
+    """Check all that can be known before the run, and return the run config for the app.
+
+    Args:
+        config: of the run.
+        out: the run's folder.
+        nodes: number of SuperNodes.
+        engine: its name, for messages.
 
     Raises:
         ConfigError, DataError: the run cannot start.
@@ -59,15 +65,15 @@ def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, 
         refuse_in_use(out)
     else:
         refuse_used(out)
-    prepare(config).training()  # refuses what depends on the data, the device and the run's length
-    # The apps run in another directory: whatever is relative to this one must not stay so.
+    prepare(config).server()  # refuses settings that do not fit the data, the device or the run's length
+    # The apps run in another directory, so that no path may stay relative to this one.
     paths = {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
     return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
 
 
 @contextmanager
 def summed_up(out: Path) -> Iterator[None]:
-    """Leave a summary in a run's folder where its app was ended before it could say why, as it is in simulations."""
+    """Leave a summary in a run's folder where its app ended before it could report why, as happens in simulations."""
     try:
         yield
     except BaseException as error:
@@ -78,9 +84,14 @@ def summed_up(out: Path) -> Iterator[None]:
 
 
 def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:
-    """Run the Flower app in the folder `app` to its end with `values` as its run config.
+    """Run a Flower app to its end.
 
-    env: as `superlink` yields it. show: is given every line of the log. more: options of ``flwr run``.
+    Args:
+        env: as `superlink` yields it.
+        app: the app's folder.
+        values: its run config.
+        show: called with every line of the log.
+        *more: options of ``flwr run``.
 
     Raises:
         TrainingError: it did not complete, with its reason.
@@ -94,10 +105,10 @@ def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Cal
 
 
 def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
-    """Start the run and show its log to the end; returns (its id, the log's lines)."""
+    """Start the run and show its log to the end; return (its id, the log's lines)."""
     command = [tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []
-    env = env | {"PYTHONUNBUFFERED": "1"}  # else its log comes by 8 KB: it does not flush what it prints into a pipe
+    env = env | {"PYTHONUNBUFFERED": "1"}  # else the log comes in pieces of 8 KB: output into a pipe is not flushed
     process = keep(command, env, Path(env["FLWR_HOME"]), subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -116,13 +127,13 @@ def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable
 
 
 def _outcome(env: dict[str, str], run_id: str) -> tuple[str, str]:
-    """The run's final status and its details, as the SuperLink tells them."""
+    """Return the run's final status and its details, as the SuperLink reports them."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        told = ask(env, "ls", CONNECTION, "--run-id", run_id, "--format", "json")
-        if told.returncode != 0:
-            raise TrainingError("the SuperLink does not tell how the run ended: " + told.stderr.strip())
-        run = json.loads(told.stdout)["runs"][0]
+        answer = ask(env, "ls", CONNECTION, "--run-id", run_id, "--format", "json")
+        if answer.returncode != 0:
+            raise TrainingError("the SuperLink does not report how the run ended: " + answer.stderr.strip())
+        run = json.loads(answer.stdout)["runs"][0]
         if run["status"].startswith("finished"):
             return run["status"], run["status-details"]
         if time.monotonic() > deadline:
@@ -131,33 +142,40 @@ def _outcome(env: dict[str, str], run_id: str) -> tuple[str, str]:
 
 
 def _reason(details: str, lines: list[str]) -> str:
-    """What made a run fail: the exception's text, else the last error on its log."""
-    told = details.removeprefix(SUPERLINK_SAID)
-    return told if told != details and is_telling(told) else cause(lines) or details
+    """Return the cause of a run's failure: the exception's text, else the last error in its log."""
+    exception = details.removeprefix(SUPERLINK_PREFIX)
+    return exception if exception != details and gives_reason(exception) else cause(lines) or details
 
 
 def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """What ``flwr`` answers to `arguments`."""
+    """Run ``flwr`` with `arguments`; return its status and its output."""
     return subprocess.run([tool("flwr"), *arguments], env=env, capture_output=True, encoding="utf-8", check=False)
 
 
 @contextmanager
 def home_folder() -> Iterator[Path]:
-    """A temporary folder that only this user may enter."""
+    """Yield a temporary folder that only this user may enter."""
     with tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home:
         yield Path(home)
 
 
 def _short_folder() -> str | None:
-    """Where the SuperLink's home goes: Ray's socket names in it must stay below 108 bytes."""
+    """Return the folder for the SuperLink's home; Ray's socket names there must stay below 108 bytes."""
     return "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None
 
 
 @contextmanager
 def superlink(home: Path, port: int, options: Sequence[str], authority: Path | None = None) -> Iterator[dict[str, str]]:
-    """A SuperLink with its own home and port; yields the environment in which ``flwr`` finds it.
+    """Run a SuperLink with its own home and port; yield the environment in which ``flwr`` finds it.
 
-    authority: the certificate of who signed the SuperLink's; None: its connections are in the clear.
+    Args:
+        home: its folder.
+        port: on which it listens, on the loopback.
+        options: of ``flower-superlink``.
+        authority: certificate of the authority that signed the SuperLink's; None: its connections are not encrypted.
+
+    Raises:
+        LaserError: it did not start.
     """
     trust = {"insecure": True} if authority is None else {"root-certificates": str(authority)}
     connection = {"address": f"{HOST}:{port}"} | trust
@@ -173,36 +191,50 @@ def superlink(home: Path, port: int, options: Sequence[str], authority: Path | N
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of all that belongs to the SuperLink with this home."""
+    """Return the environment of all processes that belong to the SuperLink with this home."""
     return direct(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between looks for work; Flower's own is 1
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between two polls for work; Flower's default is 1
         "FLWR_TELEMETRY_ENABLED": "0",
-        "PYTHONUTF8": "1",  # what these processes print is read as UTF-8, whatever the terminal takes
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default-to-be; else it warns
+        "PYTHONUTF8": "1",  # the output of these processes is read as UTF-8, whatever the terminal's encoding
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default of Ray, which warns otherwise
         "RAY_TMPDIR": str(home),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
 
 
 def start(command: list[str], env: dict[str, str], home: Path, log: Path) -> Process:
-    """Start a command, as `keep` does, that writes into `log`."""
+    """Start a command as `keep` does; its output goes into a file.
+
+    Args:
+        command: and its arguments.
+        env: its environment.
+        home: its working directory.
+        log: the file, written anew.
+    """
     with log.open("w") as file:
         return keep(command, env, home, file)
 
 
 def keep(command: list[str], env: dict[str, str], home: Path, out: int | IO[str]) -> Process:
-    """Start a command in `home` that ends, with all below it, by `stop` or with this process, whatever ends that."""
-    kept = [sys.executable, "-m", "simulations.engines.keeper", str(home.resolve()), *command]
+    """Start a command that ends by `stop`, or with this process, whatever ends that; its descendants end with it.
+
+    Args:
+        command: and its arguments.
+        env: its environment.
+        home: its working directory.
+        out: for its output and errors, as `subprocess.Popen` takes it.
+    """
+    watched = [sys.executable, "-m", "simulations.engines.keeper", str(home.resolve()), *command]
     return subprocess.Popen(
-        kept, env=env, cwd=APP, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        watched, env=env, cwd=APP, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
 def stop(process: Process) -> None:
-    """End a command and everything below it, where it has not ended."""
+    """End a command and its descendants, where it has not ended."""
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(STOP)
@@ -218,21 +250,21 @@ def _wait_until_healthy(process: Process, port: int, log: Path, authority: Path 
         with suppress(urllib.error.URLError, OSError), here.open(address, timeout=PATIENCE_SECONDS):
             return
         time.sleep(0.1)
-    silent = f"it did not answer within {PATIENCE_SECONDS} seconds"
-    raise LaserError(f"the SuperLink did not start: {silent if process.poll() is None else cause_in(log)}")
+    timeout = f"it did not answer within {PATIENCE_SECONDS} seconds"
+    raise LaserError(f"the SuperLink did not start: {timeout if process.poll() is None else cause_in(log)}")
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that nothing listens on."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+    """Return `count` different ports on which nothing listens."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind((HOST, 0))
         return [probe.getsockname()[1] for probe in probes]
 
 
 def tool(name: str) -> str:
-    """The path of a command that came with this environment's Flower."""
+    """Return the path of a command of this environment's Flower. Raises ConfigError where it is not found."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:

@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
 ALL, BEST_FOUR = tuple(METHODS), (OURS, RIVAL, "random-k, adaptive", "z-sgd")
 LINES = {"laser, wiener": "--", "random-k, 0.01": ":", "random-k, adaptive": "--", "z-sgd, wiener": "--"}
 IMAGES, POWERS, SEEDS = ("mnist", "fashion-mnist"), (0.01, 0.1, 1.0, 10.0, 100.0), (0, 1, 2, 3, 4)
-QUARTERS = tuple(power / 4 for power in POWERS[:3])  # of LASER's power, at which ours runs, too
+QUARTERS = tuple(power / 4 for power in POWERS[:3])  # a quarter of LASER's power, at which ours runs, too
 TITLES = {
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
@@ -47,7 +47,7 @@ TITLES = {
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """A panel per task, a curve per method; ours is the thick one."""
+    """Draw a panel per task, a curve per method; ours is the thick one."""
     results = named(results)
     tasks = list(results.groupby("task", sort=False))
     with matplotlib.rc_context(STYLE):
@@ -69,12 +69,12 @@ def draw(results: pd.DataFrame) -> Picture:
 
 @dataclass(frozen=True)
 class ByTask:
-    """A judge of one task's results, asked for every task."""
+    """A judge of one task's results, applied to every task."""
 
     judge: Judge
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
-        """Its rows, with the task in front."""
+        """Return the judge's rows, with the task as the first column."""
         tables = [
             self.judge(only_its_own(runs)).assign(task=task)
             for task, runs in named(results).groupby("task", sort=False)
@@ -84,7 +84,7 @@ class ByTask:
 
 
 def standing(results: pd.DataFrame) -> pd.DataFrame:
-    """Per power, how far ours is ahead of the best other method, in units of the score.
+    """Return, per power, how far ours is ahead of the best other method, in units of the score.
 
     spread: of the difference, from the standard deviations over seeds; verdict: ``ahead`` or ``behind`` by more than
     that, else ``level``; none where there is one seed.
@@ -107,7 +107,7 @@ def standing(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def savings(results: pd.DataFrame) -> pd.DataFrame:
-    """Per power of LASER, the power at which ours is as good, and how many times less that is.
+    """Return, per power of LASER, the power at which ours is as good, and how many times less that is.
 
     ``at least`` where ours is as good at its least power already; ``at most`` where it is at none.
     """
@@ -124,7 +124,7 @@ def savings(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def named(results: pd.DataFrame) -> pd.DataFrame:
-    """The results with a column ``method``: of those whose keys are a run's, the one with most keys."""
+    """Return the results with a column ``method``: of the methods whose keys fit a run, the one with most keys."""
 
     def method(run: "pd.Series[Any]") -> str:
         fitting = [name for name, keys in METHODS.items() if all(run[key] == value for key, value in keys.items())]
@@ -134,7 +134,7 @@ def named(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def only_its_own(runs: pd.DataFrame) -> pd.DataFrame:
-    """A task's results without the columns of other tasks, such as their metrics."""
+    """Return a task's results without the columns of other tasks, such as their metrics."""
     return runs.dropna(axis=1, how="all")
 
 

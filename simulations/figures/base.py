@@ -1,4 +1,4 @@
-"""What a figure is: the runs it needs at each scale, how they are drawn, and the tables that judge them."""
+"""Figures: the runs that one needs at each scale, its drawing, and the tables that judge the runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Judge = Callable[[pd.DataFrame], pd.DataFrame]
 
 @dataclass(frozen=True)
 class Scale:
-    """The runs of a figure at one scale. time: what they take, stated. tables: by name, made of the results."""
+    """The runs of a figure at one scale. time: their stated duration. tables: by name, made of the results."""
 
     grids: tuple[Grid, ...]
     time: str
@@ -24,7 +24,7 @@ class Scale:
 class Figure:
     """A table or figure: at each scale its runs and its tables, and its picture.
 
-    draw: a row per run, its keys and its summary -> picture. own: keys besides those it varies that make it what it is.
+    draw: (a row per run, its keys and its summary) -> picture. own: keys that belong to it besides those it varies.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Figure:
     own: tuple[str, ...] = ()
 
     def keys(self, scale: str) -> set[str]:
-        """The keys that nobody else may set: those that vary over its runs, the strategy, the power, its own."""
+        """Return the keys that only the figure may set: strategy, power, those that vary over its runs, its own."""
         grids = self.scales[scale].grids
         varied = {key for grid in grids for key in (*grid.over, *grid.best_of)}
         fixed = {key for grid in grids for key in grid.fixed}

@@ -1,6 +1,6 @@
 """Accuracy over power: LASER and Z-SGD over every channel, and the digital rival beside them.
 
-On MNIST with the paper's setting.
+The task is MNIST with the paper's setting.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ LINES = {"laser": "-", "z-sgd": "--"}
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """Two panels: the channels, and analog against digital up to powers at which bits get through."""
+    """Draw two panels: the channels, and analog against digital up to powers at which bits get through."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(10, 4.2), layout="constrained")
         left, right = picture.subplots(1, 2)

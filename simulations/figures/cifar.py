@@ -1,4 +1,4 @@
-"""What the paper's figures on CIFAR share: settings, so that a run made for one serves the others, too."""
+"""Shared settings of the paper's figures on CIFAR, so that a run made for one figure serves the others, too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,9 +18,15 @@ INFINITE = float("inf")
 
 
 def grid(scale: str, over: Mapping[str, Sequence[Any]], task: str = "cifar10", seeds: Sequence[int] = SEEDS) -> Grid:
-    """All seeds of everything in `over`.
+    """Return the grid of everything in `over`, with all seeds.
 
     The paper searches the step size per method and power (its Tables 7 and 9); at small scale it is one for all.
+
+    Args:
+        scale: full or small.
+        over: per key, its values.
+        task: cifar10 or cifar100.
+        seeds: of every cell.
     """
     if scale == "small":
         return Grid(presets.load("cifar10-small") | SMALL | {"task": task}, {**over, "seed": seeds})
@@ -37,11 +43,18 @@ def figure(
     targets: Sequence[float],
     times: tuple[str, str],
 ) -> Figure:
-    """Every method over power, and the power that LASER saves.
+    """Build the figure of every method over power, and of the power that LASER saves.
 
-    paper: per target accuracy, the powers at which LASER and Z-SGD reach it; their accuracies there stand for the
-    paper's, since it gives no others. noiseless: plain SGD's (its Table 2). targets: at small scale.
-    times: full, small.
+    Args:
+        title: of the figure.
+        task: cifar10 or cifar100.
+        powers: at full scale.
+        paper: per target accuracy in %, the powers at which LASER and Z-SGD reach it; the targets stand for their
+            accuracies in the paper, which gives no others.
+        noiseless: accuracy of plain SGD in % (the paper's Table 2).
+        claims: of the paper.
+        targets: accuracies in % at small scale.
+        times: stated durations of the runs at full and at small scale.
     """
     reached = {
         (strategy, power): target

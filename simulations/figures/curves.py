@@ -1,4 +1,4 @@
-"""A score over power, a curve per strategy: most of the paper's figures."""
+"""Drawings of a score over power, a curve per strategy: most of the paper's figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ COLOURS = {
 
 
 def over_power(results: pd.DataFrame, scores: Sequence[str] = (AVERAGED,)) -> Picture:
-    """The score of every strategy over power, noiseless SGD as a line across; a panel for each of `scores`."""
+    """Draw the score of every strategy over power, noiseless SGD as a line across; a panel for each of `scores`."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4 * len(scores), 4.2), layout="constrained")
         for axes, score in zip(picture.subplots(1, len(scores), squeeze=False).flat, scores, strict=True):
@@ -37,7 +37,13 @@ def over_power(results: pd.DataFrame, scores: Sequence[str] = (AVERAGED,)) -> Pi
 
 
 def across(axes: Axes, results: pd.DataFrame, score: str = AVERAGED) -> None:
-    """Noiseless SGD as a line across, where it was run."""
+    """Draw noiseless SGD as a line across, where it was run.
+
+    Args:
+        axes: to draw on.
+        results: a row per run.
+        score: a key of NAMES.
+    """
     runs = scored(results, score)
     runs = runs[runs["strategy"] == "sgd"]
     if len(runs):
@@ -47,7 +53,16 @@ def across(axes: Axes, results: pd.DataFrame, score: str = AVERAGED) -> None:
 def curve(
     axes: Axes, runs: pd.DataFrame, label: str | None, over: str = "power", score: str = AVERAGED, **style: Any
 ) -> None:
-    """The mean over seeds, and one standard deviation as a band. over: the column along the axis."""
+    """Draw the mean over seeds, and one standard deviation as a band.
+
+    Args:
+        axes: to draw on.
+        runs: of the curve, a row each.
+        label: for the legend; None: no entry.
+        over: the column along the axis.
+        score: a key of NAMES.
+        **style: of the line, with its color.
+    """
     means = scored(runs, score).groupby(over)["score"].agg(["mean", "std"])
     axes.plot(means.index, means["mean"], marker="o", ms=3, label=label, **style)
     low, high = means["mean"] - means["std"], means["mean"] + means["std"]
@@ -63,7 +78,12 @@ def finish(
 ) -> None:
     """Name the axes, which are logarithmic but for shares in %, and write their ticks as plain numbers.
 
-    over: the column along the axis. score: of those in NAMES.
+    Args:
+        axes: to finish.
+        results: a row per run.
+        over: the column along the axis.
+        label: of that axis.
+        score: a key of NAMES.
     """
     metric = metric_of(results, score)
     axes.set(ylabel=f"test {metric.label}, {NAMES[score]}")

@@ -20,7 +20,7 @@ STRATEGIES = ("z-sgd", "signum", "random-k", "sketch", "laser")
 POWERS = tuple(10_000.0 * 4**i for i in range(6))
 TABLE1 = {80.0: (10e3, 160e3), 50.0: (40e3, 640e3), 40.0: (160e3, 2560e3), 35.0: (160e3, 2560e3)}
 REACHED = {(s, p): target for target, pair in TABLE1.items() for s, p in zip(("laser", "z-sgd"), pair, strict=True)}
-PAPER = REACHED | {  # §4.1 and Table 2 are more exact than what Table 1 says was reached
+PAPER = REACHED | {  # §4.1 and Table 2 are more exact than the targets of Table 1
     ("laser", 10e3): 76.0,
     ("z-sgd", 10e3): 212.0,
     ("laser", 160e3): 35.0,

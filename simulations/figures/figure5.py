@@ -14,7 +14,7 @@ POWERS = (500.0, 4000.0, 32000.0)  # low, medium, high; the paper's text does no
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """A curve per power."""
+    """Draw a curve per power."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
@@ -39,8 +39,8 @@ def _rank_one_is_worst(means: "pd.Series[float]") -> tuple[str, bool]:
 def _high_rank_hurts_at_low_power(means: "pd.Series[float]") -> tuple[str, bool]:
     table = means.unstack("rank")
     loss = table.max(axis=1) - table[table.columns.max()]
-    said = ", ".join(f"{points:.1f} points below the best at {power:g}" for power, points in loss.items())
-    return said, bool(loss.iloc[0] > loss.iloc[1:].max())
+    text = ", ".join(f"{points:.1f} points below the best at {power:g}" for power, points in loss.items())
+    return text, bool(loss.iloc[0] > loss.iloc[1:].max())
 
 
 CELLS = ("power", "rank")

@@ -1,4 +1,4 @@
-"""Figure 6: how much of each gradient matrix its eight largest singular values hold, epoch by epoch, without noise."""
+"""Figure 6: the energy share of the eight largest singular values of each gradient matrix, by epoch, without noise."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from simulations.reading import read_csv
 from simulations.sweep import Grid
 
 TOP = 8
-LAYERS = {  # ours for the paper's "first hidden", "central" and "last hidden" layers, and what its text says of them
+LAYERS = {  # ours for the paper's "first hidden", "central" and "last hidden" layers, and the numbers of its text
     "layer1.0.conv1.weight": ("first hidden", 80.0),
     "layer3.0.conv1.weight": ("central", 55.0),
     "layer4.1.conv2.weight": ("last hidden", 80.0),
 }
-TOLERANCE = 10.0  # the paper's text rounds what its picture shows over all epochs
+TOLERANCE = 10.0  # the paper's text rounds the curves of its picture over all epochs
 
 
 def energies(results: pd.DataFrame) -> pd.DataFrame:
-    """In %, a row per seed, evaluation and matrix."""
+    """Return the energies in %, a row per seed, evaluation and matrix."""
     tables = [
         read_csv(Path(folder) / SPECTRUM, ("epoch", "energy")).assign(seed=seed)
         for folder, seed in zip(results["folder"], results["seed"], strict=True)
@@ -34,9 +34,9 @@ def energies(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the run, and its standard deviation over seeds, per matrix, beside what the paper says of three.
+    """Return the mean over the run, and its standard deviation over seeds, per matrix, beside the paper's for three.
 
-    Which of ours are the paper's "first hidden", "central" and "last hidden" layers is our reading.
+    The choice of the layers for the paper's "first hidden", "central" and "last hidden" is our reading.
     """
     per_seed = energies(results).groupby(["block", "seed"], sort=False)["energy"].mean()
     grouped = per_seed.groupby("block", sort=False)
@@ -51,7 +51,7 @@ def judged(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """A curve per matrix, mean over seeds; the three that the paper shows stand out."""
+    """Draw a curve per matrix, mean over seeds; the three that the paper shows stand out."""
     table = energies(results).groupby(["block", "epoch"], sort=False)["energy"].mean().reset_index()
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
@@ -69,7 +69,7 @@ def draw(results: pd.DataFrame) -> Picture:
     return picture
 
 
-# The paper does not say with which step size; this is the largest of those that it searches.
+# The paper does not state the step size; this is the largest of those that it searches.
 NOISELESS = {"strategy": "sgd", "power": float("inf"), "learning-rate": 0.05, "spectrum-rank": TOP}
 SMALL = {"width": 32, "rounds": 24, "evaluate-every": 4, "evaluate-examples": 500, "device": "cpu", "threads": 1}
 

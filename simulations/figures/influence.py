@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure as Picture
 
 from laser_fl.config import parse
-from laser_fl.rng import Streams
+from laser_fl.rng import RandomStreams
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import COLOURS, STYLE
@@ -16,13 +16,13 @@ from simulations.influence import measured_influence
 
 ROWS, COLUMNS, RANK = 512, 4608, 4  # ResNet18's largest matrix, at the paper's rank
 POWERS = tuple(10.0**exponent for exponent in range(1, 9))
-TOLERANCE = 0.05  # of one draw against an expectation
+TOLERANCE = 0.05  # relative difference of one draw from an expectation
 
 
 @cache
 def curves() -> pd.DataFrame:
-    """Theory and measurement per power; the gradient has the rank that LASER sends."""
-    streams = Streams(0)
+    """Compute theory and measurement per power; the gradient has the rank that LASER sends."""
+    streams = RandomStreams(0)
     left = torch.randn(ROWS, RANK, dtype=torch.float64, generator=streams.generator("left"))
     right = torch.randn(RANK, COLUMNS, dtype=torch.float64, generator=streams.generator("right"))
     keys = {"clients": 1, "learning-rate": 1.0, "rank": RANK, "factor-exchange": "one-shot"}
@@ -45,7 +45,7 @@ def curves() -> pd.DataFrame:
 
 
 def judged(results: pd.DataFrame) -> pd.DataFrame:
-    """The curves; verdict: whether the measurements are what the theory says."""
+    """Return the curves; verdict: ``holds`` where the measurements agree with the theory, else ``does not``."""
     table = curves()
     exact = (table["z-sgd measured"] / table["z-sgd"] - 1).abs() <= TOLERANCE
     bounded = table["laser measured"] <= table["laser, at most"] * (1 + TOLERANCE)
@@ -53,7 +53,7 @@ def judged(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """Lines for theory, dots for measurements."""
+    """Draw lines for theory, dots for measurements."""
     table = curves()
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")

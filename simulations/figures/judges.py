@@ -1,4 +1,4 @@
-"""Tables that say how far results are from the paper: scores, the power that a target takes, its sentences."""
+"""Tables of how far results are from the paper: scores, the power that a target takes, the paper's claims."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ class Scores:
     """The score of every cell over seeds: mean, standard deviation, best; beside the paper's and a verdict on the mean.
 
     cells: the keys that make a cell. paper: the paper's values by them. tolerance: in points of accuracy, or the part
-    of a perplexity. Accuracies are in %. Where values of some keys were searched, the chosen ones stand, too.
-    The paper reports the best of three runs for its baselines (App. G), which is what ``best`` is of ours.
-    score: which of a run's scores, AVERAGED or FINAL.
+    of a perplexity. Accuracies are in %. Where values of some keys were searched, the table has the chosen ones, too.
+    The paper reports the best of three runs for its baselines (App. G); ``best`` is the same of our runs.
+    score: AVERAGED or FINAL.
     """
 
     cells: tuple[str, ...] = ("strategy", "power")
@@ -28,7 +28,7 @@ class Scores:
     score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
-        """A row per cell; verdict: ``within`` the tolerance of the paper, else ``better`` or ``worse``."""
+        """Return a row per cell; verdict: ``within`` the tolerance of the paper, else ``better`` or ``worse``."""
         metric = metric_of(results, self.score)
         results = scored(results, self.score)
         grouped = results.groupby(list(self.cells), sort=False)
@@ -48,11 +48,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Reductions:
-    """Per target, the power that LASER and Z-SGD need for it, and their ratio, beside the paper's.
+    """The power that LASER and Z-SGD need per target, and their ratio, beside the paper's.
 
     The ratio is that of the mean curves, which need not lie among those of the single seeds; low and high are the
-    extremes of these, as far as the grid of powers settles them (``seeds`` of them). Where it ends before a mean
-    curve reaches the target, the true ratio is ``at least`` or ``at most`` what is said (``bound``). Verdict:
+    extremes of these, as far as the grid of powers settles them (``seeds`` of them). Where the grid ends before a mean
+    curve reaches the target, the true ratio is ``at least`` or ``at most`` the given one (``bound``). Verdict:
     ``within`` a factor of `tolerance` of the paper, else ``better`` or ``worse``; none where a bound leaves it open.
 
     targets: in %, or perplexities. paper: (LASER's power, Z-SGD's) by target; for other targets, which the paper does
@@ -65,7 +65,7 @@ class Reductions:
     score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
-        """A row per target."""
+        """Return a row per target."""
         runs = scored(results, self.score)
         return pd.DataFrame([self._row(runs, target) for target in self.targets])
 
@@ -94,9 +94,9 @@ class Reductions:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper in our words, and how to tell whether results bear it out.
+    """A claim of the paper in our words, and its check on results.
 
-    check: mean score by cells, as large as it is good -> (what there is instead of a number, whether it holds).
+    check: mean score by cells, signed so that larger is better -> (our numbers as text, True where the claim holds).
     """
 
     text: str
@@ -105,7 +105,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """What the paper says of a figure of which it gives no numbers.
+    """Claims of the paper on a figure of which it gives no numbers.
 
     grid: the runs that the claims are about. cells: the keys by which the checks look scores up.
     score: AVERAGED or FINAL.
@@ -117,7 +117,7 @@ class Claims:
     score: str = AVERAGED
 
     def __call__(self, results: pd.DataFrame) -> pd.DataFrame:
-        """A row per claim; verdict: ``holds`` or ``does not``, or ``incomplete`` where a cell has no score."""
+        """Return a row per claim; verdict: ``holds``, ``does not``, or ``incomplete`` where a cell has no score."""
         sign = metric_of(results, self.score).sign
         means = sign * scored(results, self.score).groupby(list(self.cells))["score"].mean()
         asked = list(dict.fromkeys(tuple(values[key] for key in self.cells) for values in self.grid))
@@ -131,14 +131,14 @@ class Claims:
 
 
 def scored(results: pd.DataFrame, score: str = AVERAGED) -> pd.DataFrame:
-    """The results that count (of best-of keys, the chosen values), with a column ``score``: % or perplexity."""
+    """Return the results that count (of best-of keys, the chosen values), with a column ``score``: % or perplexity."""
     metric = metric_of(results, score)
     chosen = results[results["chosen"]] if "chosen" in results else results
     return chosen.assign(score=metric.factor * chosen[f"{score}_{metric.name}"])
 
 
 def verdict(ahead: float, tolerance: float) -> str:
-    """``within``, ``better`` or ``worse``; nothing where there is nothing to compare with."""
+    """Return ``within``, ``better`` or ``worse``; "" where there is nothing to compare with (`ahead` is NaN)."""
     if math.isnan(ahead):
         return ""
     if abs(ahead) <= tolerance:
@@ -147,9 +147,10 @@ def verdict(ahead: float, tolerance: float) -> str:
 
 
 def reduction(results: pd.DataFrame, target: float) -> tuple[float, str]:
-    """(Z-SGD's power over LASER's at equal score, whether the true ratio is ``at least`` or ``at most`` this).
+    """Return Z-SGD's power over LASER's at equal score, and its bound.
 
-    The ratio is NaN where neither reaches the target, or both do at their least powers already.
+    The bound is ``at least`` or ``at most`` where the true ratio is only known to be that, else "". The ratio is NaN
+    where neither reaches the target, or both do at their least powers already.
     """
     laser, z_sgd = (power_needed(results, strategy, target) for strategy in ("laser", "z-sgd"))
     powers = results.groupby("strategy")["power"].agg(["min", "max"])
@@ -167,9 +168,17 @@ def reduction(results: pd.DataFrame, target: float) -> tuple[float, str]:
 
 
 def power_needed(results: pd.DataFrame, strategy: str, target: float) -> float:
-    """The least power at which the strategy's mean score reaches `target`, by log-interpolation; inf where none does.
+    """Return the least power at which the strategy's mean score reaches a target, by log-interpolation.
 
-    results: with a column ``score``. The least power of the grid stands for all below it.
+    The least power of the grid stands for all below it.
+
+    Args:
+        results: a row per run, with a column ``score``.
+        strategy: its name.
+        target: in the score's unit, % or perplexity.
+
+    Returns:
+        The power; inf where none reaches the target.
     """
     means = results[results["strategy"] == strategy].groupby("power")["score"].mean().sort_index()
     ahead = (metric_of(results).sign * (means - target)).to_numpy()

@@ -13,11 +13,11 @@ from simulations.figures.judges import Claim, Claims, Scores
 
 LINES = {"laser": "-", "z-sgd": "--"}
 POWERS = tuple(250.0 * 2**i for i in range(10))
-EQUAL = 1.0  # points of accuracy that we take for "the same"
+EQUAL = 1.0  # a difference of so many points of accuracy counts as "the same"
 
 
 def draw(results: pd.DataFrame, policies: tuple[str, ...]) -> Picture:
-    """A colour per policy; LASER solid, Z-SGD dashed."""
+    """Draw a colour per policy; LASER solid, Z-SGD dashed."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
@@ -35,8 +35,8 @@ def _constant_is_best(means: "pd.Series[float]") -> tuple[str, bool]:
     table = means.unstack("power-policy")
     behind = table.drop(columns="constant").max(axis=1) - table["constant"]
     worst = behind.rename("points").sort_values().reset_index().iloc[-1]
-    said = f"behind by at most {worst['points']:.1f} ({worst['strategy']} at {worst['power']:g})"
-    return said, bool(worst["points"] <= EQUAL)
+    text = f"behind by at most {worst['points']:.1f} ({worst['strategy']} at {worst['power']:g})"
+    return text, bool(worst["points"] <= EQUAL)
 
 
 def _laser_does_not_care(means: "pd.Series[float]") -> tuple[str, bool]:
@@ -84,7 +84,15 @@ def figure(
     claims: tuple[Claim, ...],
     times: tuple[str, str],
 ) -> Figure:
-    """Of constant power and some other policies, of which some are drawn. times: full, small."""
+    """Build a figure of constant power and some other policies.
+
+    Args:
+        title: of the figure.
+        policies: besides constant power.
+        drawn: those of the policies that the picture shows.
+        claims: of the paper.
+        times: stated durations of the runs at full and at small scale.
+    """
 
     def scale(name: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:
         over = {"strategy": list(LINES), "power": powers, "power-policy": ("constant", *policies)}

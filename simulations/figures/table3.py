@@ -1,4 +1,4 @@
-"""Table 3: what a client sends per round for GPT-2."""
+"""Table 3: the size of a client's message per round for GPT-2."""
 
 from functools import cache
 
@@ -19,9 +19,9 @@ ROUNDING = 0.5  # the paper's numbers are whole
 
 @cache
 def sizes() -> pd.DataFrame:
-    """MB per client and round; LASER's are of both factors, which is what the paper counts.
+    """Return MB per client and round; LASER's are of both factors, as the paper counts them.
 
-    Its factors of reduction come from sizes that were rounded before. For A-DSGD, which it did not run, it has none.
+    The paper's factors of reduction come from rounded sizes. It has no number for A-DSGD, which it did not run.
     """
     base = presets.load("gpt2-wikitext103") | {"factor-exchange": "two-phase"}
     blocks = model_blocks("gpt2", parse(base))
@@ -35,12 +35,12 @@ def sizes() -> pd.DataFrame:
 
 
 def judged(results: pd.DataFrame) -> pd.DataFrame:
-    """The sizes; nothing is trained for them."""
+    """Return the sizes; nothing is trained for them."""
     return sizes()
 
 
 def draw(results: pd.DataFrame) -> Picture:
-    """A bar per strategy."""
+    """Draw a bar per strategy."""
     table = sizes()
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 3.2), layout="constrained")

@@ -11,20 +11,20 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """All presets, sorted."""
+    """Return the names of all presets, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load(name: str) -> dict[str, Any]:
-    """The flat config keys of a preset. Raises ConfigError for an unknown name."""
+    """Return the flat config keys of a preset. Raises ConfigError for an unknown name."""
     if name not in names():
         raise ConfigError(f"preset: must be one of {', '.join(names())}, got {quoted(name)}")
     return tomllib.loads((_FOLDER / f"{name}.toml").read_text())
 
 
 def beside(values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """What holds of the keys of a preset beside those that a user has given.
+    """Return the keys of a preset that apply beside those that a user has given.
 
-    Its evaluate-every is for its own length: where the user gives `rounds`, it does not.
+    The preset's evaluate-every is for its own length: it does not apply where the user gives `rounds`.
     """
     return {k: v for k, v in values.items() if k not in given and (k != "evaluate-every" or "rounds" not in given)}

@@ -21,16 +21,16 @@ from simulations.sweep import NOT_THE_RUN
 from simulations.texts import shown
 
 PLOTLY = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
-MOST_AT_ONCE = 10  # rows of the table of runs, above which it is to be unfolded
-MOST_RUNS = 200  # of its rows
-SENTENCE = 50  # letters from which a text may be broken into lines
+MOST_AT_ONCE = 10  # rows of the table of runs; a longer one is folded
+MOST_RUNS = 200  # rows of that table at most
+SENTENCE = 50  # letters; a text of so many may be broken into lines
 GOOD, BAD = ("within", "better", "holds", "completed"), ("worse", "does not", "failed", "interrupted", "unfinished")
 STYLES = dict.fromkeys(GOOD, "good") | dict.fromkeys(BAD, "bad")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One of a table. style: a class of the page's."""
+    """A cell of a table. style: a CSS class of the page."""
 
     text: str
     style: str = ""
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as it is shown."""
+    """A table as the page shows it."""
 
     heads: list[str]
     rows: list[list[Cell]]
@@ -46,7 +46,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one folder. picture: a PNG in base64. details: tables to unfold. missing: runs."""
+    """The page's section on one folder. picture: a PNG in base64. details: folded tables. missing: number of runs."""
 
     title: str
     tables: list[tuple[str, Sheet]]
@@ -57,10 +57,10 @@ class Section:
 
 
 def write(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write the page of all `folders`, in their order, to `out`, and their pictures beside it; returns all files.
+    """Write the page of all `folders`, in their order, to `out`, and their pictures beside it; return all files.
 
     Raises:
-        DataError: a folder holds nothing that a report can be made of.
+        DataError: a folder has nothing to report, or a file that is damaged.
         OSError: the page or a picture cannot be written.
     """
     records = [read(folder) for folder in folders]
@@ -84,7 +84,7 @@ def write(folders: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _stems(folders: Sequence[Path], parent: Path) -> list[Path]:
-    """Where the pictures of each folder go: named after it, and numbered where a name comes again."""
+    """Return the paths of the folders' pictures without suffix: the folder's name, numbered where a name repeats."""
     names = [folder.resolve().name for folder in folders]
     return [parent / (n if names.index(n) == i else f"{n}-{i + 1}") for i, n in enumerate(names)]
 
@@ -110,7 +110,7 @@ def _html(chart: object) -> str:
 
 
 def _runs_sheet(runs: Sequence[RunRecord]) -> Sheet:
-    """A row per run: what it was, and its scores."""
+    """Return a row per run: its varied keys and its scores."""
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_THE_RUN)
     rows = [
         {"run": run.label, "status": run.summary["status"]} | {key: run.config.get(key) for key in keys} | run.summary
@@ -123,7 +123,7 @@ def _runs_sheet(runs: Sequence[RunRecord]) -> Sheet:
 
 
 def _config_sheet(record: Record) -> Sheet:
-    """The keys that all runs share, and what their defaults are where they differ."""
+    """Return the keys that all runs share, and their defaults where these differ."""
     defaults = parse({}).to_flat()
     if record.runs:
         table = pd.DataFrame([run.config for run in record.runs])
@@ -139,7 +139,7 @@ def _config_sheet(record: Record) -> Sheet:
 
 
 def _environment_sheet(record: Record) -> Sheet:
-    """Every value that occurs."""
+    """Return, per entry of the environment, every value that occurs."""
     environments = [run.environment for run in record.runs]
     if not environments and "revision" in record.results:
         environments = [{"revision": revision} for revision in record.results["revision"]]
@@ -158,7 +158,7 @@ def _sheet(table: pd.DataFrame) -> Sheet:
 
 
 def _cell(value: object) -> Cell:
-    """A number, or a text, of which verdicts and statuses have their colours."""
+    """Return the cell of a number or a text; verdicts and statuses have their colours."""
     if not isinstance(value, str):
         return Cell(shown(value))
     return Cell(value, STYLES.get(value, "word" if len(value) < SENTENCE else "text"))

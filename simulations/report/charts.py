@@ -1,4 +1,4 @@
-"""The charts of a report: every value can be read off by pointing at it."""
+"""The charts of a report: every value is shown where one points at it."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,8 +14,8 @@ from simulations.report.folders import Record, RunRecord
 from simulations.results import AVERAGED, best_of, by_metric, metric_of, varied
 from simulations.sweep import NOT_THE_RUN
 
-POINTS = 1000  # of a curve; of longer ones every n-th round is drawn
-FEW = 10  # curves, up to which the current weights are drawn beside the averaged
+POINTS = 1000  # per curve at most; longer curves show every n-th round
+FEW = 10  # curves; with more, the current weights are not drawn beside the averaged
 HEIGHT = 420
 NOT_A_CURVE = ("seed", "device", *NOT_THE_RUN)
 
@@ -23,7 +23,7 @@ Group = Sequence[RunRecord]
 
 
 def charts(record: Record) -> list[tuple[str, go.Figure]]:
-    """(heading, chart) of everything that a record can show."""
+    """Return (heading, chart) for everything that a record can show."""
     made: list[tuple[str, go.Figure]] = []
     tables = over_powers(record)
     for metric, table in tables.items():
@@ -35,18 +35,18 @@ def charts(record: Record) -> list[tuple[str, go.Figure]]:
             for axis in ("energy", "channel_uses"):
                 made.append((f"Score over {AXES[axis]}{_of(metric, evaluated)}", over(metric, limited, axis)))
         made.append((f"Training loss over rounds{_of(metric, evaluated)}", losses(groups)))
-    if heard := grouped([run for run in record.runs if len(run.ledger) and has_budget(run)]):
-        made += [("Power over rounds", power(heard)), ("Signal to noise over rounds", snr(heard))]
+    if limited_runs := grouped([run for run in record.runs if len(run.ledger) and has_budget(run)]):
+        made += [("Power over rounds", power(limited_runs)), ("Signal to noise over rounds", snr(limited_runs))]
     return made
 
 
 def over_powers(record: Record) -> dict[Metric, pd.DataFrame]:
-    """The results of which there is a curve over power, apart by what they are judged by."""
+    """Return the results that have a curve over power, by their metric."""
     return {metric: table for metric, table in by_metric(record.results).items() if table["power"].nunique() > 1}
 
 
 def evaluated_runs(record: Record) -> dict[Metric, dict[str, Group]]:
-    """The runs that were evaluated, grouped, apart by what they are judged by."""
+    """Return the evaluated runs, grouped, by their metric."""
     apart: dict[Metric, list[RunRecord]] = {}
     for run in record.runs:
         if run.metric is not None:
@@ -55,17 +55,17 @@ def evaluated_runs(record: Record) -> dict[Metric, dict[str, Group]]:
 
 
 def _of(metric: Metric, all_metrics: Collection[Metric]) -> str:
-    """Names the metric in a heading, where there are several."""
+    """Return the metric's name for a heading, where there are several."""
     return f", {metric.name}" if len(all_metrics) > 1 else ""
 
 
 def has_budget(run: RunRecord) -> bool:
-    """Whether its power is limited; else what it transmits is in the gradient's unit."""
+    """Return True where a run's power is limited; else its signals are in the gradient's unit."""
     return not is_noiseless(str(run.config["strategy"])) and float(run.config["power"]) < float("inf")
 
 
 def grouped(runs: Sequence[RunRecord]) -> dict[str, Group]:
-    """Runs that differ in their seeds only, by what tells them from the others."""
+    """Group runs that differ in their seeds only, by the label that distinguishes them from the others."""
     keys = varied(pd.DataFrame([run.config for run in runs]), NOT_A_CURVE)
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
@@ -75,12 +75,12 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, Group]:
 
 
 def label_of(values: Mapping[str, object]) -> str:
-    """What a curve is called that these keys tell from the others."""
+    """Return the label of a curve, made of the keys that distinguish it from the others."""
     return ", ".join(str(value) if key == "strategy" else f"{key}={value}" for key, value in values.items())
 
 
 def curves_over_power(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The results that count, with their ``score``, by what tells curves over power apart."""
+    """Return the results that count, with their ``score``, by the label of their curve over power."""
     counted = scored(results)
     keys = varied(counted, (*NOT_A_CURVE, "power", *best_of(results))) or ["strategy"]
     groups = counted.groupby(keys, sort=False)
@@ -88,7 +88,7 @@ def curves_over_power(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def over_power(results: pd.DataFrame) -> go.Figure:
-    """Mean score and standard deviation over seeds, a curve per combination of the other keys that vary."""
+    """Draw mean score and standard deviation over seeds, a curve per combination of the other keys that vary."""
     curves = curves_over_power(results)
     finite = results["power"][results["power"] < float("inf")]
     chart = go.Figure()
@@ -109,7 +109,13 @@ def over_power(results: pd.DataFrame) -> go.Figure:
 
 
 def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
-    """The mean score over seeds, of averaged weights (solid) and, of a few curves, of the current ones (dotted)."""
+    """Draw the mean score over seeds: of averaged weights solid and, where curves are few, of the current ones dotted.
+
+    Args:
+        metric: of the score.
+        groups: runs by the label of their curve.
+        axis: a key of AXES.
+    """
     chart = go.Figure()
     for label, runs in groups.items():
         means = means_of(runs)
@@ -131,7 +137,7 @@ def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
 
 
 def losses(groups: Mapping[str, Group]) -> go.Figure:
-    """The clients' mean training loss."""
+    """Draw the clients' mean training loss."""
     chart = go.Figure()
     for label, runs in groups.items():
         means, line = means_of(runs), {"color": _colour_of(groups, str(runs[0].config["strategy"]))}
@@ -141,24 +147,24 @@ def losses(groups: Mapping[str, Group]) -> go.Figure:
 
 
 def power(groups: Mapping[str, Group]) -> go.Figure:
-    """The largest power that any client used in any of the runs (solid), and the budget (dotted)."""
+    """Draw the largest power that any client used in any of the runs (solid), and the budget (dotted)."""
     chart = _of_ledgers(groups, {"max_power_used": "solid", "power_budget": "dot"}, "power, largest of all clients")
     budgets = {float(run.config["power"]) for runs in groups.values() for run in runs}
     return chart.update_yaxes(type="log") if len(budgets) > 1 else chart.update_yaxes(rangemode="tozero")
 
 
 def snr(groups: Mapping[str, Group]) -> go.Figure:
-    """Of what the server heard, the mean over seeds."""
+    """Draw the SNR of the received signals, the mean over seeds."""
     return _of_ledgers(groups, {"snr_db": "solid"}, "SNR (dB)")
 
 
 def colour(strategy: str) -> str | None:
-    """A strategy's, the same in all charts and pictures; None for one that has none."""
+    """Return a strategy's colour, the same in all charts and pictures; None for one that has none."""
     return to_hex(COLOURS[strategy]) if strategy in COLOURS else None
 
 
 def _of_ledgers(groups: Mapping[str, Group], columns: Mapping[str, str], label: str) -> go.Figure:
-    """columns: and their dashes."""
+    """Draw columns of the ledgers. columns: with their dashes."""
     chart = go.Figure()
     points = POINTS // -(-len(groups) // FEW)  # a page of hundreds of curves must still open
     for name, runs in groups.items():
@@ -179,13 +185,13 @@ def _of_ledgers(groups: Mapping[str, Group], columns: Mapping[str, str], label: 
 
 
 def means_of(runs: Group) -> pd.DataFrame:
-    """Metrics by rounds, averaged over seeds; of evaluations that all have made."""
+    """Return the metrics by rounds, averaged over seeds; only rounds in which all runs were evaluated."""
     rounds = pd.concat([run.metrics for run in runs]).groupby("round")
     return rounds.mean()[rounds.size() == len(runs)].reset_index()
 
 
 def _colour_of(curves: Mapping[str, object], strategy: str) -> str | None:
-    """The strategy's, where every curve is another strategy."""
+    """Return the strategy's colour, where every curve is another strategy."""
     return colour(strategy) if strategy in curves else None
 
 

@@ -1,4 +1,4 @@
-"""What lies in the folders of runs, comparisons, sweeps and reproductions, read for a report."""
+"""The content of folders of runs, comparisons, sweeps and reproductions, read for a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ LEDGER_DRAWN = ("round", "power_budget", "max_power_used", "snr_db")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run's folder holds; of a run that was killed, what there is.
+    """The content of one run's folder; of a run that was killed, the files that there are.
 
-    label: what tells it from the others of its kind. metrics: a row per evaluation. ledger: a row per round.
+    label: distinguishes it from the others of its kind. metrics: a row per evaluation. ledger: a row per round.
     """
 
     label: str
@@ -36,7 +36,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, label: str, folder: Path) -> "RunRecord":
-        """Read it all. Raises DataError for a file that is damaged."""
+        """Read a run's folder. Raises DataError for a file that is damaged."""
         config = read_json(folder / CONFIG, "strategy", "power")
         with naming(folder / CONFIG):
             float(config["power"])
@@ -53,7 +53,7 @@ class RunRecord:
 
     @property
     def metric(self) -> Metric | None:
-        """What it is judged by; None before the first evaluation."""
+        """The metric of the run; None before the first evaluation."""
         return next(iter(metrics_in(self.metrics.columns)), None)
 
 
@@ -61,7 +61,7 @@ class RunRecord:
 class Record:
     """A folder that a report is made of.
 
-    kind: run, comparison, sweep or reproduction. runs: those whose folders are there; of best-of keys, the chosen.
+    kind: run, comparison, sweep or reproduction. runs: those whose folders exist; of best-of keys, the chosen.
     results: a row per run of a sweep or a reproduction. verdicts: the tables of a reproduction. pictures: for the
     screen and for print, where they were drawn before. missing: number of runs that are in the results only.
     """
@@ -76,10 +76,10 @@ class Record:
 
 
 def read(folder: Path) -> Record:
-    """What `folder` holds.
+    """Read the record in `folder`.
 
     Raises:
-        DataError: it holds no run, comparison, sweep or reproduction, or one that cannot be read.
+        DataError: it has no run, comparison, sweep or reproduction, or one that cannot be read.
     """
     folder = folder.resolve()
     if (folder / FIGURE).is_file():
@@ -117,7 +117,7 @@ def _results(folder: Path) -> pd.DataFrame:
 
 
 def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[tuple[RunRecord, ...], int]:
-    """Give the table's runs that count and are where they were, or beside the folder, and how many are not."""
+    """Return the table's runs that count, read from where they were or beside the folder, and how many are missing."""
     rows = table[table["chosen"]] if "chosen" in table else table
     found = []
     for row in rows.to_dict("records"):
@@ -129,7 +129,7 @@ def _runs_of(table: pd.DataFrame, folder: Path) -> tuple[tuple[RunRecord, ...], 
 
 
 def _table(path: Path, numbers: tuple[str, ...], summary: dict[str, Any]) -> pd.DataFrame:
-    """The rows of a run's table; none where it has none yet. Raises DataError for one that is damaged or too short."""
+    """Read a run's table; empty where there is no file yet. Raises DataError for one that is damaged or too short."""
     completed = summary["status"] == "completed"
     if not path.is_file() and not completed:
         return pd.DataFrame()

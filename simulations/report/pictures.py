@@ -15,7 +15,7 @@ from simulations.report.folders import Record
 
 
 def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
-    """A PNG and a PDF named `stem`, or those that a reproduction has already; none where there is nothing to draw."""
+    """Draw a PNG and a PDF named `stem`; return them, or those that a reproduction has, or () for nothing to draw."""
     if record.pictures:
         return record.pictures
     if tables := over_powers(record):
@@ -31,7 +31,7 @@ def pictures_of(record: Record, stem: Path) -> tuple[Path, ...]:
 
 
 def over_power(tables: Mapping[Metric, pd.DataFrame]) -> Picture:
-    """The score over power, a curve per combination of the other keys that vary; a panel per metric."""
+    """Draw the score over power, a curve per combination of the other keys that vary; a panel per metric."""
     with matplotlib.rc_context(STYLE):
         picture, panels = _panels(len(tables))
         for axes, results in zip(panels, tables.values(), strict=True):
@@ -47,7 +47,7 @@ def over_power(tables: Mapping[Metric, pd.DataFrame]) -> Picture:
 
 
 def over_rounds(evaluated: Mapping[Metric, Mapping[str, Group]]) -> Picture:
-    """The score of the averaged weights, and thinner of the current ones, the mean over seeds; a panel per metric."""
+    """Draw the mean score over seeds of the averaged weights, and thinner of the current ones; a panel per metric."""
     with matplotlib.rc_context(STYLE):
         picture, panels = _panels(len(evaluated))
         for axes, (metric, groups) in zip(panels, evaluated.items(), strict=True):
@@ -63,6 +63,6 @@ def over_rounds(evaluated: Mapping[Metric, Mapping[str, Group]]) -> Picture:
 
 
 def _panels(count: int) -> tuple[Picture, Iterable[Axes]]:
-    """A picture of so many panels beside each other."""
+    """Return a picture, and its `count` panels beside each other."""
     picture = Picture(figsize=(6.4 * count, 4.2), layout="constrained")
     return picture, picture.subplots(1, count, squeeze=False).flat

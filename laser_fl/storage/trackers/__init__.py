@@ -1,1 +1,1 @@
-"""Where a run is logged besides its own folder; one file per tracker."""
+"""Trackers, which log a run besides its own folder; one file each."""

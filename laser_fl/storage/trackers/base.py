@@ -1,25 +1,25 @@
-"""What a tracker is: an observer that is told when the run is over."""
+"""The interface of a tracker: a callback that is closed when the run is over."""
 
 from pathlib import Path
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.federated.callbacks import Observer
+from laser_fl.federated.callbacks import Callback
 from laser_fl.registry import TRACKERS
 
 
-class Tracker(Observer):
-    """Logs a run somewhere; this one nowhere."""
+class Tracker(Callback):
+    """A callback that logs a run somewhere; this one logs nowhere."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """folder: the run's, which holds something already where the run goes on."""
+        """Prepare to log a run. folder: the run's, which is not empty where the run goes on."""
 
     def close(self, completed: bool) -> None:
-        """The run is over, completed or not."""
+        """React to the end of the run, completed or not."""
 
 
 def tracker_class(name: str) -> type[Tracker]:
-    """The tracker behind a name of TRACKERS. Raises ConfigError where the package that it needs is not installed."""
+    """Return the tracker behind a name of TRACKERS. Raises ConfigError where its package is not installed."""
     try:
         tracker: type[Tracker] = TRACKERS.load(name)
     except ImportError:

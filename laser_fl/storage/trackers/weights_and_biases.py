@@ -1,4 +1,4 @@
-"""Weights & Biases: its own settings hold (WANDB_MODE=offline keeps the run on this machine)."""
+"""The tracker Weights & Biases: its own settings apply (WANDB_MODE=offline keeps the run on this machine)."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ import wandb
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Metrics
-from laser_fl.federated.server import Training
+from laser_fl.federated.server import Server
 from laser_fl.storage.trackers.base import Tracker
 
 
 class WeightsAndBiases(Tracker):
-    """Logs to the project laser-fl: the config, the ledger by rounds, the metrics by evaluations."""
+    """A logger to the project laser-fl: the config, the ledger by rounds, the metrics by evaluations."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """folder: the run's; its name becomes the run's name. Raises ConfigError where W&B refuses."""
+        """Start the run at W&B, under the name of `folder`, the run's. Raises ConfigError where W&B refuses."""
         keys: dict[str, Any] = {"project": "laser-fl", "name": folder.name, "dir": folder, "config": config.to_flat()}
         if known := sorted(folder.glob("wandb/*run-*_*-*")):  # run-<date>_<time>-<id>, as W&B names its own folders
             keys |= {"id": known[-1].name.rpartition("-")[2], "resume": "allow"}
@@ -26,14 +26,14 @@ class WeightsAndBiases(Tracker):
             reason = str(error).splitlines()[0]
             raise ConfigError(f"tracker: must let Weights & Biases start ({reason}), got 'wandb'") from None
 
-    def on_round(self, training: Training, seconds: float) -> None:
-        """Log the ledger's line and the time."""
-        if training.round < self._run.starting_step:  # logged before the run stopped, and the same
+    def on_round(self, server: Server, seconds: float) -> None:
+        """Log the round's ledger record and its duration."""
+        if server.round < self._run.starting_step:  # logged before the run stopped, and the same
             return
-        line = training.ledger[-1].figures | {"seconds": seconds}
-        self._run.log({f"ledger/{name}": value for name, value in line.items()}, training.round)
+        record = server.ledger[-1].figures | {"seconds": seconds}
+        self._run.log({f"ledger/{name}": value for name, value in record.items()}, server.round)
 
-    def on_evaluation(self, training: Training, metrics: Metrics) -> None:
+    def on_evaluation(self, server: Server, metrics: Metrics) -> None:
         """Log loss and scores."""
         if metrics.round < self._run.starting_step:
             return
@@ -41,5 +41,5 @@ class WeightsAndBiases(Tracker):
         self._run.log({f"metrics/{name}": value for name, value in scores.items()}, metrics.round)
 
     def close(self, completed: bool) -> None:
-        """Finish the run there, as what it is."""
+        """Finish the run at W&B, as completed or as failed."""
         self._run.finish(exit_code=0 if completed else 1)

@@ -1,0 +1,83 @@
+"""A traced function is the function, without its Python."""
+
+import sys
+
+import pytest
+import torch
+
+from laser_fl.config import parse
+from laser_fl.federated import traced
+from laser_fl.federated.setup import prepare
+from laser_fl.federated.traced import CALLS, KEPT, Traced
+from simulations.engines.in_process import InProcess
+
+pytestmark = pytest.mark.usefixtures("traced")
+
+
+class Counted:
+    calls = 0
+
+    def __call__(self, weights, inputs):
+        self.calls += 1
+        return {name: w * inputs.sum() for name, w in weights.items()}, inputs.exp()
+
+
+def arguments(size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(size, generator=generator), "b": torch.randn(2, generator=generator)}, torch.randn(
+        size, 3, generator=generator
+    )
+
+
+def test_gives_what_the_function_gives_and_calls_it_no_more():
+    function = Counted()
+    traced = Traced(function)
+    for t in range(CALLS + 5):
+        weights, inputs = arguments(4, t)
+        products, powers = traced(weights, inputs)
+        assert torch.equal(powers, inputs.exp())
+        assert all(torch.equal(products[name], w * inputs.sum()) for name, w in weights.items())
+    assert function.calls == CALLS
+
+
+@pytest.mark.parametrize("sizes", [3, KEPT + 4])
+def test_other_shapes_are_other_traces_of_which_the_last_are_kept(sizes):
+    traced = Traced(Counted())
+    for _ in range(CALLS + 1):
+        for size in range(1, sizes + 1):
+            weights, inputs = arguments(size)
+            assert torch.equal(traced(weights, inputs)[1], inputs.exp())
+    assert len(traced._traces) == min(sizes, KEPT)
+
+
+def test_what_lies_otherwise_in_memory_is_another_trace():
+    traced = Traced(lambda weights, inputs: inputs.reshape(-1) * weights["a"])
+    weights = {"a": torch.tensor(2.0)}
+    for _ in range(CALLS + 1):
+        traced(weights, torch.ones(2, 3))
+    inputs = torch.arange(6.0).view(3, 2).mT
+    assert torch.equal(traced(weights, inputs), 2 * inputs.flatten())
+
+
+RUNS = {
+    "one shape": {"model": "linear"},
+    "a short last batch": {"model": "mlp", "accumulation-steps": 2, "batch-size": 400},
+    "clients that come and go": {"model": "linear", "fraction": 0.5, "dropout-rate": 0.3},
+    "weights of their own": {"model": "linear", "downlink-power": 1e6},
+    "several steps": {"model": "linear", "local-steps": 2},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_the_run_without_traces_bit_for_bit(run, monkeypatch):
+    weights, made = [], []
+    make = traced.make_fx
+    monkeypatch.setattr(traced, "make_fx", lambda function: made.append(function) or make(function))
+    for calls in (CALLS, sys.maxsize):
+        monkeypatch.setattr(traced, "CALLS", calls)
+        engine = InProcess(prepare(parse({"clients": 4, "rounds": 8, "client-batching": "vmap"} | RUNS[run])))
+        while not engine.server.finished:
+            engine.advance()
+        weights.append(engine.server.global_model.weights)
+    assert made
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -1,0 +1,255 @@
+"""How results are shown: by their task's metric, never cut, in any encoding, and apart from progress."""
+
+import io
+import math
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from laser_fl.config import parse
+from laser_fl.data.metrics import TASK_METRICS, Metric
+from laser_fl.data.task import Examples, Task
+from laser_fl.errors import ConfigError
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.federated.server import Server
+from simulations.cli import app
+from simulations.compare import listing, picture
+from simulations.progress import MOST_LINES, Display, Report, Reporter
+from simulations.report.charts import charts, evaluated_runs, over_powers
+from simulations.report.folders import Record, RunRecord
+from simulations.report.pictures import over_power, over_rounds
+from simulations.results import results
+from simulations.side_by_side import Outcome
+from simulations.sweep import Grid, runs_of
+from simulations.texts import Listing, pairs
+
+SPENT = {"epoch": 1.0, "train_loss": 2.0, "channel_uses": 10, "energy": 5.0, "latency_seconds": 1.0}
+COST = {"uplink_floats_per_round": 1234.0, "compression_ratio": 12.0, "max_power_used": 1.0, "seconds_total": 3.0}
+
+
+@pytest.fixture(params=[*TASK_METRICS, "f1"])
+def metric(request, monkeypatch):
+    """Every task's, and that of a task to come."""
+    monkeypatch.setitem(TASK_METRICS, "f1", Metric("f1", max))
+    return TASK_METRICS[request.param]
+
+
+def metrics_of(name, value):
+    scores = {f"{kind}_{name}": [value, value] for kind in ("test", "ema_test")}
+    return pd.DataFrame({"round": [1, 2], **scores, **{key: [one, one] for key, one in SPENT.items()}})
+
+
+def outcome(folder, name, value=0.5):
+    folder.mkdir()
+    metrics_of(name, value).to_csv(folder / "metrics.csv", index=False)
+    scores = {f"{kind}_{name}": value for kind in ("test", "ema_test", "best_ema_test")}
+    return Outcome(folder, {"status": "completed", **scores, **COST})
+
+
+def call(*arguments, runner=None, **options):
+    return (runner or CliRunner()).invoke(app, [str(argument) for argument in arguments], **options)
+
+
+class TestByTheTasksMetric:
+    def test_a_comparison_has_a_table_and_a_picture(self, metric, tmp_path):
+        outcomes = {name: outcome(tmp_path / name, metric.name) for name in ("sgd", "laser")}
+        outcomes["sketch"] = Outcome(tmp_path / "sketch", {}, "it failed")
+        table = listing(outcomes, parse({}))
+        assert table.caption.startswith(metric.label)
+        assert float(table.rows[1][1]) == 0.5 * metric.factor
+        assert table.rows[2][:2] == ("sketch", "failed")
+        assert picture(outcomes, parse({}), tmp_path, "energy") == tmp_path / f"{metric.name}.png"
+        assert (tmp_path / f"{metric.name}.png").is_file()
+
+    def test_a_comparison_in_which_all_failed_has_no_picture(self, tmp_path):
+        failed = {"laser": Outcome(tmp_path / "laser", {}, "it failed")}
+        assert picture(failed, parse({}), tmp_path) is None
+        assert listing(failed, parse({})).rows[0][:2] == ("laser", "failed")
+
+    def test_the_best_values_are_chosen(self, metric, tmp_path, monkeypatch):
+        runs = runs_of([grid := Grid({}, {"seed": [0, 1]}, {"learning-rate": [0.1, 0.2]})], tmp_path)
+
+        def summary(run):
+            return {"status": "completed", f"best_ema_test_{metric.name}": run.config.learning_rate}
+
+        monkeypatch.setattr("simulations.sweep.Run.summary", property(summary))
+        table = results(runs, tmp_path, [grid])
+        assert set(table[table["chosen"]]["learning-rate"]) == {0.2 if metric.best is max else 0.1}
+
+    def test_the_best_values_of_tasks_with_different_metrics_are_chosen(self, tmp_path, monkeypatch):
+        tasks = ({"task": "mnist-5k", "model": "mlp"}, {"task": "pydoc", "model": "gpt2"})
+        grids = [Grid(keys, {}, {"learning-rate": [0.1, 0.2]}) for keys in tasks]
+
+        def summary(run):
+            name = "perplexity" if run.config.task == "pydoc" else "accuracy"
+            return {"status": "completed", f"best_ema_test_{name}": run.config.learning_rate}
+
+        monkeypatch.setattr("simulations.sweep.Run.summary", property(summary))
+        table = results(runs_of(grids, tmp_path), tmp_path, grids)
+        assert table[table["chosen"]].set_index("task")["learning-rate"].to_dict() == {"mnist-5k": 0.2, "pydoc": 0.1}
+
+    def test_a_report_draws_every_metric_apart(self, tmp_path):
+        runs, rows = [], []
+        for seed, name in enumerate(TASK_METRICS):
+            for power in (1.0, 10.0):
+                config = parse({"power": power, "seed": seed}).to_flat()
+                summary = {"status": "completed", f"best_ema_test_{name}": 0.5}
+                runs.append(RunRecord(name, tmp_path, config, summary, {}, metrics_of(name, 0.5), pd.DataFrame()))
+                rows.append(config | summary)
+        record = Record("sweep", "both", tuple(runs), pd.DataFrame(rows))
+        drawn = dict(charts(record))
+        for name, metric in TASK_METRICS.items():
+            for heading in ("Score over power", "Score over rounds", "Score over channel uses"):
+                chart = drawn[f"{heading}, {name}"]
+                assert list(chart.data[0].y) == [0.5 * metric.factor] * 2
+                assert chart.layout.yaxis.title.text.startswith(f"test {metric.label}")
+        for panels in (over_power(over_powers(record)).axes, over_rounds(evaluated_runs(record)).axes):
+            labels = [axes.get_ylabel().split(",")[0] for axes in panels]
+            assert labels == [f"test {metric.label}" for metric in TASK_METRICS.values()]
+
+    def test_a_task_with_a_metric_that_nobody_knows_is_refused(self):
+        data = Examples(torch.zeros(1), torch.zeros(1))
+        with pytest.raises(ConfigError, match="its metric must be one of accuracy, perplexity, got 'f2'"):
+            Task(data, data, {}, metric="f2")
+
+
+NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=20)
+
+
+class TestNothingIsCut:
+    @settings(max_examples=30)
+    @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=4), st.integers(10, 90))
+    def test_every_cell_of_a_table_is_whole(self, rows, width):
+        lines = Listing("title", ("name", "value", "more"), rows, numbers=("value",)).lines(width)
+        words = [word for line in lines for word in line.split()]
+        assert all(cell in words for row in rows for cell in row)
+
+    def test_a_table_is_one_where_there_is_room_and_else_rows_below_each_other(self):
+        rows = [("one", "1,234", "a"), ("three", "5", "b")]
+        table = Listing("title", ("name", "value", "more"), rows, numbers=("value",))
+        assert table.lines(18) == ["name   value  more", "one    1,234  a", "three      5  b"]
+        below = ["name   one", "value  1,234", "more   a", "", "name   three", "value  5", "more   b"]
+        assert table.lines(17) == below
+        assert table.lines(5)[:6] == ["name", "  one", "value", "  1,234", "more", "  a"]
+
+    @settings(max_examples=30)
+    @given(st.lists(st.tuples(NAMES, st.lists(NAMES, min_size=1)), min_size=1, max_size=4), st.integers(10, 60))
+    def test_values_are_broken_between_words_only(self, rows, width):
+        lines = pairs([(name, " ".join(words)) for name, words in rows], width)
+        shown = [word for line in lines for word in line.split()]
+        assert shown == [word for name, words in rows for word in (name, *words)]
+
+    @pytest.mark.parametrize("columns", ["40", "80", "0", None])
+    @pytest.mark.parametrize(
+        ("command", "words"),
+        [
+            (
+                ("volume", "--model", "mlp"),
+                ["203,530", "814,120", "laser alternating, rank 2", "laser-adaptive", "48"],
+            ),
+            (("theory", "--model", "mlp"), ["1.weight", "256 x 784", "uncompressed", "less noise"]),
+            (("list",), ["min-available-nodes", "gpt2-wikitext103", "power-allocation", "laser-adaptive"]),
+        ],
+    )
+    def test_commands_cut_nothing(self, command, words, columns):
+        result = call(*command, env={"COLUMNS": columns})
+        assert result.exit_code == 0
+        assert "…" not in result.stdout
+        assert [word for word in words if word not in result.stdout] == []
+        if columns not in (None, "0"):
+            assert all(len(line) <= int(columns) for line in result.stdout.splitlines()[2:-1])
+
+    def test_a_name_in_brackets_is_no_markup(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("simulations.report.write", lambda folders, out: [out])
+        out = tmp_path / "[bold]" / "[/x].html"
+        assert call("report", tmp_path, "--out", out).stdout == f"{out}\n"
+
+
+class TestProgress:
+    def shown(self, reports, quiet=False):
+        console = Console(file=io.StringIO(), width=40)
+        with Display(console, quiet) as display:
+            for report in reports:
+                display.show(report)
+        return console.file.getvalue().splitlines()
+
+    @pytest.mark.parametrize(
+        ("rounds", "every", "lines"), [(360, 1, MOST_LINES), (4, 1, 4), (1000, 1000, 1), (25, 7, 3)]
+    )
+    def test_a_log_has_at_most_ten_lines_a_run(self, rounds, every, lines):
+        told = [
+            Report("laser", r, rounds, 1.0, "", f"round {r} of a long line" * 3)
+            for r in range(every, rounds + 1, every)
+        ]
+        shown = self.shown(told)
+        assert len(shown) == lines
+        assert shown[-1] == f"laser  {told[-1].line}"
+        assert self.shown(told, quiet=True) == []
+
+    def test_a_narrow_terminal_has_fewer_columns(self):
+        for width in (40, 60, 80, 130):
+            console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+            with Display(console) as display:
+                state = "train loss 2.303  accuracy 0.812"
+                display.show(Report("laser-adaptive", 1234, 2000, 100.0, state, ""))
+            shown = console.file.getvalue()
+            assert [word for word in ("laser-adaptive", "1234/2000") if word not in shown] == []
+            assert (state in shown, "…" in shown) == (width >= 80, False)
+
+    def test_the_pace_is_that_of_the_rounds_since_a_run_went_on(self):
+        server = Server.__new__(Server)
+        server.round, server.schedule, server.warning = 1001, RoundSchedule(2000), ""
+        reports = []
+        Reporter("laser", reports.append).on_round(server, 0.5)
+        assert reports[0].rounds_per_second == 2.0
+
+    def test_standard_output_carries_the_result_alone(self, tmp_path, monkeypatch):
+        def run_all(runs, show):
+            for name in runs:
+                for round in range(1, 41):
+                    show(Report(name, round, 40, 1.0, "", "round"))
+            tmp_path.joinpath("all").mkdir()
+            return {name: outcome(tmp_path / "all" / name, "perplexity") for name in runs}
+
+        monkeypatch.setattr("simulations.side_by_side.run_all", run_all)
+        keys = ("-c", "task=pydoc", "-c", "model=gpt2", "--strategies", "z-sgd,laser")
+        result = call("compare", *keys, "--out", tmp_path / "all")
+        assert result.exit_code == 0, result.output
+        title, head, z_sgd, laser, _, drawn = result.stdout.splitlines()
+        assert (title.split(",")[0], head.split()[0], z_sgd.split()[0]) == ("pydoc", "strategy", "z-sgd")
+        assert laser.split() == ["laser", "0.50", "0.50", "0.50", "1,234", "12x", "1", "3", "s"]
+        assert drawn == f"picture: {tmp_path / 'all' / 'perplexity.png'}"
+        assert result.stderr.splitlines() == ["z-sgd  round"] * 10 + ["laser  round"] * 10
+
+
+class TestAnyEncoding:
+    def test_what_a_terminal_cannot_show_is_written_in_other_words(self):
+        result = call("list", runner=CliRunner(charset="ascii"))
+        assert result.exit_code == 0
+        assert "Eq. (4): lambda of LASER and Z-SGD over power" in result.stdout
+        theory = call("theory", "--model", "linear", runner=CliRunner(charset="ascii"))
+        assert "worth P k^2/(sigma^2 L)" in theory.stdout
+
+    def test_no_name_stops_a_command(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("simulations.report.write", lambda folders, out: [out])
+        for name, ascii in (
+            ("grün-😀", r"grun-\U0001f600"),
+            (b"gr\xc3\xbcn-\xff".decode("ascii", "surrogateescape"), r"grun-\xff"),
+        ):
+            shown = call("report", tmp_path, "--out", tmp_path / name, runner=CliRunner(charset="ascii"))
+            assert (shown.exit_code, shown.stdout) == (0, f"{tmp_path}/{ascii}\n")
+
+    def test_where_all_can_be_shown_nothing_is_changed(self):
+        assert "λ of LASER" in call("list").stdout
+
+
+def test_a_strategy_that_sends_nothing_and_an_ideal_channel_are_put_in_words(tmp_path):
+    silent = outcome(tmp_path / "d-dsgd", "accuracy")
+    silent = Outcome(silent.folder, silent.summary | {"compression_ratio": "inf", "uplink_floats_per_round": 0.0})
+    rows = listing({"d-dsgd": silent}, parse({"power": math.inf})).rows
+    assert rows[0][4:7] == ("0", "nothing sent", "no noise")
