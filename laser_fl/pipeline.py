@@ -15,10 +15,9 @@ row per transmitter. A participant in outage does not transmit, and its whole gr
 Source: paper, Algorithm 1 and §G.5.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Self
 
 import torch
 from jaxtyping import Float64, Int64
@@ -46,10 +45,6 @@ class Instructions:
     shared: Tensors
     context: RoundContext
     norm_bounds: Mapping[str, float] = field(default_factory=dict)
-
-    def of(self, clients: Container[int]) -> Self:
-        """The same instructions as some of the clients see them."""
-        return replace(self, context=self.context.of(clients))
 
 
 @dataclass(frozen=True)

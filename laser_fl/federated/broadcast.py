@@ -1,6 +1,7 @@
 """Broadcasts: how to encode, and the model: itself, its last step, or the received signals that lead to it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.channels.downlink import Downlink, noise_std
@@ -29,6 +30,10 @@ class Broadcast(Instructions):
     buffers: Tensors = field(default_factory=dict)
     sync: ReplicaUpdate | ReplicaState | None = None
     acknowledgements: Acknowledgements = field(default_factory=Acknowledgements)
+
+    def of(self, clients: Container[int]) -> "Broadcast":
+        """Return the same broadcast as some of the clients see it."""
+        return replace(self, context=self.context.of(clients))
 
     @property
     def is_replica_update(self) -> bool:
