@@ -108,12 +108,12 @@ def test_a_run_may_stop_again_and_again(tmp_path):
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
     """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
-        "import os, signal, sys; from pathlib import Path; from laser_fl.federated.callbacks import Observer\n"
+        "import os, signal, sys; from pathlib import Path; from laser_fl.federated.callbacks import Callback\n"
         "from tests.storage.test_resume import run\n"
-        "class Kill(Observer):\n"
-        "    def on_round(self, training, seconds):\n"
-        "        if training.round == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run(Path(sys.argv[1]), observers=[Kill()], strategy=sys.argv[3])"
+        "class Kill(Callback):\n"
+        "    def on_round(self, server, seconds):\n"
+        "        if server.round == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(Path(sys.argv[1]), callbacks=[Kill()], strategy=sys.argv[3])"
     )
     draw = random.Random(KILL)
     for i, strategy in enumerate(("laser", "random-k", "z-sgd")):
