@@ -46,13 +46,8 @@ def to_checkpoint(client_state: ClientState) -> tuple[Numbers, Tensors]:
     assert client_state.last is not None
     client_update = client_state.last.client_update
     in_flight, approximations = flatten(client_update.in_flight)
-    trees = dict(
-        zip(
-            TREES,
-            (client_state.memory, client_state.copies, client_update.signals, client_update.buffers, approximations),
-            strict=True,
-        )
-    )
+    of_update = (client_update.signals, client_update.buffers, approximations)
+    trees = dict(zip(TREES, (client_state.memory, client_state.copies, *of_update), strict=True))
     tensors = {f"{tree}/{name}": tensor for tree, named in trees.items() for name, tensor in named.items()}
     last, clients = client_state.last.exchange, client_state.last.clients
     numbers = {"exchange": last, "clients": clients, "in-flight": in_flight, "last-round": client_state.last_round}
@@ -70,10 +65,8 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
         reports: dict[str, Any] = {name: tensors[name] for name in REPORTS}
         in_flight = unflatten(numbers["in-flight"], trees["in-flight"])
         client_update = ClientUpdate(trees["signals"], buffers=trees["buffers"], in_flight=in_flight, **reports)
-        last, last_round = (
-            Reply(int(numbers["exchange"]), tuple(numbers["clients"]), client_update),
-            int(numbers["last-round"]),
-        )
+        last = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), client_update)
+        last_round = int(numbers["last-round"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint: does not hold a client state ({brief(str(error))})") from None
     return ClientState(trees["memory"], trees["copies"], last=last, last_round=last_round)
@@ -142,30 +135,22 @@ class ClientGroup:
         self._client_state = restore_unacknowledged(client_state, broadcast.acknowledgements, self._clients)
         del client_state  # with the last exchange's signals, which must not be in memory beside the next gradients
         here = self._receive(broadcast)
-        client_update, rows = (
-            ClientUpdate.none(),
-            [client - self._clients.start for client in here.context.participants],
-        )
+        client_update, rows = ClientUpdate.none(), self._rows(here.context.participants)
         if rows:
             client_update, memory = self._respond(here, pick(self.client_state.memory, rows))
-            self._client_state = replace(
-                self.client_state, memory=place(self.client_state.memory, rows, memory, len(self._clients))
-            )
+            memory = place(self.client_state.memory, rows, memory, len(self._clients))
+            self._client_state = replace(self.client_state, memory=memory)
         reply = Reply(broadcast.acknowledgements.exchange, here.context.participants, client_update)
         self._client_state = replace(self.client_state, last=reply)
         return reply
 
     def _load(self, acknowledgements: Acknowledgements) -> ClientState:
         """Load the snapshot of when the server stopped, where it goes on from there and has accepted nothing since."""
-        if acknowledgements.since == 0 or any(
-            acknowledgements.acknowledges(client, acknowledgements.since) for client in self._clients
-        ):
+        since = acknowledgements.since
+        if since == 0 or any(acknowledgements.acknowledges(client, since) for client in self._clients):
             return ClientState()
         snapshots = self._snapshots(acknowledgements)
-        for exchange in (
-            acknowledgements.since,
-            acknowledgements.since - 1,
-        ):  # a server that stopped within an exchange begins with that one
+        for exchange in (since, since - 1):  # a server that stopped within an exchange begins with that one
             if exchange in snapshots.numbers:
                 return from_checkpoint(*snapshots.load(exchange), self._device)
         return ClientState()
@@ -179,9 +164,7 @@ class ClientGroup:
         if broadcast.context.phase > 0:
             return here
         participants, has_copies = here.context.participants, broadcast.downlink.content in ("start", "update")
-        receiving = (
-            self._clients if has_copies else participants
-        )  # a copy follows while its client does not participate
+        receiving = self._clients if has_copies else participants  # a copy follows while its client is away
         if broadcast.downlink.content == "update" and self.client_state.last_round != broadcast.context.round - 1:
             raise OutOfSyncError(f"round {broadcast.context.round + 1}: the update before it was missed")
         own, copies = receive(
@@ -190,9 +173,11 @@ class ClientGroup:
         self._client_state = replace(self.client_state, copies=copies, last_round=broadcast.context.round)
         if own is None or not participants:
             return here
-        return replace(
-            here, weights=pick(own, [client - self._clients.start for client in participants]), own_weights=True
-        )
+        return replace(here, weights=pick(own, self._rows(participants)), own_weights=True)
+
+    def _rows(self, participants: tuple[int, ...]) -> list[int]:
+        """Find the participants' rows in what the group keeps."""
+        return [client - self._clients.start for client in participants]
 
 
 def restore_unacknowledged(
@@ -207,12 +192,9 @@ def restore_unacknowledged(
     """
     if client_state.last is None:
         return client_state
+    exchange = client_state.last.exchange
     for in_flight in client_state.last.client_update.in_flight:
-        lost = [
-            i
-            for i, c in enumerate(in_flight.clients)
-            if not acknowledgements.acknowledges(c, client_state.last.exchange)
-        ]
+        lost = [i for i, c in enumerate(in_flight.clients) if not acknowledgements.acknowledges(c, exchange)]
         if lost:
             rows = torch.tensor([client - clients.start for client in in_flight.clients])
             for name, part in in_flight.approximations.items():

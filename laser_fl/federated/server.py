@@ -284,9 +284,7 @@ class Server:
         self._norm_clipper.observe(client_update.signals, client_update.signal_norms)
         self._broadcaster.record(self._exchange, ctx, result.received, self._shared)
         self._shared = result.shared
-        if (
-            self._phase > 0 and not ctx.transmitters
-        ):  # all earlier transmitters were left out: as if nobody had transmitted
+        if self._phase > 0 and not ctx.transmitters:  # all who transmitted before were left out: undo their phases
             self._shared = self._shared_before
             self._broadcaster.forget()
         self._result = result

@@ -11,7 +11,8 @@ long before the model stops learning from it: the signals of many rounds point t
 noise cancels. Each block has a gain of its own. Without noise it is 1, exactly.
 
 `wiener` applies this gain as it is. It waits until the signal rises above the noise in the sum, for which a run may be
-too short. `paced` applies a larger gain where the gains so far would otherwise add up to less than is due by then.
+too short. `paced` applies a larger gain where the gains so far would otherwise add up to less than is due by then. All
+take the arguments of `paced`.
 
 Source: Wiener filter as in Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.7;
 docs/adaptive.md.
@@ -23,43 +24,20 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.norms import norm
 
+SUM, NOISE, GAINS = "sum/", "noise/", "gains/"
+
 
 def plain(
     update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, due: float = 0.0
 ) -> tuple[Tensors, Tensors]:
-    """Return the update as it is, and no state.
-
-    Args:
-        update: per block.
-        noise: not used.
-        known: not used.
-        weighs: not used.
-        due: not used.
-
-    Returns:
-        The update, and {}.
-    """
+    """Return the update as it is, and no state."""
     return update, {}
-
-
-SUM, NOISE, GAINS = "sum/", "noise/", "gains/"
 
 
 def wiener(
     update: Tensors, noise: Tensors, known: Tensors, weighs: bool = True, due: float = 0.0
 ) -> tuple[Tensors, Tensors]:
-    """Weigh every block by its gain, without regard to the sum that is due.
-
-    Args:
-        update: per block.
-        noise: energy of each block's noise, a scalar.
-        known: as for `paced`.
-        weighs: as for `paced`.
-        due: not used.
-
-    Returns:
-        The weighed update, and the next state.
-    """
+    """Weigh every block by its gain, without regard to the sum that is due."""
     return paced(update, noise, known, weighs)
 
 

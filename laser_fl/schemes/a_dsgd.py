@@ -25,6 +25,11 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import floor, topk_indices
 from laser_fl.schemes.projection import Projection
 
+ITERATIONS = 50
+PATIENCE = 5  # iterations without a smaller residual before the algorithm stops
+IMPROVEMENT = 1e-3  # relative; a smaller decrease of the residual is none
+THRESHOLD = 2.0  # in units of τ
+
 
 @dataclass(frozen=True)
 class ADsgd(Scheme):
@@ -110,12 +115,6 @@ def lmmse(
         The estimate of x, (d,).
     """
     return projection.transpose(y) / (projection.gain + noise_std.square()).to(y)
-
-
-ITERATIONS = 50
-PATIENCE = 5  # iterations without a smaller residual before the algorithm stops
-IMPROVEMENT = 1e-3  # relative; a smaller decrease of the residual is none
-THRESHOLD = 2.0  # in units of τ
 
 
 def amp(

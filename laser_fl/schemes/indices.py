@@ -10,6 +10,10 @@ from torch import Tensor
 from laser_fl.blocks import Block
 from laser_fl.rng import RandomStreams
 
+LONG = 1 << 16  # values from which a row is searched by itself
+STRIDE = 64  # one value in so many makes the sample
+MARGIN = 8  # standard deviations, more or less, by which the sample's guess is on the safe side
+
 
 def sample_size(factor: float, block: Block) -> int:
     """Return the number of a block's values that a factor leaves: max(1, ⌊factor · d⌋).
@@ -41,11 +45,6 @@ def draw_indices(
     """
     generators = (streams.generator(purpose, round, index) for index in range(len(sizes)))
     return [torch.randperm(n, generator=g)[:k].clone() for (n, k), g in zip(sizes, generators, strict=True)]
-
-
-LONG = 1 << 16  # values from which a row is searched by itself
-STRIDE = 64  # one value in so many makes the sample
-MARGIN = 8  # standard deviations, more or less, by which the sample's guess is on the safe side
 
 
 def topk_indices(rows: Float[Tensor, "rows values"], count: int, in_order: bool = False) -> Int64[Tensor, "rows count"]:

@@ -14,6 +14,8 @@ from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
 from laser_fl.schemes.laser import Laser, Matrices, Matrix, orthonormal, times
 from laser_fl.theory import rank_r_split
 
+MOST_POWER = 1e30  # stands for infinite power in Lemma 8, whose shares have long converged there
+
 
 @dataclass(frozen=True)
 class TwoPhase(Laser):
@@ -73,9 +75,6 @@ class TwoPhase(Laser):
         if not self.compresses(block):
             return {} if ctx.phase == 0 else {block.name: block.shape}
         return {block.name: (block.matrix_shape[ctx.phase], self.rank_of(block))}
-
-
-MOST_POWER = 1e30  # stands for infinite power in Lemma 8, whose shares have long converged there
 
 
 @dataclass(frozen=True)
