@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from laser_fl.errors import ConfigError, quoted
+from laser_fl.shapes import Float, Shaped
 
 Tensors = dict[str, Tensor]
 

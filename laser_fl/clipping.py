@@ -14,12 +14,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
 from laser_fl.errors import TrainingError
 from laser_fl.schemes.base import owners
+from laser_fl.shapes import Float64
 
 ADVICE = "a lower learning-rate or more power may help"
 LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled

@@ -1,10 +1,10 @@
 """Euclidean norms, per client, that neither many nor large values put in error."""
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
+from laser_fl.shapes import Float, Float64
 
 SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
 AT_ONCE = 32  # short rows that are converted at a time

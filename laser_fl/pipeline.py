@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
-from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
@@ -32,6 +31,7 @@ from laser_fl.norms import norms
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, owners
+from laser_fl.shapes import Float64, Int64
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ Source: paper, App. C, for one client and unit noise variance; docs/adaptive.md,
 import math
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
+
+from laser_fl.shapes import Float64
 
 
 def rank_one_split(power: Float64[Tensor, "*batch"], rows: int, columns: int) -> Float64[Tensor, "*batch"]:

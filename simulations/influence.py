@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.config import RunConfig
@@ -13,6 +12,7 @@ from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import encode_update
 from laser_fl.schemes.laser import Laser
+from laser_fl.shapes import Float
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.volume import model_blocks
 

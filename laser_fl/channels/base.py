@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Bool, Float64
 
 
 @dataclass(frozen=True)

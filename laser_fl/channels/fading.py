@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from laser_fl.channels.base import Channel, ChannelState, complex_normal
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Complex128, Float64
 
 NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 

@@ -13,13 +13,13 @@ Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the channel state is our
 from math import prod
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.norms import norm
 from laser_fl.schemes.base import Received, RoundContext
+from laser_fl.shapes import Float, Float64
 
 PIECE = 1 << 19  # values of all clients that walk at once
 

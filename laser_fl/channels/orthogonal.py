@@ -12,13 +12,13 @@ on fading links the rate is the link's capacity, as if the client knew it: an up
 import math
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.errors import PowerError
 from laser_fl.schemes.base import Received, RoundContext
+from laser_fl.shapes import Float64
 
 WORD = 32  # bits of a value
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -17,6 +16,7 @@ from laser_fl.data.sources import missing
 from laser_fl.data.task import Examples, Task
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.models.resnet18 import resnet18
+from laser_fl.shapes import Float, UInt8
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's training images, per channel
 MEAN_100, STD_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

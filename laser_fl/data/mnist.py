@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from laser_fl.config import RunConfig
@@ -25,6 +24,7 @@ from laser_fl.data.task import Examples, Task
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.models.base import Network
 from laser_fl.models.small import linear, mlp
+from laser_fl.shapes import UInt8
 
 MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
 SIDE, CLASSES = 28, 10

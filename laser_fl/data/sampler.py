@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.registry import PARTITIONS
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Int64
 
 
 @lru_cache(maxsize=4)  # the trainers of one process ask for the same

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -18,6 +17,7 @@ from laser_fl.data.sampler import Epochs, Sampler, Windows, deal
 from laser_fl.errors import ConfigError
 from laser_fl.models.base import Network, build
 from laser_fl.rng import Device, RandomStreams
+from laser_fl.shapes import Float, Int64, Shaped
 
 Batch = tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]]
 

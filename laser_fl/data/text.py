@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int32
 from platformdirs import user_cache_path
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from laser_fl.data.sources import Source, found, missing
 from laser_fl.data.task import Task, Text
 from laser_fl.errors import DataError, StorageError, brief, reason_of
 from laser_fl.models.gpt2 import gpt2
+from laser_fl.shapes import Int32
 
 CACHE_VARIABLE = "LASER_FL_CACHE"
 VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multiple of 64

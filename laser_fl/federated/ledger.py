@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
-from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.channels.base import ChannelUsage
 from laser_fl.errors import PowerError
 from laser_fl.federated.validation import Fault
+from laser_fl.shapes import Float64
 
 _KINDS: Mapping[Any, Callable[[str], Any]] = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
 

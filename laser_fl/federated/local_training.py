@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,6 +30,7 @@ from laser_fl.federated.traced import Traced
 from laser_fl.models.base import Network
 from laser_fl.pipeline import ClientUpdate, encode_update, join
 from laser_fl.schemes.base import RoundContext
+from laser_fl.shapes import Float
 
 EXAMPLES_AT_ONCE = 2048  # by all clients in one call of vmap: enough to be fast, and few enough for the memory
 

@@ -4,10 +4,10 @@ Source: paper, §H.1 and Fig. 6.
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
+from laser_fl.shapes import Float
 
 
 def energy_share(matrix: Float[Tensor, "rows columns"], rank: int) -> float:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows
@@ -19,6 +18,7 @@ from laser_fl.errors import brief
 from laser_fl.norms import norms
 from laser_fl.pipeline import ClientUpdate, join, values_sent
 from laser_fl.schemes.base import RoundContext, Scheme, owners
+from laser_fl.shapes import Bool, Float64
 
 Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes", "not-finite", "norm"]
 

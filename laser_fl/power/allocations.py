@@ -10,9 +10,9 @@ Source: paper, §G.5; `min_mse` is ours.
 """
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
+from laser_fl.shapes import Float64
 from laser_fl.theory import least_noise_shares
 
 Norms = Float64[Tensor, "clients signals"]

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from laser_fl.schemes.base import RoundContext, Scheme, owners
+from laser_fl.shapes import Float64
 
 Norms = Float64[Tensor, "clients blocks"]
 Shares = Float64[Tensor, " blocks"]

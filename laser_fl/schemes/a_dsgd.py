@@ -14,7 +14,6 @@ sent along.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softshrink
 
@@ -24,6 +23,7 @@ from laser_fl.schemes.approximation import Approximation, Dense, OwnIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import floor, topk_indices
 from laser_fl.schemes.projection import Projection
+from laser_fl.shapes import Float
 
 ITERATIONS = 50
 PATIENCE = 5  # iterations without a smaller residual before the algorithm stops

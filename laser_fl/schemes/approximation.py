@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block
+from laser_fl.shapes import Float, Int64
 
 
 class Approximation(ABC):

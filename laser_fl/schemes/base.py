@@ -8,12 +8,12 @@ from functools import cached_property
 from math import prod
 
 import torch
-from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
+from laser_fl.shapes import Float, Float64, Int64
 from laser_fl.theory import best_share
 
 Shapes = dict[str, tuple[int, ...]]  # by a signal's name

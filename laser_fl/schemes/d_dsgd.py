@@ -18,13 +18,13 @@ from functools import lru_cache
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.approximation import Approximation, Dense
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import topk_indices
+from laser_fl.shapes import Float, Float64, Int64
 
 MEAN_BITS = 33  # a 32-bit value and the sign that won
 

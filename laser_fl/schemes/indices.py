@@ -4,11 +4,11 @@ import math
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Float, Int64
 
 LONG = 1 << 16  # values from which a row is searched by itself
 STRIDE = 64  # one value in so many makes the sample

@@ -13,7 +13,6 @@ Source: paper, Algorithm 1 and §F.2; Vogels, Karimireddy, Jaggi, "PowerSGD", 20
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -22,6 +21,7 @@ from laser_fl.registry import FACTOR_EXCHANGES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
+from laser_fl.shapes import Float
 
 Matrix = Float[Tensor, "_ _"]
 Matrices = Float[Tensor, "clients _ _"]

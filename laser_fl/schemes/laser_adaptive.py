@@ -21,7 +21,6 @@ from functools import cached_property, lru_cache
 from math import prod
 
 import torch
-from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
@@ -31,6 +30,7 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import draw_indices
 from laser_fl.schemes.laser import Laser, random_basis, times
 from laser_fl.schemes.subspace import SubspaceTracker
+from laser_fl.shapes import Float64, Int64
 from laser_fl.theory import least_noise_shares, signal_share
 
 TRACKED = 2  # rank of the bases where none is given; 1 to 4 serve as well

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
@@ -12,6 +11,7 @@ from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
 from laser_fl.schemes.laser import Laser, Matrices, Matrix, orthonormal, times
+from laser_fl.shapes import Float, Float64
 from laser_fl.theory import rank_r_split
 
 MOST_POWER = 1e30  # stands for infinite power in Lemma 8, whose shares have long converged there

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Complex, Float, Int64
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ Source: paper, Algorithm 3, with error feedback.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jaxtyping import Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.schemes.approximation import Approximation, SharedIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import draw_indices, sample_size
+from laser_fl.shapes import Int64
 
 
 @dataclass(frozen=True)

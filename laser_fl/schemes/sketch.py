@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
@@ -19,6 +18,7 @@ from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import sample_size
+from laser_fl.shapes import Float, Int64
 
 
 @dataclass(frozen=True)

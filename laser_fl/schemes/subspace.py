@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from laser_fl.schemes.laser import orthonormal
+from laser_fl.shapes import Float, Int64
 
 
 @dataclass(frozen=True)
