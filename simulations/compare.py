@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from laser_fl.config import RunConfig, parse
 from laser_fl.data.metrics import Metric, metrics_in
-from laser_fl.registry import SCHEMES, from_fields
+from laser_fl.registry import SCHEMES
 from laser_fl.schemes.base import Scheme
 from laser_fl.storage.files import METRICS
 from simulations.figures.curves import COLOURS
@@ -122,7 +122,7 @@ def is_noiseless(name: str) -> bool:
     """Return True for a strategy that is defined on ideal channels at any power; False for an unknown one."""
     if name not in SCHEMES:
         return False
-    scheme: Scheme = from_fields(SCHEMES.load(name), parse({}))
+    scheme: Scheme = SCHEMES.build(name, parse({}))
     return scheme.traits.noiseless
 
 

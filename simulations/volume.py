@@ -14,7 +14,7 @@ from laser_fl.channels import orthogonal
 from laser_fl.channels.base import Channel, ChannelState
 from laser_fl.config import RunConfig, parse
 from laser_fl.models.base import build
-from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, SCHEMES, from_fields
+from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, SCHEMES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import RoundContext, Scheme
 
@@ -54,7 +54,7 @@ def model_blocks(name: str, config: RunConfig | None = None) -> tuple[Block, ...
 
 def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
     """Compute the config's scheme over `blocks`: one line, or one each for even and odd rounds where they differ."""
-    scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
+    scheme: Scheme = SCHEMES.build(config.strategy, config)
     even, odd = (_round(config, scheme, blocks, parity) for parity in (0, 1))
     name = config.strategy
     if config.strategy == "laser":
@@ -83,7 +83,7 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
     """Compute (values, their bits, side-channel values) of an even or an odd round, over all its phases."""
     values, bits, side = 0, 0.0, 0
     everyone = tuple(range(config.clients))
-    channel: Channel = from_fields(CHANNELS.load(config.channel), config)
+    channel: Channel = CHANNELS.build(config.channel, config)
     uses = config.channel_uses or sum(block.size for block in blocks)
     room = orthogonal.capacity(ChannelState.ideal(config.clients), uses, config.power, config.noise_variance)
     for phase in range(len(scheme.traits.phase_shares)):

@@ -3,30 +3,43 @@
     strategy = Laser(rank=2, power=10.0, learning_rate=0.02)
     result = strategy.start(grid=grid, initial_arrays=write_tensors(weights), num_rounds=600)
 
-Options are the keys of the run config in snake_case, as far as they are the server's; wrong
-ones, and those that only a whole run of laser-fl understands, are refused by name.
+Options are the keys of the run config in snake_case, as far as the server needs them; `ServerOptions` has them all,
+typed. Wrong ones, and those that only a whole run of laser-fl understands, are refused by name.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
 from laser_fl.config import RunConfig, parse
+from laser_fl.config.run_config import kebab
 from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
 from laser_fl.rng import Device
+from strategies.options import ServerOptions
 from strategies.over_the_air import OverTheAir
 
-OPTIONS = {
-    "rank", "factor_exchange", "phase_split", "compression_factor", "sparsity", "recovery", "receiver",
-    "channel", "power", "noise_variance", "power_policy", "power_allocation", "clients", "fraction",
-    "dropout_rate", "rician_k_db", "csi_error_variance", "gain_threshold", "path_loss_exponent",
-    "cell_radius", "antennas", "downlink", "downlink_power", "channel_uses", "bandwidth",
-    "optimizer", "learning_rate", "momentum", "weight_decay", "lr_schedule", "lr_decay_at", "ema_decay", "seed",
-    "min_available_nodes", "min_clients", "max_retries", "norm_cap",
-}  # fmt: skip
+
+class Options(ServerOptions, total=False):
+    """The keyword arguments of every strategy: the server's keys, and the parts of the run that are the caller's.
+
+    evaluate: weights -> metrics on test data, for the callbacks. callbacks: called as the run goes on.
+    transposed: names of the weights stored as (inputs, outputs). undecayed: names of those without weight decay.
+    buffers: tensors of the model, by name, that are not trained but follow the data.
+    device: where the server computes.
+    """
+
+    evaluate: Evaluate | None
+    callbacks: Sequence[Callback]
+    transposed: Collection[str]
+    undecayed: Collection[str]
+    buffers: Mapping[str, Tensor] | None
+    device: Device
+
+
+OF_THE_CALLER = Options.__annotations__.keys() - ServerOptions.__annotations__.keys()
 
 
 class _Named(OverTheAir):
@@ -34,31 +47,14 @@ class _Named(OverTheAir):
 
     strategy: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        evaluate: Evaluate | None = None,
-        callbacks: Sequence[Callback] = (),
-        transposed: Collection[str] = (),
-        undecayed: Collection[str] = (),
-        buffers: Mapping[str, Tensor] | None = None,
-        device: Device = "cpu",
-        **options: Any,
-    ) -> None:
-        """Prepare a run. options: of OPTIONS; the rest as in `OverTheAir`. Raises ConfigError."""
-        known = {name.replace("_", "-") for name in RunConfig.model_fields}
-        if refused := [key for key in options if key not in OPTIONS and key.replace("_", "-") in known]:
-            raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(OPTIONS))}")
-        config = parse({"strategy": self.strategy, **options})
-        super().__init__(
-            config,
-            evaluate=evaluate,
-            callbacks=callbacks,
-            transposed=transposed,
-            undecayed=undecayed,
-            buffers=buffers,
-            device=device,
-        )
+    def __init__(self, **options: Unpack[Options]) -> None:
+        """Prepare a run. Raises ConfigError where an option is unknown or its value is wrong."""
+        keys: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_THE_CALLER}
+        known, allowed = {kebab(name) for name in RunConfig.model_fields}, ServerOptions.__annotations__
+        if refused := [key for key in keys if key not in allowed and kebab(key) in known]:
+            raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(allowed))}")
+        rest: Any = {name: value for name, value in options.items() if name in OF_THE_CALLER}
+        super().__init__(parse({"strategy": self.strategy, **keys}), **rest)
 
 
 class Laser(_Named):
@@ -66,21 +62,8 @@ class Laser(_Named):
 
     strategy = "laser"
 
-    def __init__(self, rank: int = 2, power: float = 1.0, **options: Any) -> None:
-        """Prepare a run.
 
-        Args:
-            rank: of the factors.
-            power: budget per client and round, linear.
-            options: of OPTIONS, and the arguments of `OverTheAir`.
-
-        Raises:
-            ConfigError: an option is unknown or its value is wrong.
-        """
-        super().__init__(rank=rank, power=power, **options)
-
-
-class LaserAdaptive(Laser):
+class LaserAdaptive(_Named):
     """A factor along a basis of recent updates, and what else the power carries. Source: ours, docs/adaptive.md."""
 
     strategy = "laser-adaptive"
@@ -91,10 +74,6 @@ class ZSgd(_Named):
 
     strategy = "z-sgd"
 
-    def __init__(self, power: float = 1.0, **options: Any) -> None:
-        """Prepare a run. power: budget per client and round, linear; options: as for `Laser`."""
-        super().__init__(power=power, **options)
-
 
 class Sgd(_Named):
     """The gradient itself without noise: the baseline. Source: paper, (SGD)."""
@@ -102,7 +81,7 @@ class Sgd(_Named):
     strategy = "sgd"
 
 
-class Signum(ZSgd):
+class Signum(_Named):
     """The gradient's signs. Source: paper, Algorithm 4."""
 
     strategy = "signum"
@@ -113,21 +92,8 @@ class RandomK(_Named):
 
     strategy = "random-k"
 
-    def __init__(self, compression_factor: float = 0.1, power: float = 1.0, **options: Any) -> None:
-        """Prepare a run.
 
-        Args:
-            compression_factor: numbers sent per value.
-            power: budget per client and round, linear.
-            options: as for `Laser`.
-
-        Raises:
-            ConfigError: an option is unknown or its value is wrong.
-        """
-        super().__init__(compression_factor=compression_factor, power=power, **options)
-
-
-class Sketch(RandomK):
+class Sketch(_Named):
     """Count-mean sketch. Source: paper, Algorithm 2."""
 
     strategy = "sketch"
@@ -138,21 +104,8 @@ class DDsgd(_Named):
 
     strategy = "d-dsgd"
 
-    def __init__(self, channel_uses: int = 0, power: float = 1.0, **options: Any) -> None:
-        """Prepare a run.
 
-        Args:
-            channel_uses: per round; 0: as many as the model has values.
-            power: budget per client and round, linear.
-            options: as for `Laser`.
-
-        Raises:
-            ConfigError: an option is unknown or its value is wrong.
-        """
-        super().__init__(channel_uses=channel_uses, power=power, **options)
-
-
-class ADsgd(RandomK):
+class ADsgd(_Named):
     """The largest values, projected, with error feedback. Source: Amiri, Gündüz, 2020."""
 
     strategy = "a-dsgd"

@@ -12,7 +12,7 @@ from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import aggregate_updates, encode_update
 from laser_fl.power.allocations import signal_norm
-from laser_fl.registry import FACTOR_EXCHANGES, RECOVERIES, SCHEMES, from_fields
+from laser_fl.registry import FACTOR_EXCHANGES, RECOVERIES, SCHEMES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import Received, RoundContext
 from simulations import sweep
@@ -73,7 +73,7 @@ def context(shapes=SHAPES, clients=4, round=0, power=1.0, noise_variance=1.0, se
 def scheme(name, **options):
     """Build a scheme by the name of its strategy or of one of its VARIANTS."""
     config = parse(VARIANTS[name] | {key.replace("_", "-"): value for key, value in options.items()})
-    return from_fields(SCHEMES.load(config.strategy), config)
+    return SCHEMES.build(config.strategy, config)
 
 
 def zero_losses(clients=4):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from laser_fl.registry import check_options, option
 from laser_fl.rng import RandomStreams
 from laser_fl.shapes import Bool, Float64
 
@@ -76,10 +77,15 @@ class ChannelUsage:
 class Channel(ABC):
     """A model of the multiple-access channel: a frozen dataclass that draws the channel state of a round.
 
-    noise_variance: σ² per received value (of the real part, where gains are complex), >= 0.
+    Its numbers are declared by `option`, and are keys of the run config. Where gains are complex, the noise is that of
+    the real part.
     """
 
-    noise_variance: float
+    noise_variance: float = option(1.0, "variance σ² of the channel noise per received value", ge=0, le=1e30)
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises ConfigError."""
+        check_options(self)
 
     @abstractmethod
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:

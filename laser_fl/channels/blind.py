@@ -16,17 +16,15 @@ from dataclasses import dataclass
 import torch
 
 from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 
 
 @dataclass(frozen=True)
 class Blind(Channel):
-    """Blind: y = Re(1/M Σ_m H_m* y_m).
+    """Blind: y = Re(1/M Σ_m H_m* y_m)."""
 
-    antennas: M >= 1, at the server.
-    """
-
-    antennas: int
+    antennas: int = option(64, "antennas M of the server", ge=1, le=65536)
 
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Draw all gains of the round and combine the antennas; all participants transmit."""

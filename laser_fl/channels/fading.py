@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.shapes import Complex128, Float64
 
@@ -31,19 +32,17 @@ NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 
 @dataclass(frozen=True)
 class Fading(Channel):
-    """Fading: y = Re(Σ_i h_i x_i) + z.
+    """Fading: y = Re(Σ_i h_i x_i) + z."""
 
-    rician_k_db: the line of sight over the scattered part, K in dB; -inf: Rayleigh; inf: none scattered.
-    csi_error_variance: v, of the clients' estimates, >= 0.
-    gain_threshold: least |ĥ|² at which a client transmits, >= 0; 0: all do.
-    path_loss_exponent: α >= 0; 0: no path loss. cell_radius: R >= 1.
-    """
-
-    rician_k_db: float
-    csi_error_variance: float
-    gain_threshold: float
-    path_loss_exponent: float
-    cell_radius: float
+    rician_k_db: float = option(
+        -math.inf, "line of sight K over scattered energy, in dB; -inf: Rayleigh, inf: none scattered", infinite=True
+    )
+    csi_error_variance: float = option(
+        0.0, "variance v of the error in the gain that a client estimates", ge=0, le=1e30
+    )
+    gain_threshold: float = option(0.1, "least |gain|^2 at which a client transmits; 0: all do", ge=0, le=1e30)
+    path_loss_exponent: float = option(0.0, "exponent α of the loss over distance; 0: none", ge=0, le=10)
+    cell_radius: float = option(10.0, "radius R of the clients' cell, over the distance of no path loss", ge=1, le=1e6)
 
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Draw the gains and their estimates; invert the estimates."""

@@ -18,7 +18,7 @@ from laser_fl.shapes import Int64
 def deal(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
     """Deal the examples to the clients, by the config's partition. Raises ConfigError where a client would get none."""
     _refuse_too_many(config, len(labels))
-    shards: Sequence[Tensor] = PARTITIONS.load(config.partition)(labels.cpu(), config)
+    shards: Sequence[Tensor] = PARTITIONS.build(config.partition, config)(labels.cpu(), config)
     if not all(map(len, shards)):
         raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
     return shards

@@ -16,7 +16,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from platformdirs import user_cache_path
@@ -27,7 +27,10 @@ from laser_fl.data.sources import Source, found, missing
 from laser_fl.data.task import Task, Text
 from laser_fl.errors import DataError, StorageError, brief, reason_of
 from laser_fl.models.gpt2 import gpt2
+from laser_fl.registry import Option
 from laser_fl.shapes import Int32
+
+Tokens = Annotated[Literal["bytes", "gpt2"], Option("unit of a text: its bytes, or GPT-2's 50,257 tokens")]
 
 CACHE_VARIABLE = "LASER_FL_CACHE"
 VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multiple of 64
@@ -40,40 +43,40 @@ PYDOC_TEST_SHARE = 0.1
 SUFFIX, TOKEN_BYTES = ".int32", 4  # a file of tokens; its name ends with its length in bytes
 
 
-def load_wikitext_2(data_dir: Path, config: RunConfig) -> Task:
+def load_wikitext_2(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
     """Read WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-2", "tokens", data_dir, config)
+    return _wikitext("wikitext-2", "tokens", data_dir, config, tokens)
 
 
-def load_wikitext_103(data_dir: Path, config: RunConfig) -> Task:
+def load_wikitext_103(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
     """Read WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-103", "tokens", data_dir, config)
+    return _wikitext("wikitext-103", "tokens", data_dir, config, tokens)
 
 
-def load_wikitext_2_raw(data_dir: Path, config: RunConfig) -> Task:
+def load_wikitext_2_raw(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
     """Read WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-2-raw", "raw", data_dir, config)
+    return _wikitext("wikitext-2-raw", "raw", data_dir, config, tokens)
 
 
-def load_wikitext_103_raw(data_dir: Path, config: RunConfig) -> Task:
+def load_wikitext_103_raw(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
     """Read WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-103-raw", "raw", data_dir, config)
+    return _wikitext("wikitext-103-raw", "raw", data_dir, config, tokens)
 
 
-def load_pydoc(data_dir: Path, config: RunConfig) -> Task:
+def load_pydoc(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
     """Read the standard library's pydoc_data/topics.py; its last tenth is the test."""
     text = (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
     cut = round(len(text) * (1 - PYDOC_TEST_SHARE))
     parts = {"pydoc, train": text[:cut], "pydoc, test": text[cut:]}
-    return _task({name: tokenised(part, data_dir, config) for name, part in parts.items()}, config)
+    return _task({name: tokenised(part, data_dir, tokens) for name, part in parts.items()}, config, tokens)
 
 
-def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
+def _task(texts: Mapping[str, Tensor], config: RunConfig, tokens: Tokens) -> Task:
     """Make the task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
-    vocabulary = VOCABULARY[config.tokens]
-    for name, tokens in texts.items():
-        if len(tokens) <= config.context:
-            raise DataError(f"{name}: must have more tokens than a context of {config.context}, got {len(tokens)}")
+    vocabulary = VOCABULARY[tokens]
+    for name, text in texts.items():
+        if len(text) <= config.context:
+            raise DataError(f"{name}: must have more tokens than a context of {config.context}, got {len(text)}")
     train, test = texts.values()
     return Task(
         train=Text(train, config.context),
@@ -85,7 +88,7 @@ def _task(texts: Mapping[str, Tensor], config: RunConfig) -> Task:
     )
 
 
-def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task:
+def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig, tokens: Tokens) -> Task:
     """Read the files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
     folder, archive = data_dir / name, data_dir / f"{name}-v1.zip"
     names = [f"wiki.{split}.{ending}" for split in ("train", "valid")]
@@ -93,51 +96,51 @@ def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig) -> Task
     if here is None and archive.is_file():
         here = [Source(archive, f"{name}/{file}") for file in names]
     if here is not None:
-        return _task({str(file): _cached(file.stamp, file.text, data_dir, config) for file in here}, config)
+        return _task({str(file): _cached(file.stamp, file.text, data_dir, tokens) for file in here}, config, tokens)
     from datasets import load_dataset
 
     try:
         splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
     except Exception as error:  # any error of the network, the hub or its cache
         raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
-    read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, config) for s in splits}
-    return _task(read, config)
+    read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, tokens) for s in splits}
+    return _task(read, config, tokens)
 
 
 def _joined(split: Any) -> str:
     return "".join(split["text"])
 
 
-def tokenised(text: str, data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
+def tokenised(text: str, data_dir: Path, tokens: Tokens) -> Int32[Tensor, " tokens"]:
     """Cut a text into tokens, mapped into memory; it is cut once, and its tokens stay in the cache.
 
     Args:
         text: the whole text.
         data_dir: the folder of GPT-2's vocabulary, where the tokens are GPT-2's.
-        config: of the run; its `tokens` decides the kind.
+        tokens: their kind.
 
     Raises:
         DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
         StorageError: the cache cannot be written.
     """
-    return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, config)
+    return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, tokens)
 
 
-def _cached(stamp: str, text: Callable[[], str], data_dir: Path, config: RunConfig) -> Int32[Tensor, " tokens"]:
+def _cached(stamp: str, text: Callable[[], str], data_dir: Path, tokens: Tokens) -> Int32[Tensor, " tokens"]:
     """Return the tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
 
     Raises:
         DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
         StorageError: the cache cannot be written.
     """
-    vocabulary = _vocabulary(data_dir) if config.tokens == "gpt2" else ()
+    vocabulary = _vocabulary(data_dir) if tokens == "gpt2" else ()
     digest = hashlib.blake2b(stamp.encode(), digest_size=16)
     for file in vocabulary:
         digest.update(file.read())
-    stem = f"{config.tokens}-{digest.hexdigest()}"
+    stem = f"{tokens}-{digest.hexdigest()}"
     for path in cache_dir().glob(f"{stem}-*{SUFFIX}"):
-        if (tokens := _whole(path, VOCABULARY[config.tokens])) is not None:
-            return tokens
+        if (mapped := _whole(path, VOCABULARY[tokens])) is not None:
+            return mapped
     return _mapped(_written(stem, _bpe(text(), *vocabulary) if vocabulary else _bytes(text())))
 
 

@@ -25,7 +25,7 @@ from laser_fl.federated.spectrum import spectrum
 from laser_fl.federated.validation import AcceptedReplies, Fault, Reply, ReplyValidator
 from laser_fl.pipeline import AggregationResult, ClientUpdate, aggregate_updates, values_reported
 from laser_fl.power.split import phase_share
-from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES, from_fields
+from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import RoundContext, Scheme
 from laser_fl.storage.checkpoint import CheckpointError, Numbers, Progress
@@ -85,16 +85,16 @@ class Server:
         self.snapshots = ""
         self._blocks = blocks_of(weights, transposed)
         self._streams = RandomStreams(config.seed)
-        self._scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
+        self._scheme: Scheme = SCHEMES.build(config.strategy, config)
         receiver = update_filter_of(config, self._scheme)
         self.global_model = GlobalModel(weights, config, schedule.rounds, undecayed, buffers or {}, receiver)
         ideal = self._scheme.traits.noiseless
         self._broadcaster = Broadcaster(
             self.global_model, config.downlink, math.inf if ideal else config.downlink_power
         )
-        self._channel: Channel = from_fields(CHANNELS.load("awgn" if ideal else config.channel), config)
-        self._allocation = ALLOCATIONS.load(config.power_allocation)
-        self._policy = POLICIES.load(config.power_policy)
+        self._channel: Channel = CHANNELS.build("awgn" if ideal else config.channel, config)
+        self._allocation = ALLOCATIONS.build(config.power_allocation, config)
+        self._policy = POLICIES.build(config.power_policy, config)
         like = next(iter(weights.values()))
         self._shared = {n: t.to(like) for n, t in self._scheme.init(self._blocks, self._streams).items()}
         self._norm_clipper = NormClipper(config.norm_cap)

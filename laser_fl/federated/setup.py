@@ -59,7 +59,7 @@ def prepare(config: RunConfig) -> Setup:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     device = device_of(config)
-    task: Task = TASKS.load(config.task)(data_dir(config), config).to(device)
+    task: Task = TASKS.build(config.task, config)(data_dir(config), config).to(device)
     if config.evaluate_examples > len(task.test):
         rule = f"must be at most the {len(task.test)} test examples"
         raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")

@@ -1,20 +1,23 @@
 """GPT-2 as the paper trains it: 12 layers, vocabulary 50304, context 512, no biases. Source: paper, Tables 4, 5."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from laser_fl.models.base import Network
+from laser_fl.registry import Option
 
 
 def gpt2(
     vocabulary: int = 50304,
-    context: int = 512,
-    layers: int = 12,
-    heads: int = 12,
-    embedding: int = 768,
-    dropout: float = 0.0,
+    layers: Annotated[int, Option("gpt2's blocks", ge=1, lt=2**31)] = 12,
+    heads: Annotated[int, Option("gpt2's attention heads per block", ge=1, lt=2**31)] = 12,
+    embedding: Annotated[int, Option("gpt2's width, a multiple of heads", ge=1, lt=2**31)] = 768,
+    context: Annotated[int, Option("tokens that gpt2 reads at once", ge=1, lt=2**31)] = 512,
+    dropout: Annotated[float, Option("gpt2's dropout; not with client-batching=vmap", ge=0, lt=1)] = 0.0,
 ) -> Network:
     """Build transformers' GPT-2 with its biases frozen at zero: 123,980,544 trained values at full size.
 
@@ -22,10 +25,10 @@ def gpt2(
 
     Args:
         vocabulary: number of tokens.
-        context: tokens that the model reads at once.
         layers: number of layers.
         heads: attention heads per layer.
         embedding: width; a multiple of `heads`.
+        context: tokens that the model reads at once.
         dropout: probability, in [0, 1].
     """
     config = GPT2Config(

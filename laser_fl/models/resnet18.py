@@ -1,16 +1,20 @@
 """ResNet18 for 32 x 32 images: a 3 x 3 stem of stride 1 and no max-pool. Source: paper, Tables 8 and 10."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from laser_fl.models.base import Network
+from laser_fl.registry import Option
 
 TORCHVISIONS_WIDTH = 64
 
 
-def resnet18(classes: int = 10, width: int = TORCHVISIONS_WIDTH) -> Network:
+def resnet18(
+    classes: int = 10,
+    width: Annotated[int, Option("channels of resnet18's first stage", ge=1, lt=2**31)] = TORCHVISIONS_WIDTH,
+) -> Network:
     """Build torchvision's ResNet18, with the stem for small images; 11,173,962 values at 10 classes and width 64.
 
     width: channels of the first stage; each of the other three has twice as many as the one before.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 
 from laser_fl.blocks import Block, Tensors, as_rows
-from laser_fl.registry import RECOVERIES
+from laser_fl.registry import RECOVERIES, option
 from laser_fl.schemes.approximation import Approximation, Dense, OwnIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import floor, topk_indices
@@ -33,16 +33,11 @@ THRESHOLD = 2.0  # in units of τ
 
 @dataclass(frozen=True)
 class ADsgd(Scheme):
-    """A-DSGD: signal = projection of the sparsified gradient.
+    """A-DSGD: signal = projection of the sparsified gradient."""
 
-    compression_factor: numbers sent per value, in (0, 1].
-    sparsity: largest values selected per number sent, k/s, in (0, 1].
-    recovery: a name in RECOVERIES.
-    """
-
-    compression_factor: float
-    sparsity: float
-    recovery: str
+    compression_factor: float = option(0.1, "numbers sent per value", gt=0, le=1)
+    sparsity: float = option(0.5, "largest values in the approximation, per number sent", gt=0, le=1)
+    recovery: str = option("lmmse", "method by which the server recovers the sparse mean", part="recovery")
 
     @property
     def traits(self) -> Traits:

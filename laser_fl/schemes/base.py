@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.registry import check_options
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.shapes import Float, Float64, Int64
@@ -106,7 +107,14 @@ class Traits:
 
 
 class Scheme(ABC):
-    """A transmission scheme: a frozen dataclass of hyperparameters with pure functions."""
+    """A transmission scheme: a frozen dataclass of hyperparameters with pure functions.
+
+    Its hyperparameters are declared by `option`, and are keys of the run config.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters. Raises ConfigError."""
+        check_options(self)
 
     @property
     @abstractmethod

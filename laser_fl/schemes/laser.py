@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.registry import FACTOR_EXCHANGES
+from laser_fl.registry import FACTOR_EXCHANGES, option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
@@ -32,17 +32,12 @@ class Laser(Scheme):
     """LASER: rank-r factors of every matrix worth compressing; other blocks go as they are.
 
     `Laser(rank, factor_exchange=...)` makes the class of that exchange, as `Path()` makes that of its system; this one
-    is the alternating exchange.
-
-    rank: largest rank of a factor, >= 1; a matrix m x n gets min(rank, m, n).
-    factor_exchange: the way of the factors to the server, a name in FACTOR_EXCHANGES.
-    phase_split: the first phase's share of a round's power, in (0, 1), where a matrix is compressed; of ``two-phase``
-        only.
+    is the alternating exchange. A matrix m x n gets rank min(rank, m, n).
     """
 
-    rank: int
-    factor_exchange: str = "alternating"
-    phase_split: float = 0.5
+    rank: int = option(2, "largest rank of a matrix's factors", gt=0, lt=2**31)
+    factor_exchange: str = option("alternating", "way of the factors to the server", part="factor-exchange")
+    phase_split: float = option(0.5, "power share of the first of two-phase's phases", gt=0, lt=1)
 
     def __new__(cls, rank: int = 2, factor_exchange: str = "alternating", phase_split: float = 0.5) -> "Laser":
         """Choose the class of the exchange; a subclass is its own."""

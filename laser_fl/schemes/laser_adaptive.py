@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, SubspaceAndColumns
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
@@ -42,11 +43,11 @@ FACTOR, COLUMNS = f"{PART}factor", f"{PART}columns"
 class LaserAdaptive(Scheme):
     """Adaptive LASER: the factor along a shared basis, and some columns of the rest.
 
-    rank: of the bases, and LASER's, which limits the columns, too; 0: bases of a small rank, as many columns as the
-        power carries, and never LASER.
+    The rank is that of the bases, and LASER's, which limits the columns, too. At 0 the bases have a small rank, there
+    are as many columns as the power carries, and the scheme is never LASER.
     """
 
-    rank: int
+    rank: int = option(2, "rank of bases and factors; 0: as the power allows", ge=0, lt=2**31)
 
     @property
     def traits(self) -> Traits:

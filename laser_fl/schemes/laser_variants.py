@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
@@ -28,7 +29,7 @@ class TwoPhase(Laser):
     Source: Vogels, Karimireddy, Jaggi, "PowerSGD", 2019, Algorithm 1.
     """
 
-    factor_exchange: str = "two-phase"
+    factor_exchange: str = option("two-phase", "way of the factors to the server", part="factor-exchange")
 
     @property
     def traits(self) -> Traits:
@@ -90,7 +91,7 @@ class OneShot(Laser):
     is P_l k²/σ², which makes its noise terms those of the channel.
     """
 
-    factor_exchange: str = "one-shot"
+    factor_exchange: str = option("one-shot", "way of the factors to the server", part="factor-exchange")
 
     @property
     def traits(self) -> Traits:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.registry import option
 from laser_fl.schemes.approximation import Approximation, SharedIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import draw_indices, sample_size
@@ -17,12 +18,9 @@ from laser_fl.shapes import Int64
 
 @dataclass(frozen=True)
 class RandomK(Scheme):
-    """Random-K: signal = the values at the round's indices.
+    """Random-K: signal = the values at the round's indices."""
 
-    compression_factor: share of a block's values that is sent, in (0, 1]; 0: as many as the power carries.
-    """
-
-    compression_factor: float
+    compression_factor: float = option(0.1, "values sent per value; 0: as many as the power carries", ge=0, le=1)
 
     @property
     def traits(self) -> Traits:

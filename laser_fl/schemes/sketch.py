@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors, as_rows
+from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
@@ -23,12 +24,9 @@ from laser_fl.shapes import Float, Int64
 
 @dataclass(frozen=True)
 class Sketch(Scheme):
-    """Count-mean sketch: signal = the buckets; update = each value's bucket times its sign.
+    """Count-mean sketch: signal = the buckets; update = each value's bucket times its sign."""
 
-    compression_factor: buckets per value, in (0, 1].
-    """
-
-    compression_factor: float
+    compression_factor: float = option(0.1, "buckets per value", gt=0, le=1)
 
     @property
     def traits(self) -> Traits:

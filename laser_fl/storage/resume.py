@@ -11,7 +11,7 @@ from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, reason_of
 from laser_fl.federated.optimizer import update_filter_of
-from laser_fl.registry import POLICIES, SCHEMES, from_fields
+from laser_fl.registry import POLICIES, SCHEMES
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
 from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT
 
@@ -91,7 +91,7 @@ def _refuse_other_length(key: str, before: Mapping[str, Any], value: Any) -> Non
 
 
 def _update_filter(config: RunConfig) -> str:
-    return update_filter_of(config, from_fields(SCHEMES.load(config.strategy), config))
+    return update_filter_of(config, SCHEMES.build(config.strategy, config))
 
 
 def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:

@@ -1,14 +1,12 @@
 """Commands that train nothing: the clients' data, the values that they send, the theory, the list of all parts."""
 
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.registry import Entry
-from simulations import presets
 from simulations.cli.common import (
     Overrides,
     Preset,
@@ -20,6 +18,9 @@ from simulations.cli.common import (
     show_pairs,
 )
 from simulations.texts import Listing
+
+if TYPE_CHECKING:
+    from simulations.catalogue import Item
 
 
 def holdings(
@@ -35,7 +36,7 @@ def holdings(
         from laser_fl.registry import TASKS
         from simulations.holdings import draw
 
-        data = TASKS.load(settings.task)(data_dir(settings), settings).train
+        data = TASKS.build(settings.task, settings)(data_dir(settings), settings).train
         if not isinstance(data, Examples):
             raise ConfigError(f"task: must have labels, got {settings.task!r}")
         counts = draw(data.targets, settings, out)
@@ -87,49 +88,32 @@ def theory(
         show(Listing(title, ("block", *numbers), rows, numbers))
 
 
-def list_parts() -> None:
-    """Show every strategy, channel, task, preset and config key."""
-    from laser_fl.registry import (
-        ALLOCATIONS,
-        CHANNELS,
-        FACTOR_EXCHANGES,
-        MODELS,
-        POLICIES,
-        RECOVERIES,
-        SCHEMES,
-        TASKS,
-        TRACKERS,
-        UPDATE_FILTERS,
-    )
-    from simulations.benchmarks import BENCHMARKS
-    from simulations.figures import FIGURES
+def list_parts(
+    name: Annotated[
+        str | None, typer.Argument(help="A part, key or preset, or any word: rayleigh, truncated inversion, QPSK.")
+    ] = None,
+) -> None:
+    """Show every strategy, channel, task, preset and config key; or one of them, with its values and rules."""
+    with one_line_errors():
+        from simulations.catalogue import found, items
 
-    parts = {
-        "strategy": SCHEMES,
-        "factor-exchange": FACTOR_EXCHANGES,
-        "recovery": RECOVERIES,
-        "receiver": UPDATE_FILTERS,
-        "channel": CHANNELS,
-        "power-policy": POLICIES,
-        "power-allocation": ALLOCATIONS,
-        "task": TASKS,
-        "tracker": TRACKERS,
-        "model": MODELS,
-    }
-    tables = parts | {"figure": FIGURES, "benchmark": BENCHMARKS}
-    sections = {key: [(name, _described(entry)) for name, entry in table.items()] for key, table in tables.items()}
-    sections["preset"] = [(name, "laser-fl run --preset " + name) for name in presets.names()]
-    sections["config key"] = [
-        (field.alias or name, f"{field.description} (default {field.default!r})")
-        for name, field in RunConfig.model_fields.items()
-    ]
-    for title, rows in sections.items():
-        show_pairs(title, rows)
-        print_line("")
+        if name is None:
+            for section, members in groupby(items(), lambda item: item.section):
+                show_pairs(section, [(item.name, _line(item)) for item in members])
+                print_line("")
+            return
+        chosen = found(name)
+        if not chosen:
+            raise ConfigError(f"NAME: must be a part, a key, a preset or a word that describes one, got {name!r}")
+        for item in chosen:
+            show_pairs(f"{item.section} {item.name}", [("", item.about), *item.details])
+            print_line("")
 
 
-def _described(entry: Entry) -> str:
-    return entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else "")
+def _line(item: "Item") -> str:
+    """Return an item's description; a key's with its default, its values and the part that it belongs to."""
+    more = [f"{name} {value}" for name, value in item.details] if item.section == "config key" else []
+    return "; ".join([item.about, *more])
 
 
 def _refuse_unknown_model(name: str) -> None:

@@ -45,7 +45,7 @@ def write(folder, files):
 
 
 def load(task, folder, **options):
-    return TASKS.load(task)(folder, parse(options))
+    return TASKS.build(task, parse(options))(folder, parse(options))
 
 
 IMAGE_FAULTS = {
@@ -331,7 +331,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("spoil", ["truncate", "append", "empty", "other values"])
     def test_whose_kept_tokens_are_damaged_are_cut_anew(self, tmp_path, spoil):
-        first = text.tokenised(self.LINES, tmp_path, parse({})).tolist()
+        first = text.tokenised(self.LINES, tmp_path, "bytes").tolist()
         (kept,) = (tmp_path / "cache" / "tokens").iterdir()
         data = kept.read_bytes()
         kept.write_bytes(
@@ -339,14 +339,14 @@ class TestTexts:
                 spoil
             ]
         )
-        assert text.tokenised(self.LINES, tmp_path, parse({})).tolist() == first
+        assert text.tokenised(self.LINES, tmp_path, "bytes").tolist() == first
         assert kept.read_bytes() == data
 
     def test_whose_tokens_cannot_be_kept_say_so_in_a_line(self, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "file"))
         with pytest.raises(StorageError, match=r"cannot be written \(Not a directory\); name another cache"):
-            text.tokenised(self.LINES, tmp_path, parse({}))
+            text.tokenised(self.LINES, tmp_path, "bytes")
 
     def test_are_the_papers_in_the_full_preset_alone(self):
         from simulations import presets

@@ -68,7 +68,7 @@ LABELS = torch.arange(10).repeat_interleave(100)
 def deal(partition, seed=0, **options):
     keys = {name.replace("_", "-"): value for name, value in options.items()}
     config = parse({"clients": 8, "partition": partition, "seed": seed} | keys)
-    return PARTITIONS.load(partition)(LABELS, config)
+    return PARTITIONS.build(partition, config)(LABELS, config)
 
 
 @pytest.mark.parametrize("partition", names(PARTITIONS))

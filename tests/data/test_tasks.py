@@ -53,7 +53,7 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(task,
 
     monkeypatch.setattr(module, "download_and_extract_archive", no_network)
     with pytest.raises(DataError) as missing:
-        TASKS.load(task)(tmp_path, parse({}))
+        TASKS.build(task, parse({}))(tmp_path, parse({}))
     line = str(missing.value)
     assert str(tmp_path) in line
     assert "data-dir" in line
@@ -95,7 +95,7 @@ def test_more_test_examples_than_there_are_are_refused():
 
 class TestCifar:
     def test_cifar10_has_its_known_size_and_is_normalised(self, data_dir):
-        task = TASKS.load("cifar10")(Path(data_dir), parse({}))
+        task = TASKS.build("cifar10", parse({}))(Path(data_dir), parse({}))
         assert task.train.inputs.shape == (50000, 3, 32, 32)
         assert task.test.inputs.shape == (10000, 3, 32, 32)
         assert task.train.targets.bincount().tolist() == [5000] * 10
@@ -106,7 +106,7 @@ class TestCifar:
     def test_files_of_cifar100s_form_are_read(self, tmp_path, monkeypatch):
         monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
         cifar100_like(tmp_path)
-        task = TASKS.load("cifar100")(tmp_path, parse({}))
+        task = TASKS.build("cifar100", parse({}))(tmp_path, parse({}))
         assert task.train.inputs.shape == (200, 3, 32, 32)
         assert task.network(parse({"task": "cifar100", "model": "resnet18"})).module.fc.out_features == 100
 
@@ -119,10 +119,10 @@ class TestCifar:
 
         monkeypatch.setattr(module, "download_and_extract_archive", no_network)
         with pytest.raises(DataError, match=r"not found in .* and not downloaded \(no network\)"):
-            TASKS.load(task)(tmp_path, parse({}))
+            TASKS.build(task, parse({}))(tmp_path, parse({}))
         (tmp_path / "cifar-10-batches-py").mkdir()
         with pytest.raises(DataError) as broken:
-            TASKS.load("cifar10")(tmp_path, parse({}))
+            TASKS.build("cifar10", parse({}))(tmp_path, parse({}))
         assert "\n" not in str(broken.value)
 
     def test_augmented_images_are_crops_of_the_padded_ones_some_flipped(self):
@@ -172,7 +172,7 @@ class TestText:
         monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "cache"))
 
     def test_pydoc_is_embedded_and_read_as_bytes(self):
-        task = TASKS.load("pydoc")(Path("nowhere"), parse({"context": 32}))
+        task = TASKS.build("pydoc", parse({"context": 32}))(Path("nowhere"), parse({"context": 32}))
         whole = bytes(torch.cat([task.train.tokens, task.test.tokens]).tolist()).decode()
         assert whole == (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
         assert len(task.test.tokens) == pytest.approx(0.1 * len(whole.encode()), rel=0.02)
@@ -182,19 +182,17 @@ class TestText:
         )
 
     def test_tokens_are_cut_once_and_mapped_from_the_cache(self, tmp_path, monkeypatch):
-        config = parse({"task": "pydoc", "model": "gpt2"})
-        first = text.tokenised("a text", tmp_path, config)
+        first = text.tokenised("a text", tmp_path, "bytes")
         monkeypatch.setattr(text, "_bytes", None)  # a second time would fail
         monkeypatch.setattr(text, "PIECE", 3)
-        assert torch.equal(text.tokenised("a text", tmp_path, config), first)
+        assert torch.equal(text.tokenised("a text", tmp_path, "bytes"), first)
         assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
         with pytest.raises(TypeError):
-            text.tokenised("another text", tmp_path, config)
+            text.tokenised("another text", tmp_path, "bytes")
 
     def test_gpt2s_tokens_are_known_and_wikitext2_is_read(self, data_dir):
-        config = parse({"task": "wikitext-2", "model": "gpt2", "tokens": "gpt2"})
-        assert text.tokenised("Hello world\n", Path(data_dir), config).tolist() == [15496, 995, 198]
-        task = TASKS.load("wikitext-2")(Path(data_dir), parse({"tokens": "bytes"}))
+        assert text.tokenised("Hello world\n", Path(data_dir), "gpt2").tolist() == [15496, 995, 198]
+        task = TASKS.build("wikitext-2", parse({"tokens": "bytes"}))(Path(data_dir), parse({"tokens": "bytes"}))
         assert bytes(task.train.tokens[:41].tolist()).decode() == " \n = Valkyria Chronicles III = \n \n Senj\u014d"
 
     def test_a_wrong_vocabulary_is_refused(self, tmp_path):
@@ -203,7 +201,7 @@ class TestText:
         for wrong in ("{}", "[1]", "no json", json.dumps({str(i): i for i in range(50256)})):
             (tmp_path / "gpt2-bpe" / "encoder.json").write_text(wrong)
             with pytest.raises(DataError, match=r"encoder\.json: must be GPT-2's 50,257 tokens in JSON, got others"):
-                text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
+                text.tokenised("x", tmp_path, "gpt2")
 
     def test_wrong_merges_are_refused(self, tmp_path, data_dir):
         (tmp_path / "gpt2-bpe").mkdir()
@@ -215,7 +213,7 @@ class TestText:
         for wrong, rule in ((lines[:-1], "50,000 merges, .*, got 49,999"), ([*lines[:-1], "zz qq"], others)):
             merges.write_text("\n".join(wrong), encoding="utf-8")
             with pytest.raises(DataError, match=rf"vocab\.bpe: must be .*{rule}"):
-                text.tokenised("x", tmp_path, parse({"tokens": "gpt2"}))
+                text.tokenised("x", tmp_path, "gpt2")
 
     def test_a_file_is_read_once_and_again_where_it_has_changed(self, tmp_path, monkeypatch):
         folder = tmp_path / "wikitext-2"
@@ -230,12 +228,11 @@ class TestText:
 
     def test_pieces_make_up_the_text(self, monkeypatch, data_dir, tmp_path):
         lines = "".join(f"line {i} of some text\n" for i in range(50))
-        config = parse({"tokens": "gpt2"})
-        whole = text.tokenised(lines, Path(data_dir), config)
+        whole = text.tokenised(lines, Path(data_dir), "gpt2")
         monkeypatch.setattr(text, "PIECE", 40)
         monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "other"))
-        assert torch.equal(text.tokenised(lines, Path(data_dir), config), whole)
-        assert bytes(text.tokenised("äöü" * 50, Path(data_dir), parse({})).tolist()).decode() == "äöü" * 50
+        assert torch.equal(text.tokenised(lines, Path(data_dir), "gpt2"), whole)
+        assert bytes(text.tokenised("äöü" * 50, Path(data_dir), "bytes").tolist()).decode() == "äöü" * 50
 
     def test_missing_texts_and_vocabularies_are_named_in_one_line(self, tmp_path, monkeypatch):
         import datasets
@@ -247,8 +244,8 @@ class TestText:
         monkeypatch.setattr(datasets, "load_dataset", no_network)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
         for make in (
-            lambda: TASKS.load("wikitext-103")(tmp_path, parse({})),
-            lambda: text.tokenised("x", tmp_path, parse({"tokens": "gpt2"})),
+            lambda: TASKS.build("wikitext-103", parse({}))(tmp_path, parse({})),
+            lambda: text.tokenised("x", tmp_path, "gpt2"),
         ):
             with pytest.raises(DataError) as missing:
                 make()

@@ -98,7 +98,7 @@ class TestBatchNorm:
         network = resnet18(width=4)
         assert len(network.undecayed) == 40
         assert all(name.split(".")[-2].startswith(("bn", "1")) for name in network.undecayed)
-        assert set(gpt2(50, 8, 1, 1, 4).undecayed) == {
+        assert set(gpt2(50, 1, 1, 4, 8).undecayed) == {
             "transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.ln_1.weight",
             "transformer.h.0.ln_2.weight", "transformer.ln_f.weight",
         }  # fmt: skip

@@ -1,80 +1,52 @@
 """The names of all parts, each loaded on first use, so that a list of them costs nothing.
 
-A new scheme, channel, policy, allocation or task is one new file and one line in its table.
+A built-in part is one new file and one line here. A part from outside the package is registered by a decorator
+(`laser_fl.register_scheme`), named as ``module:object``, or registered by an installed package whose entry point in the
+group ``laser_fl.plugins`` names a module to import.
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from pkgutil import resolve_name
-from typing import Any, TypeVar
+from laser_fl.registry.options import Option, check_options, option, options_of
+from laser_fl.registry.table import Entry, Table
 
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One line of a table.
-
-    target: ``module:object``, imported when first asked for.
-    summary: what it is, one line, for ``laser-fl list``.
-    options: names it accepts in turn (a task's models).
-    """
-
-    target: str
-    summary: str
-    options: tuple[str, ...] = ()
-
-
-class Table(Mapping[str, Entry]):
-    """Named entries in reading order; `load` imports the object behind a name."""
-
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
-        self._entries = dict(entries)
-
-    def __getitem__(self, name: str) -> Entry:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def load(self, name: str) -> Any:
-        """Import and return the object behind `name`. Raises KeyError for an unknown name."""
-        return resolve_name(self[name].target)
-
-    def name_of(self, part: object) -> str:
-        """The name under which a part's class, or the nearest class above it, is listed."""
-        names = {entry.target: name for name, entry in self.items()}
-        targets = (f"{cls.__module__}:{cls.__qualname__}" for cls in type(part).__mro__)
-        return next(names[target] for target in targets if target in names)
-
-
-def from_fields(cls: type[T], source: object) -> T:
-    """Build the dataclass `cls` from the attributes of `source` that carry its fields' names.
-
-    This is how a scheme or channel takes what it needs from a run config.
-    """
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    return cls(**{name: getattr(source, name) for name in names})
-
+__all__ = ["Entry", "Option", "Table", "check_options", "modules_of_outside", "option", "options_of"]
 
 SCHEMES = Table(
     {
         "sgd": Entry("laser_fl.schemes.z_sgd:Sgd", "the gradient itself on a noiseless channel"),
-        "z-sgd": Entry("laser_fl.schemes.z_sgd:ZSgd", "the gradient itself"),
-        "signum": Entry("laser_fl.schemes.signum:Signum", "the gradient's signs"),
+        "z-sgd": Entry(
+            "laser_fl.schemes.z_sgd:ZSgd",
+            "the gradient itself",
+            words=("analog aggregation", "AirComp", "over-the-air FedSGD", "uncompressed"),
+        ),
+        "signum": Entry(
+            "laser_fl.schemes.signum:Signum",
+            "the gradient's signs",
+            words=("one-bit", "QPSK", "BPSK", "OBDA", "majority vote"),
+        ),
         "random-k": Entry("laser_fl.schemes.random_k:RandomK", "a random part of the values, with error feedback"),
         "sketch": Entry("laser_fl.schemes.sketch:Sketch", "count-mean sketch of the gradient"),
-        "a-dsgd": Entry("laser_fl.schemes.a_dsgd:ADsgd", "the largest values, projected, with error feedback"),
-        "d-dsgd": Entry("laser_fl.schemes.d_dsgd:DDsgd", "digital: the largest values that fit, with error feedback"),
-        "laser": Entry("laser_fl.schemes.laser:Laser", "low-rank factors, with error feedback"),
+        "a-dsgd": Entry(
+            "laser_fl.schemes.a_dsgd:ADsgd",
+            "the largest values, projected, with error feedback",
+            words=("compressed sensing", "top-k", "analog DSGD"),
+        ),
+        "d-dsgd": Entry(
+            "laser_fl.schemes.d_dsgd:DDsgd",
+            "digital: the largest values that fit, with error feedback",
+            words=("top-k", "quantisation", "capacity", "digital DSGD", "orthogonal links"),
+        ),
+        "laser": Entry(
+            "laser_fl.schemes.laser:Laser",
+            "low-rank factors, with error feedback",
+            words=("PowerSGD", "power iteration", "low rank"),
+        ),
         "laser-adaptive": Entry(
             "laser_fl.schemes.laser_adaptive:LaserAdaptive",
             "ours: a factor along recent updates, and as much else as the power carries",
         ),
-    }
+    },
+    "strategy",
+    base="laser_fl.schemes.base:Scheme",
 )
 
 FACTOR_EXCHANGES = Table(
@@ -90,7 +62,9 @@ FACTOR_EXCHANGES = Table(
             "laser_fl.schemes.laser_variants:OneShot",
             "both factors in one transmission (Algorithm 1 to the letter)",
         ),
-    }
+    },
+    "factor-exchange",
+    base="laser_fl.schemes.laser:Laser",
 )
 
 RECOVERIES = Table(
@@ -99,15 +73,31 @@ RECOVERIES = Table(
             "laser_fl.schemes.a_dsgd:lmmse", "linear minimum mean-square error (the paper's pseudo-inverse)"
         ),
         "amp": Entry("laser_fl.schemes.a_dsgd:amp", "approximate message passing, which knows that it is sparse"),
-    }
+    },
+    "recovery",
+    takes=("values", "noise_std", "projection"),
 )
 
 CHANNELS = Table(
     {
-        "awgn": Entry("laser_fl.channels.awgn:Awgn", "the air adds up, Gaussian noise comes on top"),
-        "fading": Entry("laser_fl.channels.fading:Fading", "Rayleigh or Rician gains, which the clients invert"),
-        "blind": Entry("laser_fl.channels.blind:Blind", "gains that no client knows; the server has many antennas"),
-    }
+        "awgn": Entry(
+            "laser_fl.channels.awgn:Awgn",
+            "the air adds up, Gaussian noise comes on top",
+            words=("Gaussian MAC", "additive white Gaussian noise", "over-the-air computation"),
+        ),
+        "fading": Entry(
+            "laser_fl.channels.fading:Fading",
+            "Rayleigh or Rician gains, which the clients invert",
+            words=("truncated inversion", "channel inversion", "CSI", "path loss", "block fading"),
+        ),
+        "blind": Entry(
+            "laser_fl.channels.blind:Blind",
+            "gains that no client knows; the server has many antennas",
+            words=("Rayleigh", "massive MIMO", "no CSI at the transmitters", "channel hardening"),
+        ),
+    },
+    "channel",
+    base="laser_fl.channels.base:Channel",
 )
 
 ALLOCATIONS = Table(
@@ -119,7 +109,9 @@ ALLOCATIONS = Table(
         "gradient-norm": Entry("laser_fl.power.allocations:gradient_norm", "by the norm of the corrected gradient"),
         "gradient-norm-squared": Entry("laser_fl.power.allocations:gradient_norm_squared", "by its energy"),
         "min-mse": Entry("laser_fl.power.allocations:min_mse", "least summed noise, P_l by c_l sqrt(d_l)"),
-    }
+    },
+    "power-allocation",
+    takes=("signal_norms", "gradient_norms", "sizes"),
 )
 
 POLICIES = Table(
@@ -129,7 +121,9 @@ POLICIES = Table(
         "linear-down": Entry("laser_fl.power.policies:linear_down", "from 5P/3 to P/3"),
         "steps-up": Entry("laser_fl.power.policies:steps_up", "P/3, 2P/3, P, 4P/3, 5P/3"),
         "steps-down": Entry("laser_fl.power.policies:steps_down", "5P/3, 4P/3, P, 2P/3, P/3"),
-    }
+    },
+    "power-policy",
+    takes=("power", "step", "steps"),
 )
 
 UPDATE_FILTERS = Table(
@@ -141,7 +135,9 @@ UPDATE_FILTERS = Table(
         "paced": Entry(
             "laser_fl.federated.update_filters:paced", "as wiener, but never below what a run of its length needs"
         ),
-    }
+    },
+    "receiver",
+    takes=("update", "noise", "known", "weighs", "due"),
 )
 AUTO = "auto"  # the scheme's own
 
@@ -167,7 +163,9 @@ TASKS = Table(
             "laser_fl.data.text:load_wikitext_103_raw", "103 million words of Wikipedia, raw: every one", ("gpt2",)
         ),
         "pydoc": Entry("laser_fl.data.text:load_pydoc", "Python's own documentation, embedded", ("gpt2",)),
-    }
+    },
+    "task",
+    takes=("data_dir", "config"),
 )
 
 MODELS = Table(
@@ -176,7 +174,9 @@ MODELS = Table(
         "mlp": Entry("laser_fl.models.small:mlp", "784 -> 256 -> 10"),
         "resnet18": Entry("laser_fl.models.resnet18:resnet18", "ResNet18 for 32 x 32 images and 10 classes"),
         "gpt2": Entry("laser_fl.models.gpt2:gpt2", "GPT-2, 12 layers, vocabulary 50304, context 512, without biases"),
-    }
+    },
+    "model",
+    takes=(),
 )
 
 PARTITIONS = Table(
@@ -184,7 +184,9 @@ PARTITIONS = Table(
         "iid": Entry("laser_fl.data.partition:iid", "dealt at random, equally many to each client"),
         "dirichlet": Entry("laser_fl.data.partition:dirichlet", "each label by a Dirichlet draw over clients"),
         "shards": Entry("laser_fl.data.partition:shards", "sorted by label, so many pieces to each client"),
-    }
+    },
+    "partition",
+    takes=("labels", "config"),
 )
 
 TRACKERS = Table(
@@ -194,5 +196,30 @@ TRACKERS = Table(
         "wandb": Entry(
             "laser_fl.storage.trackers.weights_and_biases:WeightsAndBiases", "Weights & Biases (extra `wandb`)"
         ),
-    }
+    },
+    "tracker",
+    base="laser_fl.storage.trackers.base:Tracker",
 )
+
+KINDS: dict[str, Table] = {
+    table.key: table
+    for table in (
+        TASKS,
+        MODELS,
+        PARTITIONS,
+        SCHEMES,
+        FACTOR_EXCHANGES,
+        RECOVERIES,
+        UPDATE_FILTERS,
+        CHANNELS,
+        POLICIES,
+        ALLOCATIONS,
+        TRACKERS,
+    )
+}  # by the key that names a part of the kind
+
+
+def modules_of_outside() -> list[str]:
+    """Return the modules that parts from outside were defined in, for another process to import."""
+    parts = (part for table in KINDS.values() for part in table.outside.values())
+    return sorted({part.__module__ for part in parts} - {"__main__"})

@@ -1,0 +1,214 @@
+"""The run config: every key of a run, its rule and its default.
+
+The keys of the parts are declared by the parts, and come from `laser_fl.config.part_options`.
+"""
+
+import math
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from laser_fl.config.part_options import DECLARED, PartOptions
+from laser_fl.config.rules import (
+    Count,
+    CountOrNone,
+    Device,
+    Fraction,
+    NonNegative,
+    NormBound,
+    PathName,
+    Positive,
+    Power,
+    part,
+)
+from laser_fl.errors import quoted
+from laser_fl.registry import AUTO, MODELS, TASKS, modules_of_outside
+from laser_fl.registry.options import rule_in
+
+EVALUATIONS = 20  # in a run that does not set evaluate-every
+
+
+def kebab(name: str) -> str:
+    """Return a key as users write it."""
+    return name.replace("_", "-")
+
+
+def refuse_unfit_options(config: BaseModel) -> None:
+    """Refuse options that are within the rule of their key, but not within that of the part which is chosen.
+
+    Raises:
+        ValueError: the line has the key, the rule, the part and the value.
+    """
+    for (key, name), options in DECLARED.items():
+        if getattr(config, key.replace("-", "_")) == name:
+            for option, (kind, _) in options.items():
+                value = getattr(config, option)
+                try:
+                    adapter(kind).validate_python(value)
+                except ValidationError as error:
+                    rule = f"must be {rule_in(error.errors()[0]['msg'])} for {key} {name}"
+                    raise ValueError(f"{kebab(option)}: {rule}, got {quoted(value)}") from None
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return the validator of a type with its rule."""
+    return TypeAdapter(kind)
+
+
+class ServerConfig(BaseModel):
+    """The keys that a run's server needs, whatever model and data the clients have."""
+
+    strategy: Annotated[str, part("strategy")] = Field(
+        "laser", description="scheme that encodes the clients' gradients"
+    )
+    receiver: Annotated[str, part("receiver", AUTO)] = Field(
+        AUTO, description="update filter of a linear strategy's server; auto: the strategy's own"
+    )
+    channel: Annotated[str, part("channel")] = Field("awgn", description="channel from the clients to the server")
+    power: Power = Field(1.0, description="mean power budget of a client per round, linear; inf: no noise")
+    downlink: Literal["model", "update", "compressed"] = Field(
+        "model",
+        description="content of broadcasts; compressed: the server's estimates, from which nodes compute the model",
+    )
+    downlink_power: Power = Field(math.inf, description="power of a broadcast, linear; inf: no noise")
+    channel_uses: CountOrNone = Field(
+        0, description="channel uses per round, for d-dsgd; 0: as many as the model has values"
+    )
+    bandwidth: Positive = Field(1e6, description="channel uses per second, for the latency in the ledger")
+    power_policy: Annotated[str, part("power-policy")] = Field(
+        "constant", description="course of the budget over the run"
+    )
+    power_allocation: Annotated[str, part("power-allocation")] = Field(
+        "signal-norm", description="split of a round's budget over the model's blocks"
+    )
+    clients: Count = Field(16, description="number of clients")
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that the server asks in a round")
+    dropout_rate: Fraction = Field(0.0, description="chance of a client that was asked to drop out of a round")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
+    learning_rate: Positive = Field(0.02, description="the server's step size")
+    momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
+    weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
+    lr_schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
+        "constant", description="step size over the run"
+    )
+    lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
+    seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
+    ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
+    min_clients: Count = Field(1, description="least number of clients that reply; with fewer a round is repeated")
+    max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
+    norm_cap: NormBound = Field(
+        math.inf,
+        description="norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; "
+        "inf: none",
+    )
+    min_available_nodes: Count = Field(1, description="nodes of a deployment that a run awaits before it begins")
+
+
+class RunConfig(ServerConfig, PartOptions):
+    """The config of one run, frozen. Keys are kebab-case wherever a user writes them.
+
+    The defaults are the newcomer's run: a small network on 5,000 embedded digits, at a power at which noise drowns
+    Z-SGD. A run is counted in `rounds`, or, where that is 0, in `epochs`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=kebab, validate_by_name=True, protected_namespaces=()
+    )
+
+    task: Annotated[str, part("task")] = Field("mnist-5k", description="data, loss and metric")
+    model: str = Field("mlp", description="network, one of the task's; auto: its first")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere",
+    )
+    partition: Annotated[str, part("partition")] = Field(
+        "iid", description="distribution of the examples over the clients"
+    )
+    client_batching: Literal["auto", "vmap", "loop"] = Field(
+        "auto", description="clients in one batched call, or one by one; auto: the faster for the model"
+    )
+    batch_size: Count = Field(32, description="examples per client and micro-step")
+    accumulation_steps: Count = Field(1, description="micro-steps per local step")
+    local_steps: Count = Field(1, description="SGD steps of each client on its own model per round")
+    local_learning_rate: NonNegative = Field(
+        0.0, description="constant size of local steps; 0: the server's learning-rate, under any schedule"
+    )
+    epochs: CountOrNone = Field(
+        60, description="length in passes over the data of the client with most, if rounds is 0"
+    )
+    rounds: CountOrNone = Field(0, description="length in rounds; 0: as many as epochs take")
+    evaluate_every: CountOrNone = Field(
+        0, description="epochs (or rounds, in a run without) between evaluations; 0: about 20 evaluations a run"
+    )
+    evaluate_examples: CountOrNone = Field(
+        0, description="test examples to evaluate on, of all labels and spread over a text; 0: all"
+    )
+    spectrum_rank: CountOrNone = Field(
+        0,
+        description="largest singular values whose part of each update's energy is recorded at evaluations; 0: none",
+    )
+    checkpoint_every: CountOrNone = Field(100, description="rounds between checkpoints, and one at the end; 0: none")
+    resume: PathName = Field(
+        "", description="folder of a run to go on with, from its last checkpoint; other keys as there"
+    )
+    tracker: Annotated[str, part("tracker")] = Field("none", description="further log of the run")
+    reply_timeout: Positive = Field(3600.0, description="longest wait for a node's reply, in seconds")
+    device: Device = Field("cpu", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
+    data_dir: PathName = Field("", description="folder of the data sets; default $LASER_FL_DATA, else a cache folder")
+    out_dir: PathName = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number or a text")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> "RunConfig":
+        models = TASKS[self.task].options if self.task in TASKS else ()
+        if models and self.model not in (*models, *MODELS.outside):
+            raise ValueError(
+                f"model: must be one of {', '.join(models)} for task {self.task}, got {quoted(self.model)}"
+            )
+        if self.model == "gpt2" and self.embedding % self.heads:
+            rule = f"must be a multiple of heads, {self.heads}"
+            raise ValueError(f"embedding: {rule}, got {self.embedding}")
+        if self.precision != "float32" and self.client_batching == "vmap":
+            rule = f"must be loop or auto for precision {self.precision}"
+            raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")
+        if self.downlink == "compressed" and not math.isinf(self.downlink_power):
+            rule = "must be inf (no noise) for downlink compressed"
+            raise ValueError(f"downlink-power: {rule}, got {self.downlink_power}")
+        if self.rounds == 0 and self.epochs == 0:
+            raise ValueError("rounds: must be greater than 0 where epochs is 0, got 0")
+        refuse_unfit_options(self)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to other processes as keys and values; classes of parts from outside are loaded anew there."""
+        from laser_fl.config.parsing import restored
+
+        return restored, (self.model_dump(by_alias=True, exclude_unset=True), modules_of_outside())
+
+    @property
+    def evaluation_interval(self) -> int:
+        """`evaluate_every`, or the interval that makes about 20 evaluations."""
+        return self.evaluate_every or max(1, round((self.rounds or self.epochs) / EVALUATIONS))
+
+    @property
+    def length(self) -> str:
+        """The key that sets the length of the run: epochs or rounds."""
+        return "epochs" if self.counts_epochs else "rounds"
+
+    @property
+    def counts_epochs(self) -> bool:
+        """True where the run's length, its evaluations and its power levels are counted in epochs."""
+        return self.rounds == 0
+
+    def to_flat(self) -> dict[str, str | int | float]:
+        """Return the config as flat kebab-case keys, as in a preset or Flower's run config."""
+        return self.model_dump(by_alias=True)

@@ -1,0 +1,169 @@
+"""Options of parts: each is declared once, in the part that has it, and is a key of the run config.
+
+A class declares them as fields of its dataclass, a function as keyword parameters:
+
+    keep: float = option(0.01, "share of the values that is sent", gt=0, le=1)
+
+    def dirichlet(labels, config, alpha: Annotated[float, Option("concentration of the draw", gt=0)] = 0.5): ...
+"""
+
+import dataclasses
+import inspect
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from laser_fl.errors import ConfigError, quoted
+
+METADATA = "laser_fl.option"
+TYPES = (int, float, str)
+
+
+@dataclass(frozen=True)
+class Option:
+    """The description of an option, and the rule for its values.
+
+    gt, ge, lt, le: bounds of a number. infinite: True where a number may be inf or -inf; it is never NaN.
+    part: the key whose table of parts has the names that are allowed, as ``recovery``.
+    """
+
+    description: str
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    infinite: bool = False
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An option as a part declares it: with its type and its default."""
+
+    type: Any
+    default: Any
+    option: Option
+
+    @property
+    def annotation(self) -> Any:
+        """The type with its rule, as pydantic takes it."""
+        bounds = {name: getattr(self.option, name) for name in ("gt", "ge", "lt", "le")}
+        rules = {name: bound for name, bound in bounds.items() if bound is not None}
+        if self.type is not float:
+            return Annotated[self.type, Field(**rules)] if rules else self.type
+        if self.option.infinite:
+            return Annotated[float, Field(**rules), AfterValidator(a_number)]
+        return Annotated[float, Field(allow_inf_nan=False, **rules)]
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    infinite: bool = False,
+    part: str = "",
+) -> Any:
+    """Declare a field of a part's dataclass as an option, which is a key of the run config where the part is chosen.
+
+    Args:
+        default: the value of a run that does not set the key.
+        description: in a few words, for ``laser-fl list``.
+        gt: the value must be greater.
+        ge: the value must be greater, or equal.
+        lt: the value must be less.
+        le: the value must be less, or equal.
+        infinite: True where a number may be inf or -inf.
+        part: the key whose table of parts has the names that are allowed.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Part:
+        ...     keep: float = option(0.01, "share of the values that is sent", gt=0, le=1)
+        >>> Part().keep
+        0.01
+    """
+    declared = Option(description, gt, ge, lt, le, infinite, part)
+    return dataclasses.field(default=default, metadata={METADATA: declared})
+
+
+@cache
+def options_of(part: Any) -> Mapping[str, Declared]:
+    """Return the options that a part declares, by name. Raises ConfigError for one of a type that no key has."""
+    found = _of_class(part) if isinstance(part, type) else _of_function(part) if inspect.isfunction(part) else {}
+    for name, declared in found.items():
+        if declared.type not in TYPES and get_origin(declared.type) is not Literal:
+            rule = "must be of type int, float, str or Literal"
+            raise ConfigError(f"{_key(name)}: an option {rule}, got {quoted(declared.type)}")
+    return types.MappingProxyType(found)
+
+
+def take_options(part: Any, source: object) -> dict[str, Any]:
+    """Return the values of a part's options, which are the attributes of `source` with their names."""
+    return {name: getattr(source, name) for name in options_of(part)}
+
+
+def check_options(part: object) -> None:
+    """Refuse options outside of their rules; for the parts that somebody makes in Python.
+
+    Raises:
+        ConfigError: a value is wrong; the line has the key, the rule and the value.
+    """
+    cls: Any = type(part)
+    for name, adapter in _adapters(cls).items():
+        value = getattr(part, name)
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            rule = rule_in(error.errors()[0]["msg"])
+            raise ConfigError(f"{_key(name)}: must be {rule}, got {quoted(value)}") from None
+
+
+def rule_in(message: str) -> str:
+    """Return the rule in one of pydantic's messages: "greater than 0" in "Input should be greater than 0"."""
+    for opening in ("Value error, ", "Input should be ", "must be ", "Unable to parse input string as "):
+        message = message.removeprefix(opening)
+    return message.partition(", unable to parse")[0]
+
+
+def a_number(value: float) -> float:
+    """Return a value that is a number, or infinite. Raises ValueError for NaN."""
+    if math.isnan(value):
+        raise ValueError("must be a number, -inf or inf")
+    return value
+
+
+def _of_class(part: type) -> dict[str, Declared]:
+    if not dataclasses.is_dataclass(part):
+        return {}
+    hints = get_type_hints(part)
+    fields = {field.name: field for field in dataclasses.fields(part) if METADATA in field.metadata}
+    return {name: Declared(hints[name], field.default, field.metadata[METADATA]) for name, field in fields.items()}
+
+
+def _of_function(part: Any) -> dict[str, Declared]:
+    found = {}
+    for name, hint in get_type_hints(part, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            kind, *notes = get_args(hint)
+            for note in notes:
+                if isinstance(note, Option):
+                    found[name] = Declared(kind, inspect.signature(part).parameters[name].default, note)
+    return found
+
+
+@cache
+def _adapters(part: Any) -> dict[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(declared.annotation) for name, declared in options_of(part).items()}
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")

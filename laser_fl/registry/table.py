@@ -1,0 +1,140 @@
+"""Tables of parts: built in, registered in this process, or named as ``module:object``."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pkgutil import resolve_name
+from typing import Any, TypeVar
+
+from laser_fl.errors import ConfigError, quoted
+from laser_fl.registry import outside
+from laser_fl.registry.options import options_of, take_options
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table.
+
+    target: ``module:object``, imported when first asked for.
+    summary: a description in one line, for ``laser-fl list``.
+    options: names it accepts in turn (a task's models).
+    words: other names that the field has for it, by which ``laser-fl list`` finds it.
+    """
+
+    target: str
+    summary: str
+    options: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+class Table(Mapping[str, Entry]):
+    """Named parts of one kind, in reading order. The built-in ones are imported on first use.
+
+    key: the key of the run config that names a part of this kind.
+    """
+
+    def __init__(
+        self, entries: Mapping[str, Entry], key: str = "", base: str = "", takes: tuple[str, ...] | None = None
+    ) -> None:
+        """Start with the built-in parts.
+
+        Args:
+            entries: by name.
+            key: the key of the run config that names a part of this kind.
+            base: ``module:class``, of which parts of this kind are subclasses.
+            takes: the arguments with which a part of this kind is called, where it is a function.
+        """
+        self.key = key
+        self._base, self._takes = base, takes
+        self._entries = dict(entries)
+        self._outside: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def outside(self) -> Mapping[str, Any]:
+        """The parts from outside the package, by the names under which they were registered or loaded."""
+        return self._outside
+
+    def load(self, name: str) -> Any:
+        """Import and return the part behind a name. Raises KeyError for one that is not in the table."""
+        return self._outside[name] if name in self._outside else resolve_name(self[name].target)
+
+    def build(self, name: str, config: object) -> Any:
+        """Return the part behind a name with its options, which are attributes of `config`.
+
+        A class becomes an instance; a function stays one, its options bound. Raises KeyError as `load`.
+        """
+        part = self.load(name)
+        options = take_options(part, config)
+        if isinstance(part, type):
+            return part(**options)
+        return partial(part, **options) if options else part
+
+    def register(self, name: str) -> Callable[[P], P]:
+        """Return a decorator that adds a part under `name`.
+
+        A part that is defined anew under its name takes the place of the former one.
+
+        Raises:
+            ConfigError: the name is a built-in part's, or another part's; or the part is not of this kind.
+        """
+
+        def add(part: P) -> P:
+            if ":" in name or not name:
+                raise ConfigError(f"{self.key}: a name must be a text without a colon, got {quoted(name)}")
+            self._refuse_taken(name, part)
+            self._add(name, part)
+            return part
+
+        return add
+
+    def find(self, name: str) -> bool:
+        """Return True where the table has a part of this name, after looking for it outside of the package.
+
+        Raises:
+            ConfigError: the part exists, but cannot be loaded, or is not of this kind.
+        """
+        if name not in self and name not in self._outside:
+            if ":" in name:
+                self._add(name, outside.imported(name, self.key))
+            else:
+                outside.load_plugins()
+        return name in self or name in self._outside
+
+    def name_of(self, part: object) -> str:
+        """Return the name of a part: that of its class, or of the nearest class above it in the table.
+
+        A class from outside that has no name yet gets that of its place, ``module:class``.
+        """
+        cls = type(part)
+        for name, known in self._outside.items():
+            if cls is known:
+                return name
+        names = {entry.target: name for name, entry in self.items()}
+        targets = [f"{one.__module__}:{one.__qualname__}" for one in cls.__mro__]
+        if targets[0].partition(".")[0] != __name__.partition(".")[0]:
+            self._add(targets[0], cls)
+            return targets[0]
+        return next(names[target] for target in targets if target in names)
+
+    def _add(self, name: str, part: Any) -> None:
+        outside.refuse_misfit(part, f"{self.key}: {name}", self._base, self._takes)
+        options_of(part)  # refuses those that cannot be keys
+        self._outside[name] = part
+
+    def _refuse_taken(self, name: str, part: Any) -> None:
+        former = self._outside.get(name)
+        place = outside.place_of(part)
+        if name in self or (former is not None and outside.place_of(former) != place):
+            holder = self[name].target if name in self else outside.place_of(former)
+            raise ConfigError(f"{self.key}: must be registered under a new name, got {name!r}, which is {holder}")
