@@ -5,7 +5,7 @@
 
 - laser_fl/config/part_options.py: the options as keys of the run config, so that a config and a list of keys import no
   PyTorch.
-- strategies/options.py: the keys that a strategy takes as keyword arguments.
+- laser_fl/config/server_options.py: the keys that a strategy takes as keyword arguments.
 - pyproject.toml: the run config of the Flower app, since Flower refuses keys that are not declared there.
 """
 
@@ -106,21 +106,21 @@ def part_options() -> Iterator[str]:
 
 
 def server_options() -> Iterator[str]:
-    """Write strategies/options.py."""
+    """Write laser_fl/config/server_options.py."""
     from laser_fl.config import RunConfig, ServerConfig
     from laser_fl.config.part_options import DECLARED
 
     of_server = {name for place, options in DECLARED.items() if place[0] not in CLIENTS_ONLY for name in options}
-    yield '"""The options of strategies, typed. Written by .ci/generate.py from the run config: do not edit."""'
+    yield '"""The keys that the server of a run needs, typed. Written by .ci/generate.py: do not edit."""'
     yield ""
     yield "from typing import Literal, TypedDict"
     yield ""
     yield ""
     yield "class ServerOptions(TypedDict, total=False):"
-    yield '    """The keys of the run config that the server needs, in snake_case; ``laser-fl list`` has the rules."""'
+    yield '    """The keys in snake_case, but for the scheme and the channel; ``laser-fl list`` has the rules."""'
     yield ""
     for name, field in RunConfig.model_fields.items():
-        if name != "strategy" and (name in ServerConfig.model_fields or name in of_server):
+        if name not in ("strategy", "channel") and (name in ServerConfig.model_fields or name in of_server):
             kind: Any = field.annotation
             text = f"Literal{list(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
             yield f"    {name}: {text}".replace("'", '"')
@@ -145,7 +145,7 @@ def app_config() -> str:
 
 WRITERS = {
     "laser_fl/config/part_options.py": lambda: formatted("\n".join(part_options()) + "\n"),
-    "strategies/options.py": lambda: formatted("\n".join(server_options()) + "\n"),
+    "laser_fl/config/server_options.py": lambda: formatted("\n".join(server_options()) + "\n"),
     "pyproject.toml": app_config,
 }
 

@@ -135,7 +135,7 @@ def encode_update(
         instructions: of the server.
         gradients: per block (participants, *shape); None after the first phase of a round, whose gradient then waits
             in the memory.
-        losses: (participants,), training losses.
+        losses: (participants,), training losses, of any float type.
         memory: per block like the gradients; {} at first, and always for schemes without error feedback.
         buffers: of the model after the round's forward passes, (participants, *shape), where it has any.
         in_place: True for callers that own `memory` and `gradients`: the next memory takes the place of `memory`, and
@@ -148,7 +148,7 @@ def encode_update(
         TrainingError: a block of the model has no gradient (a buffer is no block).
     """
     scheme, ctx = instructions.scheme, instructions.context
-    remembers, buffers = scheme.traits.error_feedback, buffers or {}
+    remembers, buffers, losses = scheme.traits.error_feedback, buffers or {}, losses.double()
     if remembers and gradients is not None:
         gradients, losses = without_broken(gradients, losses)
     corrected = _correct(memory, gradients, in_place) if remembers else gradients or {}

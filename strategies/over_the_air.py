@@ -19,14 +19,14 @@ from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate, train
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
-from laser_fl.federated.validation import Fault, Kind, Reply
+from laser_fl.federated.validation import Fault, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.arrays import read_tensors, write_tensors
 from laser_fl.transport.client_state import add_client_state, asks_for_everything, is_elsewhere
 from laser_fl.transport.messages import write_broadcast
-from laser_fl.transport.replies import hosted_by, read_reply
 from laser_fl.transport.shared_memory import SharedMemory, UnreachableError
-from strategies.claims import ClaimError, Claims
+from strategies.claims import Claims
+from strategies.gathering import gather
+from strategies.model_arrays import Template, completed, read_model
 from strategies.node_messenger import NodeMessenger, addressed, nodes_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
@@ -62,7 +62,8 @@ class OverTheAir(Strategy):
             callbacks: called as the run goes on.
             transposed: names of the weights stored as (inputs, outputs).
             undecayed: names of the weights without weight decay.
-            buffers: tensors of the model, by name, that are not trained but follow the data.
+            buffers: tensors of the model, by name, that are not trained but follow the data; clients return theirs.
+                Integers among them stay as they are.
             device: where the server computes.
         """
         self.config = config
@@ -77,6 +78,7 @@ class OverTheAir(Strategy):
         self._shared_memory: SharedMemory | None = None
         self._elsewhere: set[int] = set()
         self._claims = Claims()
+        self._template = Template()
         self._messenger = NodeMessenger()
         self._wants_arrays = True
 
@@ -94,7 +96,8 @@ class OverTheAir(Strategy):
 
         Args:
             grid: Flower's, with the nodes.
-            initial_arrays: the initial weights.
+            initial_arrays: the initial model, as in ``ArrayRecord(model.state_dict())``, or its weights alone. What
+                it has of `buffers` precedes their own values; integers in it stay as they are.
             num_rounds: not used where the strategy has a schedule.
             timeout: seconds to wait for nodes, and for the replies to one request.
             train_config: sent to the nodes with every broadcast.
@@ -102,17 +105,18 @@ class OverTheAir(Strategy):
             evaluate_fn: called with (0, initial arrays) and after each round, as in Flower.
 
         Returns:
-            Flower's Result, with the final weights, and the metrics by round.
+            Flower's Result, with the arrays of the final model, buffers included, and the metrics by round.
 
         Raises:
-            ConfigError: there are more nodes than clients.
+            ConfigError: there are more nodes than clients, or the arrays are no model that can be trained.
             TrainingError: too few clients answered, as often as the config allows.
         """
         nodes = nodes_of(grid, self.config.min_available_nodes, timeout)
         config = self._for_nodes(nodes)
         schedule = self._schedule or RoundSchedule(num_rounds)
-        weights = read_tensors(initial_arrays, self._device)
-        server = Server(config, weights, schedule, self._transposed, self._undecayed, self._buffers)
+        initial_arrays = completed(initial_arrays, self._buffers)
+        weights, buffers, self._template = read_model(initial_arrays, self._buffers, self._device)
+        server = Server(config, weights, schedule, self._transposed, self._undecayed, buffers)
         self.server = server
         result = Result(arrays=initial_arrays)
         self.summary()
@@ -146,7 +150,7 @@ class OverTheAir(Strategy):
             if self._shared_memory is not None:
                 self._shared_memory.close()
             self._shared_memory, self._wants_arrays = None, True
-        result.arrays = write_tensors(self.weights())
+        result.arrays = self._template.fill(server.global_model.tensors)
         return result
 
     def configure_train(
@@ -183,9 +187,9 @@ class OverTheAir(Strategy):
         A client is left out if its node fails, does not reply in time or makes no sense, as far as the config allows.
 
         Returns:
-            The weights, and the metrics of the round; (None, None) between the phases of a round, and where one is to
-            be repeated. The weights are an empty record where nobody but the end of `start` needs them: no
-            `evaluate_fn`, and no subclass with a method of its own.
+            The model, and the metrics of the round; (None, None) between the phases of a round, and where one is to be
+            repeated. The model is an empty record where nobody but the end of `start` needs it: no `evaluate_fn`, and
+            no subclass with a method of its own.
         """
         server = self._running()
         if not server.aggregate(*self._gather(replies)):
@@ -200,7 +204,8 @@ class OverTheAir(Strategy):
                 "snr-db": record.snr_db,
             }
         )
-        return write_tensors(server.global_model.weights if self._wants_arrays else {}), metrics
+        arrays = self._template.fill(server.global_model.tensors) if self._wants_arrays else ArrayRecord()
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -264,39 +269,18 @@ class OverTheAir(Strategy):
                 add_client_state(content, asked[node], self._shared_memory.path)
         return addressed(content, node)
 
+    def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
+        """Return the replies of nodes, and the faults of clients without a valid one."""
+        shared_memory = None if self._shared_memory is None else self._shared_memory.path
+        clients = range(self._running().config.clients)
+        return gather(replies, self._messenger.sender, self._claims, clients, self._device, shared_memory)
+
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
             return self.config.model_copy(update={"clients": nodes})
         if nodes > self.config.clients:
             raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {self.config.clients}")
         return self.config
-
-    def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
-        """Return the replies of nodes, and the faults of clients without a valid one."""
-        shared_memory = None if self._shared_memory is None else self._shared_memory.path
-        received: list[Reply] = []
-        claimed: dict[int, range] = {}
-        failed: dict[int, tuple[Kind, str]] = {node: ("twice", why) for node, why in self._claims.refused.items()}
-        for message in replies:
-            node = self._messenger.sender(message)
-            if message.has_error():
-                failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
-                continue
-            try:
-                hosted, reply = hosted_by(message.content), read_reply(message.content, self._device, shared_memory)
-                self._claims.settle(node, hosted)
-                received.append(reply)
-            except ClaimError as error:
-                log(WARNING, "%s", error)
-                failed[node], claimed[node] = ("twice", str(error)), hosted
-            except (WireError, UnreachableError) as error:
-                failed[node] = "malformed", str(error)
-        answered = {client for reply in received for client in reply.clients}
-        clients, faults = range(self._running().config.clients), []
-        for node, why in failed.items():
-            theirs = {*self._claims.of(node, clients), *filter(claimed.get(node, ()).__contains__, clients)}
-            faults += [Fault(client, *why) for client in sorted(theirs - answered)]
-        return received, faults
 
 
 def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:

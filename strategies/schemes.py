@@ -12,25 +12,29 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
+from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.run_config import kebab
+from laser_fl.config.server_options import ServerOptions
 from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
+from laser_fl.registry import CHANNELS
 from laser_fl.rng import Device
-from strategies.options import ServerOptions
 from strategies.over_the_air import OverTheAir
 
 
 class Options(ServerOptions, total=False):
     """The keyword arguments of every strategy: the server's keys, and the parts of the run that are the caller's.
 
+    channel: a name as in ``laser-fl list``, or an object.
     evaluate: weights -> metrics on test data, for the callbacks. callbacks: called as the run goes on.
     transposed: names of the weights stored as (inputs, outputs). undecayed: names of those without weight decay.
     buffers: tensors of the model, by name, that are not trained but follow the data.
     device: where the server computes.
     """
 
+    channel: Channel | str
     evaluate: Evaluate | None
     callbacks: Sequence[Callback]
     transposed: Collection[str]
@@ -39,7 +43,8 @@ class Options(ServerOptions, total=False):
     device: Device
 
 
-OF_THE_CALLER = Options.__annotations__.keys() - ServerOptions.__annotations__.keys()
+OF_THE_RUN = {*ServerOptions.__annotations__, "channel"}
+OF_THE_CALLER = Options.__annotations__.keys() - OF_THE_RUN
 
 
 class _Named(OverTheAir):
@@ -50,11 +55,12 @@ class _Named(OverTheAir):
     def __init__(self, **options: Unpack[Options]) -> None:
         """Prepare a run. Raises ConfigError where an option is unknown or its value is wrong."""
         keys: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_THE_CALLER}
-        known, allowed = {kebab(name) for name in RunConfig.model_fields}, ServerOptions.__annotations__
-        if refused := [key for key in keys if key not in allowed and kebab(key) in known]:
-            raise ConfigError(f"{refused[0]}: is not an option of a strategy; those are {', '.join(sorted(allowed))}")
+        known = {kebab(name) for name in RunConfig.model_fields}
+        if refused := [key for key in keys if key not in OF_THE_RUN and kebab(key) in known]:
+            raise ConfigError(f"{refused[0]}: is no option of a strategy; those are {', '.join(sorted(OF_THE_RUN))}")
         rest: Any = {name: value for name, value in options.items() if name in OF_THE_CALLER}
-        super().__init__(parse({"strategy": self.strategy, **keys}), **rest)
+        channel = CHANNELS.choice(keys.pop("channel", "awgn"))
+        super().__init__(parse({"strategy": self.strategy, **channel, **keys}), **rest)
 
 
 class Laser(_Named):

@@ -23,7 +23,7 @@ INSTEAD = {
     "receipts": "acknowledgements",
     "Promises": "Traits",
     "Kept|leave_|restore_": "Approximation, subtract_from_, add_to_",
-    "Uplink|Reception": "ClientUpdate, AggregationResult",
+    "AirInterface|Reception": "ClientUpdate, AggregationResult",
     "Crew|Held": "LocalTrainer, ClientState",
     "News": "ReplicaUpdate",
     "Tally|Board|Slot": "RoundAccounting, SharedMemory, TensorHandle",

@@ -52,7 +52,7 @@ def refuse_unfit_options(config: BaseModel) -> None:
 
 
 @cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> Any:
     """Return the validator of a type with its rule."""
     return TypeAdapter(kind)
 

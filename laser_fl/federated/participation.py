@@ -78,7 +78,7 @@ class Participation:
 
         Args:
             config: of the run.
-            channel: of the uplink.
+            channel: of the air.
             scheme: of the run.
             blocks: of the model.
             round: counted from 0.
@@ -124,7 +124,7 @@ def refuse_outage(config: RunConfig, channel: Channel, rounds: int, streams: Ran
 
     Args:
         config: of the run.
-        channel: of the uplink.
+        channel: of the air.
         rounds: length of the run.
         streams: the run's randomness.
 

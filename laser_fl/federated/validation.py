@@ -111,10 +111,12 @@ class ReplyValidator:
             yield "round", f"it replied to exchange {reply.exchange} instead of {self.exchange}"
         if list(reply.clients) != sorted(set(reply.clients) & set(self.context.participants)):
             yield "malformed", f"it was sent for the clients {list(reply.clients)[:5]}"
+        if reply.clients and (lacking := [n for n in self.buffers if n not in reply.client_update.buffers]):
+            yield "names", f"it lacks the buffers {_listed(lacking)}, which clients return with their gradients"
         got, wanted = _parts(reply.client_update), self._shapes(reply.clients)
         if list(got) != list(wanted):
             wrong = sorted(got.keys() ^ wanted.keys()) or ["their order"]
-            yield "names", f"its parts are not those that the scheme sends: {', '.join(map(brief, wrong[:3]))}"
+            yield "names", f"its parts are not those that the scheme sends: {_listed(wrong)}"
         for name, tensor in got.items():
             if tuple(tensor.shape) != wanted.get(name):
                 yield "shapes", f"{name} came as {list(tensor.shape)}, not {list(wanted.get(name, ()))}"
@@ -211,6 +213,10 @@ def _parts(client_update: ClientUpdate) -> Tensors:
         **{f"signal {name}": signal for name, signal in client_update.signals.items()},
         **{f"buffer {name}": buffer for name, buffer in client_update.buffers.items()},
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(brief, names[:3]))
 
 
 def _broken(blocks: list[str], norms: list[float]) -> Iterator[tuple[Kind, str]]:

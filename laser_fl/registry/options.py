@@ -161,7 +161,7 @@ def _of_function(part: Any) -> dict[str, Declared]:
 
 
 @cache
-def _adapters(part: Any) -> dict[str, TypeAdapter[Any]]:
+def _adapters(part: Any) -> dict[str, Any]:
     return {name: TypeAdapter(declared.annotation) for name, declared in options_of(part).items()}
 
 

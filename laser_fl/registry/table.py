@@ -80,6 +80,14 @@ class Table(Mapping[str, Entry]):
             return part(**options)
         return partial(part, **options) if options else part
 
+    def choice(self, part: object) -> dict[str, Any]:
+        """Return the keys of the run config that choose a part, given by its name, or as an object with its options."""
+        if isinstance(part, str):
+            return {self.key: part}
+        cls: Any = type(part)
+        options = {name.replace("_", "-"): getattr(part, name) for name in options_of(cls)}
+        return {self.key: self.name_of(part), **options}
+
     def register(self, name: str) -> Callable[[P], P]:
         """Return a decorator that adds a part under `name`.
 

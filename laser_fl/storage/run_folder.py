@@ -15,7 +15,6 @@ from typing import Any
 from safetensors.torch import save
 
 from laser_fl.config import RunConfig
-from laser_fl.data.metrics import TASK_METRICS
 from laser_fl.errors import ConfigError, LaserError, StorageError, reason_of
 from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.ledger import LedgerRecord
@@ -38,6 +37,7 @@ from laser_fl.storage.files import (
     write_whole,
 )
 from laser_fl.storage.resume import EVALUATIONS, LENGTHS, latest, refuse_other_run
+from laser_fl.storage.summary import summarise
 from laser_fl.storage.trackers.base import tracker_class
 
 
@@ -208,40 +208,7 @@ class RunFolder(Callback):
             warnings.warn(f"tracker: {self._config.tracker} did not close: {error}", stacklevel=2)
 
     def _summary(self, server: Server) -> dict[str, Any]:
-        config, ledger, seconds = self._config, server.ledger, self._seconds
-        summary: dict[str, Any] = {
-            "engine": self._engine,
-            "task": config.task,
-            "model": config.model,
-            "strategy": config.strategy,
-            "seed": config.seed,
-            "clients": config.clients,
-            "rounds": server.round,
-            "power": config.power,
-            "parameters": server.parameters,
-            "device": str(next(iter(server.global_model.weights.values())).device),
-        }
-        if self._metrics:
-            last = self._metrics[-1]
-            summary |= {f"test_{name}": value for name, value in last.test.items()}
-            summary |= {f"ema_test_{name}": value for name, value in last.ema_test.items()}
-            for name in last.ema_test.keys() & TASK_METRICS.keys():
-                summary[f"best_ema_test_{name}"] = TASK_METRICS[name].best([m.ema_test[name] for m in self._metrics])
-        if ledger:
-            sent = [record.uplink_floats for record in ledger if record.uplink_floats]  # idle rounds do not count
-            num_values = sum(sent) / len(sent) if sent else 0.0
-            summary["uplink_floats_per_round"] = num_values
-            summary["compression_ratio"] = server.parameters / num_values if num_values else math.inf
-            summary["max_power_used"] = max(record.max_power_used for record in ledger)
-            snrs = [record.snr_db for record in ledger if record.snr_db > -math.inf]
-            summary["mean_snr_db"] = sum(snrs) / len(snrs) if snrs else -math.inf
-            summary["transmitters_per_round"] = sum(record.transmitters for record in ledger) / len(ledger)
-            summary["idle_rounds"] = sum(record.transmitters == 0 for record in ledger)
-            summary |= {f"total_{column}": total for column, total in vars(ledger.totals).items()}
-        summary["seconds_total"] = self._elapsed
-        if seconds:
-            summary["seconds_per_round"] = sum(seconds) / len(seconds)
-        return summary
+        return summarise(server, self._engine, self._metrics, self._seconds) | {"seconds_total": self._elapsed}
 
     def _write_tables(self, server: Server) -> None:
         """Append the new rows to the tables."""

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, model_vali
 from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.channels.downlink import Downlink
 from laser_fl.config import parse
-from laser_fl.errors import WireError
+from laser_fl.errors import WireError, brief
 from laser_fl.federated.acknowledgements import Acknowledgements
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.replica import ReplicaState, ReplicaUpdate
-from laser_fl.registry import SCHEMES, from_fields
+from laser_fl.registry import KINDS, SCHEMES
 from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import Received, RoundContext, Scheme
 from laser_fl.transport.arrays import Publish, handle_of, put_tensors, reading, take_tensors
@@ -246,10 +246,13 @@ def _read_context(numbers: dict[str, Any]) -> RoundContext:
 
 
 def _read_scheme(options: dict[str, Any]) -> Scheme:
-    """Return the scheme, its options checked like those of a run."""
+    """Return the scheme, its options checked like those of a run; a message imports no module."""
+    for part in (value for value in options.values() if isinstance(value, str) and ":" in value):
+        if not any(part in table.outside for table in KINDS.values()):
+            raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
     name = str(options.pop("name"))
     config = parse({key.replace("_", "-"): value for key, value in options.items()} | {"strategy": name})
-    scheme: Scheme = from_fields(SCHEMES.load(config.strategy), config)
+    scheme: Scheme = SCHEMES.build(config.strategy, config)
     if options.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]
         raise ValueError(f"the scheme {name} has the options {sorted(known)}, not {sorted(options)}")
     return scheme

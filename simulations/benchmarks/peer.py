@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 
 from laser_fl.config import RunConfig
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import data_dir, prepare
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.rounds import WARM_UP, whole_round
 from simulations.benchmarks.timing import Side, in_turn
-from simulations.engines.in_process import InProcess
 
 ROUNDS = 100
 BLOCK = 10  # rounds of one side before the other's turn

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.optimizer import OptimizerConfig, build_optimizer
 from laser_fl.federated.setup import Setup, prepare
 from laser_fl.registry import SCHEMES
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
 from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn
-from simulations.engines.in_process import InProcess
 
 WARM_UP = 5
 GROWTH = (4, 16, 64, 256, 1000)

@@ -22,7 +22,6 @@ from laser_fl.storage.files import SUMMARY
 from simulations.engines.causes import cause_in
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.superlink import (
-    APP,
     CONNECTION,
     HOST,
     PATIENCE_SECONDS,
@@ -68,11 +67,11 @@ def run(
         TrainingError: the run failed, with its reason.
     """
     refuse_used_port(port)
-    values = checked(config, out, nodes, "deployment")
+    values = checked(config, out, nodes)
     with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
         deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
-        deployment.run(APP, values | {"min-available-nodes": nodes}, show)
+        deployment.run(values | {"min-available-nodes": nodes}, show)
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
     return summary
 
@@ -161,18 +160,17 @@ class Deployment:
         time.sleep(max(0.0, self._forgotten[node] - time.monotonic()))
         self.start(node)
 
-    def run(self, app: Path, values: Mapping[str, Any], show: Callable[[str], None]) -> None:
-        """Run a Flower app to its end.
+    def run(self, values: Mapping[str, Any], show: Callable[[str], None]) -> None:
+        """Carry out a run to its end.
 
         Args:
-            app: its folder.
-            values: its run config.
+            values: the run config.
             show: called with every line of the log.
 
         Raises:
             TrainingError: it failed, with its reason.
         """
-        run_app(self._env, app, values, show)
+        run_app(self._env, values, show)
 
     def log(self, node: int) -> str:
         """Return the log of a SuperNode and its processes since its start."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.storage.files import SUMMARY
-from simulations.engines.superlink import APP, checked, free_ports, home_folder, run_app, summed_up, superlink
+from simulations.engines.app import TRAINING, Components
+from simulations.engines.superlink import checked, free_ports, home_folder, run_app, summed_up, superlink
 from simulations.signals import ending_on_signals
 
 
@@ -27,21 +28,23 @@ def run(config: RunConfig, out: Path, nodes: int, show: Callable[[str], None]) -
         ConfigError, DataError: the run cannot start; all that can be known is checked before.
         TrainingError: the run failed, with its reason.
     """
-    values = checked(config, out, nodes, "flower")
+    values = checked(config, out, nodes)
     with summed_up(out):
-        launch(APP, values, nodes, show)
+        launch(values, nodes, show)
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
     return summary
 
 
-def launch(app: Path, values: Mapping[str, Any], nodes: int, show: Callable[[str], None]) -> None:
+def launch(
+    values: Mapping[str, Any], nodes: int, show: Callable[[str], None], components: Components = TRAINING
+) -> None:
     """Run a Flower app on a SuperLink of its own.
 
     Args:
-        app: its folder.
         values: its run config.
         nodes: number of SuperNodes.
         show: called with every line of the log.
+        components: its two sides.
 
     Raises:
         TrainingError: it did not complete, with its reason.
@@ -52,4 +55,4 @@ def launch(app: Path, values: Mapping[str, Any], nodes: int, show: Callable[[str
         superlink(home, free_ports(1)[0], ["--insecure", "--simulation"]) as env,
     ):
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
-        run_app(env, app, values, show, "--federation-config", federation)
+        run_app(env, values, show, "--federation-config", federation, components=components)

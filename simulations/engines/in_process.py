@@ -6,26 +6,10 @@ from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.federated.callbacks import Callback
-from laser_fl.federated.client import ClientGroup
-from laser_fl.federated.local_training import LocalTrainer
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train
-from laser_fl.federated.setup import Setup, prepare
+from laser_fl.federated.setup import prepare
 from laser_fl.storage.run_folder import RunFolder
-
-
-class InProcess:
-    """A run whose clients are all in this process."""
-
-    def __init__(self, setup: Setup) -> None:
-        """Make server and clients. Raises ConfigError for settings that do not fit the data or the run's length."""
-        self.server = setup.server()
-        clients = range(setup.config.clients)
-        trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)
-        self._group = ClientGroup(clients, trainer.answer, device=setup.device)
-
-    def advance(self) -> bool:
-        """Carry one broadcast to the clients and their replies back; return True where that ended a round."""
-        return self.server.aggregate([self._group.answer(self.server.broadcast())])
 
 
 def run(config: RunConfig, out: Path, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:

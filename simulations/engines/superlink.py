@@ -1,8 +1,8 @@
 """Shared parts of the engines that use ``flwr run``: a SuperLink of their own, and a run on it to its end.
 
 The SuperLink gets a home, a port and a working directory of its own, so that neither the user's Flower settings nor a
-SuperLink that already runs is touched. It is stopped when the run is over. Its messages stay on the loopback, and no
-proxy is asked for them.
+SuperLink that already runs is touched. The app is made for the run and uses the packages of this environment. It is
+stopped when the run is over. Its messages stay on the loopback, and no proxy is asked for them.
 """
 
 import io
@@ -31,11 +31,11 @@ from laser_fl.federated.setup import data_dir, prepare
 from laser_fl.storage.files import conclude, refuse_in_use
 from laser_fl.storage.resume import refuse_other_run
 from laser_fl.storage.run_folder import refuse_used
+from simulations.engines.app import TRAINING, Components, write_app
 from simulations.engines.causes import cause, cause_in, gives_reason, plain
 from simulations.engines.keeper import STOP
 from simulations.proxies import direct
 
-APP = Path(__file__).parents[2]
 CONNECTION = "laser-fl"
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 120  # the end of a process is noticed at once
@@ -44,22 +44,19 @@ SUPERLINK_PREFIX = "Simulation failed with exception: "
 Process = subprocess.Popen[bytes]
 
 
-def checked(config: RunConfig, out: Path, nodes: int, engine: str) -> dict[str, Any]:
+def checked(config: RunConfig, out: Path, nodes: int) -> dict[str, Any]:
     """Check all that can be known before the run, and return the run config for the app.
 
     Args:
         config: of the run.
         out: the run's folder.
         nodes: number of SuperNodes.
-        engine: its name, for messages.
 
     Raises:
         ConfigError, DataError: the run cannot start.
     """
     if nodes > config.clients:
         raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {config.clients}")
-    if not (APP / "pyproject.toml").is_file():
-        raise ConfigError(f"engine: {engine} needs the project's source tree (pip install -e .), not found in {APP}")
     if config.resume:
         refuse_other_run(out, config, "flower")
         refuse_in_use(out)
@@ -83,28 +80,35 @@ def summed_up(out: Path) -> Iterator[None]:
         raise
 
 
-def run_app(env: dict[str, str], app: Path, values: Mapping[str, Any], show: Callable[[str], None], *more: str) -> None:
-    """Run a Flower app to its end.
+def run_app(
+    env: dict[str, str],
+    values: Mapping[str, Any],
+    show: Callable[[str], None],
+    *more: str,
+    components: Components = TRAINING,
+) -> None:
+    """Run a Flower app, made in the SuperLink's home for this run, to its end.
 
     Args:
         env: as `superlink` yields it.
-        app: the app's folder.
-        values: its run config.
+        values: the app's run config.
         show: called with every line of the log.
         *more: options of ``flwr run``.
+        components: the app's two sides.
 
     Raises:
         TrainingError: it did not complete, with its reason.
     """
-    overrides = Path(env["FLWR_HOME"]) / "run.toml"
-    overrides.write_text(tomli_w.dumps(values))
-    run_id, lines = _flwr_run(env, app, ["--run-config", str(overrides), *more], show)
+    app = write_app(Path(env["FLWR_HOME"]) / "app", values, components)
+    run_id, lines = _flwr_run(env, app, more, show)
     status, details = _outcome(env, run_id)
     if status != "finished:completed":
         raise TrainingError(_reason(details, lines))
 
 
-def _flwr_run(env: dict[str, str], app: Path, options: list[str], show: Callable[[str], None]) -> tuple[str, list[str]]:
+def _flwr_run(
+    env: dict[str, str], app: Path, options: Sequence[str], show: Callable[[str], None]
+) -> tuple[str, list[str]]:
     """Start the run and show its log to the end; return (its id, the log's lines)."""
     command = [tool("flwr"), "run", str(app), CONNECTION, "--stream", *options]
     run_id, lines = "", []
@@ -191,13 +195,18 @@ def superlink(home: Path, port: int, options: Sequence[str], authority: Path | N
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return the environment of all processes that belong to the SuperLink with this home."""
+    """Return the environment of all processes that belong to the SuperLink with this home.
+
+    They find the modules that this process finds, in the same order, and after them those in the current folder, where
+    a user's own parts may lie.
+    """
     return direct(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between two polls for work; Flower's default is 1
         "FLWR_TELEMETRY_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(str(Path(folder).absolute()) for folder in [*sys.path, ""])),
         "PYTHONUTF8": "1",  # the output of these processes is read as UTF-8, whatever the terminal's encoding
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default of Ray, which warns otherwise
         "RAY_TMPDIR": str(home),
@@ -229,7 +238,7 @@ def keep(command: list[str], env: dict[str, str], home: Path, out: int | IO[str]
     """
     watched = [sys.executable, "-m", "simulations.engines.keeper", str(home.resolve()), *command]
     return subprocess.Popen(
-        watched, env=env, cwd=APP, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        watched, env=env, cwd=home, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 

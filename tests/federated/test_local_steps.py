@@ -14,6 +14,7 @@ from laser_fl.config import parse
 from laser_fl.data.mnist import MODELS
 from laser_fl.data.task import Examples, Task
 from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.setup import Setup
 from laser_fl.federated.traced import CALLS
@@ -21,7 +22,6 @@ from laser_fl.models.base import Network
 from laser_fl.models.resnet18 import resnet18
 from laser_fl.rng import RandomStreams
 from simulations.engines import in_process
-from simulations.engines.in_process import InProcess
 from tests.grids import run_config, run_on_grid
 from tests.helpers import context, scheme
 

@@ -141,15 +141,15 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
         options["power"] = 0.2 if channel == "fading" else 0.02  # at more it is LASER
     config = parse(VARIANTS[name] | options)
     server = Server(config, tensors(clients=None, seed=99), RoundSchedule(ROUNDS))
-    server._shared = exactly_orthonormal(server._shared)
+    server.air.shared = exactly_orthonormal(server.air.shared)
     client_state, links, scales, noises, updates, told_columns = ClientState(), [], [], [], [], []
     while not server.finished:
         before, phases = server.global_model.weights, []
         before = {n: w.clone() for n, w in before.items()}
         drawn = tensors(clients=CLIENTS, seed=server.round)
-        precoding = dict(zip(server._participation.participants, links_of(server), strict=True))
+        precoding = dict(zip(server.air.participation.participants, links_of(server), strict=True))
         links.append([precoding.get(client) for client in range(CLIENTS)])
-        scales.append(server._participation.channel_state.noise_scale)
+        scales.append(server.air.participation.channel_state.noise_scale)
         done = False
         while not done:
             told = server.broadcast()
@@ -164,7 +164,7 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
             done = server.aggregate([reply])
         noises.append(phases)
         if name.startswith("laser-adaptive"):
-            told_columns.append(columns(server._scheme, told.context))
+            told_columns.append(columns(server.air.scheme, told.context))
         updates.append({n: before[n] - w for n, w in server.global_model.weights.items()})
     transmitters = [line.transmitters for line in server.ledger]
     if channel == "fading":
@@ -198,7 +198,7 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
 
 def links_of(server):
     """(precoding, gain) of all present, the silent ones with 0."""
-    every = server._channel.links(server._participation.participants, CLIENTS, server.round, server._streams)
+    every = server.air.channel.links(server.air.participation.participants, CLIENTS, server.round, server.air.streams)
     return list(zip(every.precoding.tolist(), every.gain.tolist(), strict=True))
 
 
@@ -266,7 +266,7 @@ class TestARoundInWhichNobodySpoke:
 def snapshot(server):
     moments = server.global_model.replica.state(0, {}).optimizer.values()
     averaged = server.global_model._sums.values()
-    everything = (*server.global_model.weights.values(), *averaged, *server._shared.values(), *moments)
+    everything = (*server.global_model.weights.values(), *averaged, *server.air.shared.values(), *moments)
     return [torch.cat([tensor.flatten().double().clone() for tensor in everything])]
 
 
@@ -467,7 +467,7 @@ class TestDigitalRuns:
         }  # fmt: skip
         server = Server(parse(config), tensors(clients=None), RoundSchedule(20))
         for ctx in contexts(server):
-            gains = server._channel.gains(6, ctx.round, RandomStreams(0))[0].abs().square()
+            gains = server.air.channel.gains(6, ctx.round, RandomStreams(0))[0].abs().square()
             turns = int((gains >= 0.3).sum())
             for client, bits in zip(ctx.transmitters, ctx.bits, strict=True):
                 wanted = 70 / (2 * turns) * math.log2(1 + turns * 800.0 * float(gains[client]) / (70 * 0.5))
@@ -482,7 +482,7 @@ class TestDigitalRuns:
         server = Server(parse(config), tensors(clients=None), RoundSchedule(2))
         size = server.parameters
         drawn = torch.randn(3, 8, generator=RandomStreams(0).generator("blind fading", 0), dtype=torch.complex128)
-        for bits, energy in zip(server._participation.bits, drawn.abs().square().sum(dim=1).tolist(), strict=True):
+        for bits, energy in zip(server.air.participation.bits, drawn.abs().square().sum(dim=1).tolist(), strict=True):
             assert bits == pytest.approx(size / 6 * math.log2(1 + 3 * 300 * energy / size))
 
 

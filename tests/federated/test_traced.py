@@ -7,9 +7,9 @@ import torch
 
 from laser_fl.config import parse
 from laser_fl.federated import traced
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
 from laser_fl.federated.traced import CALLS, KEPT, Traced
-from simulations.engines.in_process import InProcess
 
 pytestmark = pytest.mark.usefixtures("traced")
 

@@ -129,7 +129,7 @@ def test_a_run_steps_on_what_its_receiver_makes(monkeypatch):
         receptions.append(aggregate_updates(*arguments))
         return receptions[-1]
 
-    monkeypatch.setattr("laser_fl.federated.server.aggregate_updates", record)
+    monkeypatch.setattr("laser_fl.federated.air_interface.aggregate_updates", record)
     for receiver in ("plain", "wiener"):
         config = parse({"strategy": "random-k", "clients": 4, "receiver": receiver, "power": 300, "learning-rate": 1})
         server, memory = Server(config, tensors(clients=None), RoundSchedule(2)), {}

@@ -206,7 +206,7 @@ def test_a_phase_without_anything_to_send_cedes_its_power(shapes, first):
         drawn = tensors(shapes, clients=1) if phase == 0 else None
         client_update, memory = encode_update(server.broadcast(), drawn, zero_losses(1), memory)
         aggregate(server, client_update)
-        spent.append(server.ledger[0].max_power_used if phase else float(server._accounting.client_energy.max()))
+        spent.append(server.ledger[0].max_power_used if phase else float(server.air.accounting.client_energy.max()))
     assert spent == pytest.approx([4 * first, 4.0])
 
 

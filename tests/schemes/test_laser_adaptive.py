@@ -188,7 +188,7 @@ def test_what_the_power_carries_is_known_before_the_channel_is(keys):
     config = parse({"channel": "blind", "antennas": 2, "clients": 4, "power": 0.3} | keys)
     server, memory, noises = Server(config, tensors(clients=None), RoundSchedule(8)), {}, set()
     while not server.finished:
-        noises.add(server._participation.channel_state.noise_scale)
+        noises.add(server.air.participation.channel_state.noise_scale)
         client_update, memory = encode_update(server.broadcast(), tensors(seed=server.round), zero_losses(), memory)
         aggregate(server, client_update)
     assert len(noises) == 8

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
+from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
 from simulations.benchmarks import BENCHMARKS
 from simulations.benchmarks.base import apart
@@ -14,7 +15,6 @@ from simulations.benchmarks.compression import BLOCK, Hook, Ours
 from simulations.benchmarks.rounds import Floor, whole_round
 from simulations.benchmarks.timing import PeakMemory, in_turn
 from simulations.cli import app
-from simulations.engines.in_process import InProcess
 
 ROUNDS = {
     "strategy",

@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from laser_fl.config import parse
 from laser_fl.errors import LaserError, TrainingError
 from simulations.engines import in_process
+from simulations.engines.app import MODULE
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.deployment import Deployment
-from simulations.engines.superlink import APP, checked, home_folder
+from simulations.engines.superlink import checked, home_folder
 from tests.helpers import assert_alike
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "client-batching": "loop"}
@@ -47,8 +48,8 @@ def test_ten_rounds_on_four_supernodes_give_the_in_process_run_bit_for_bit_and_k
     ) as deployment:
         deployment.list_keys(*range(4))
         deployment.start(*range(4))
-        values = checked(config, tmp_path / "deployed", 4, "deployment") | {"min-available-nodes": 4}
-        deployment.run(APP, values, lines.append)
+        values = checked(config, tmp_path / "deployed", 4) | {"min-available-nodes": 4}
+        deployment.run(values, lines.append)
         logs = [deployment.log(node) for node in range(4)]
     assert any("round 10/10" in line for line in lines)
     assert all(log.count("Sent successfully") == 10 for log in logs)
@@ -61,8 +62,8 @@ def test_ten_rounds_on_four_supernodes_give_the_in_process_run_bit_for_bit_and_k
     secrets = [secret_lines(file) for file in [deployment.server.key, *(files.key for files in deployment.keys)]]
     written = [*files_of(tmp_path / "deployed"), *(file for file in files_of(home) if file.parent != home / "keys")]
     names = {file.name for file in written}
-    assert names >= {"config.json", "summary.json", "config.toml", "run.toml", "superlink.log", "node-0.log"}
-    assert "client_app.py" in names  # the app's bundle, unpacked
+    assert names >= {"config.json", "summary.json", "config.toml", "pyproject.toml", "superlink.log", "node-0.log"}
+    assert sum(file.name == f"{MODULE}.py" for file in written) > 1  # the app, and its bundle, unpacked
     for text in [*(file.read_bytes() for file in written), "\n".join(lines).encode()]:
         assert not any(line in text for secret in secrets for line in secret)
 
@@ -88,7 +89,7 @@ def test_a_supernode_whose_key_is_not_listed_is_refused_and_gets_no_work(tmp_pat
         with pytest.raises(LaserError, match=r"SuperNode 1: \[code: \d+\] Failed to activate SuperNode"):
             deployment.start(1)
         with pytest.raises(TrainingError, match=r"^1 of 2 nodes have registered within 5 seconds"):
-            deployment.run(APP, checked(config, tmp_path / "run", 2, "deployment"), lambda line: None)
+            deployment.run(checked(config, tmp_path / "run", 2), lambda line: None)
         assert "Receiving" not in deployment.log(0) + deployment.log(1)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
@@ -110,7 +111,9 @@ def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
     command += ["run", "--engine", "deployment", "--nodes", "2", "--out", str(tmp_path / "run")]
     rounds = 1 if ending is None else 60
     command += ["-c", "model=linear", "-c", "clients=2", "-c", f"rounds={rounds}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APP) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as process:
         for line in process.stdout:
             if "laser over awgn" in line:  # the run has begun
                 started = psutil.Process(process.pid).children(recursive=True)
@@ -199,8 +202,8 @@ def test_a_run_goes_on_without_a_supernode_that_is_killed_and_with_it_when_it_is
                 if mark in line:
                     event(deployment)
 
-        values = checked(config, tmp_path / "run", 4, "deployment") | {"min-available-nodes": 4}
-        deployment.run(APP, values, react)
+        values = checked(config, tmp_path / "run", 4) | {"min-available-nodes": 4}
+        deployment.run(values, react)
         assert "Sent successfully" in deployment.log(2)  # since it was restarted
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
     transmitters = pd.read_csv(tmp_path / "run" / "ledger.csv")["transmitters"].tolist()

@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from simulations.engines.keeper import STOP
-from simulations.engines.superlink import APP
 from simulations.signals import ending_on_signals
 
 # A process in a session of its own, as Ray has them, and one whose parent is no more.
@@ -22,9 +21,7 @@ def kept(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     command = [sys.executable, "-m", "simulations.engines.keeper", str(home), "sh", "-c", TREE]
-    keeper = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=APP, env=os.environ | {"PYTHONPATH": str(APP)}
-    )
+    keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     keeper.stdout.readline()
     below = psutil.Process(keeper.pid).children(recursive=True)
     yield keeper, home
@@ -108,7 +105,7 @@ def test_a_worker_ends_with_who_started_it():
         "pool.submit(time.sleep, 99)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    parent = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, text=True, cwd=APP)
+    parent = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, text=True)
     worker = int(parent.stdout)
     deadline = time.monotonic() + 30
     while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:

@@ -20,7 +20,7 @@ from laser_fl.storage.files import LOCK
 from laser_fl.transport.shared_folders import PREFIX
 from simulations.cluster import cluster
 from simulations.engines import flower, in_process
-from simulations.engines.superlink import APP, checked, summed_up
+from simulations.engines.superlink import checked, summed_up
 
 # A shell starts what is to run in the background with Ctrl-C ignored, and so would be whatever the tests start.
 HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -29,8 +29,7 @@ LONG = ["-c", "model=linear", "-c", "clients=2", "-c", "rounds=100000"]
 
 def started(*arguments):
     command = [sys.executable, "-c", HEEDING + "from simulations.cli import app; app()", *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": str(APP)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=APP, env=env)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def belongings(processes):
@@ -174,7 +173,7 @@ def test_a_run_that_another_process_is_at_is_refused_before_flower_starts(tmp_pa
     (tmp_path / "environment.json").write_text(json.dumps({"engine": "flower"}))
     going_on = parse(values | {"resume": str(tmp_path)})
     with FileLock(tmp_path / LOCK), pytest.raises(ConfigError, match="out-dir: must not be in use by a run"):
-        checked(going_on, tmp_path, 2, "flower")
+        checked(going_on, tmp_path, 2)
 
 
 def test_what_the_app_said_stays_and_a_folder_without_a_run_stays_empty(tmp_path):

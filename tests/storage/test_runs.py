@@ -125,7 +125,7 @@ def test_an_interrupted_run_keeps_what_there_is(tmp_path):
 def test_ledger_and_summary_say_what_happened(tmp_path, monkeypatch):
     """By hand: two blocks of 3 and 1 values, two clients, powers 1 and 4 by a policy of our own."""
     policy = Entry("tests.storage.test_runs:rising", "1, then 4")
-    monkeypatch.setattr("laser_fl.federated.server.POLICIES", Table({"constant": policy}))
+    monkeypatch.setattr("laser_fl.federated.air_interface.POLICIES", Table({"constant": policy}))
     config = parse(
         {"strategy": "z-sgd", "clients": 2, "noise-variance": 0.25, "rounds": 2, "power-allocation": "uniform"}
     )

@@ -236,7 +236,7 @@ class TestInSomebodyElsesApp:
             Laser(rank=0)
         with pytest.raises(ConfigError, match="powr: unknown key"):
             ZSgd(powr=1.0)
-        with pytest.raises(ConfigError, match="batch_size: is not an option of a strategy"):
+        with pytest.raises(ConfigError, match="batch_size: is no option of a strategy"):
             Laser(batch_size=7)
 
     def test_the_bases_arguments_are_passed_on(self):

@@ -575,7 +575,7 @@ def assert_goes_on(server, replies, failed, bad, usual):
         return
     server = copy.deepcopy(server)
     server.aggregate(replies, failed)
-    tree = (*server.global_model.weights.values(), *server._shared.values())
+    tree = (*server.global_model.weights.values(), *server.air.shared.values())
     assert all(tensor.isfinite().all() for tensor in tree)
     assert math.isfinite(server.train_loss)
 

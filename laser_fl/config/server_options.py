@@ -1,10 +1,10 @@
-"""The options of strategies, typed. Written by .ci/generate.py from the run config: do not edit."""
+"""The keys that the server of a run needs, typed. Written by .ci/generate.py: do not edit."""
 
 from typing import Literal, TypedDict
 
 
 class ServerOptions(TypedDict, total=False):
-    """The keys of the run config that the server needs, in snake_case; ``laser-fl list`` has the rules."""
+    """The keys in snake_case, but for the scheme and the channel; ``laser-fl list`` has the rules."""
 
     compression_factor: float
     """Values sent per value; 0: as many as the power carries (default 0.1)."""
@@ -34,8 +34,6 @@ class ServerOptions(TypedDict, total=False):
     """Antennas M of the server (default 64)."""
     receiver: str
     """Update filter of a linear strategy's server; auto: the strategy's own (default 'auto')."""
-    channel: str
-    """Channel from the clients to the server (default 'awgn')."""
     power: float
     """Mean power budget of a client per round, linear; inf: no noise (default 1.0)."""
     downlink: Literal["model", "update", "compressed"]

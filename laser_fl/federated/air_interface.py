@@ -1,0 +1,198 @@
+"""The air interface of a run: participation, power, the walk through the air, and the ledger.
+
+It is the part of a server that knows neither the model's values nor where replies come from: `Server` adds both, and
+`laser_fl.OverTheAir` is the air interface for anybody's own loop.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from laser_fl.blocks import Tensors, blocks_of
+from laser_fl.channels.base import Channel
+from laser_fl.clipping import NormClipper
+from laser_fl.config import RunConfig
+from laser_fl.errors import ConfigError
+from laser_fl.federated.ledger import Ledger, RoundAccounting
+from laser_fl.federated.participation import Participation, refuse_outage
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.pipeline import AggregationResult, ClientUpdate, aggregate_updates, values_reported
+from laser_fl.power.split import phase_share
+from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES
+from laser_fl.rng import RandomStreams
+from laser_fl.schemes.base import RoundContext, Scheme
+
+
+class AirInterface:
+    """The clients' way to the server, advanced one exchange at a time.
+
+    A round begins with `begin_round`, has an exchange per phase of the scheme (`aggregate`), and ends with `end_round`.
+
+    round: number of the current round, counted from 0. phase: the next exchange's, counted from 0.
+    updates: rounds before this one that gave an update. shared: the scheme's shared state.
+    result: of the round's last exchange; None before the first.
+    """
+
+    participation: Participation
+    accounting: RoundAccounting
+    shared_before: Tensors
+    phase: int
+    result: AggregationResult | None
+
+    def __init__(
+        self,
+        config: RunConfig,
+        weights: Mapping[str, Tensor],
+        schedule: RoundSchedule,
+        transposed: Collection[str] = (),
+    ) -> None:
+        """Build the parts of the air. No round begins yet.
+
+        Args:
+            config: of the run.
+            weights: the model's, by name, on the device on which the server computes; only their shapes matter.
+            schedule: of the run.
+            transposed: names of the weights that are stored as (inputs, outputs).
+
+        Raises:
+            ConfigError: the weights cannot be sent, or no client is expected to transmit in the whole run.
+        """
+        if not weights:
+            raise ConfigError("model: must have weights to train, got none")
+        self.config, self.schedule = config, schedule
+        self.blocks = blocks_of(weights, transposed)
+        self.streams = RandomStreams(config.seed)
+        self.scheme: Scheme = SCHEMES.build(config.strategy, config)
+        ideal = self.scheme.traits.noiseless
+        self.channel: Channel = CHANNELS.build("awgn" if ideal else config.channel, config)
+        self._allocation = ALLOCATIONS.build(config.power_allocation, config)
+        self._policy = POLICIES.build(config.power_policy, config)
+        like = next(iter(weights.values()))
+        self.shared = {n: t.to(like) for n, t in self.scheme.init(self.blocks, self.streams).items()}
+        self.norm_clipper = NormClipper(config.norm_cap)
+        self.ledger = Ledger()
+        self.round = self.updates = 0
+        refuse_outage(config, self.channel, schedule.rounds, self.streams)
+
+    @property
+    def power(self) -> float:
+        """The round's power budget, linear."""
+        if self.scheme.traits.noiseless:
+            return math.inf
+        return float(self._policy(self.config.power, self.schedule.step(self.round), self.schedule.steps))
+
+    @property
+    def phases(self) -> int:
+        """The number of a round's exchanges."""
+        return len(self.scheme.traits.phase_shares)
+
+    @property
+    def context(self) -> RoundContext:
+        """The facts of the next exchange that both sides know."""
+        power, traits, participation = self.power, self.scheme.traits, self.participation
+        averaged = participation.participants if traits.error_feedback else participation.transmitters
+        ctx = RoundContext(
+            blocks=self.blocks,
+            round=self.round,
+            phase=self.phase,
+            updates=self.updates,
+            power=power,
+            noise_std=0.0 if math.isinf(power) else self.channel.noise_std(self.config.clients),
+            clients=self.config.clients,
+            participants=participation.participants,
+            transmitters=participation.transmitters,
+            averaged=len(averaged),
+            bits=participation.bits,
+            streams=self.streams,
+        )
+        return replace(ctx, power=power * phase_share(self.scheme, ctx))
+
+    def begin_round(self) -> None:
+        """Draw the participation of a round."""
+        self.participation = Participation.drawn(
+            self.config, self.channel, self.scheme, self.blocks, self.round, self.power, self.streams
+        )
+        self.phase, self.shared_before, self.result = 0, self.shared, None
+        self.accounting = RoundAccounting(torch.zeros(self.config.clients, dtype=torch.float64))
+
+    def narrow(self, clients: Sequence[int]) -> None:
+        """Go on with the round with some of its participants only."""
+        self.participation = self.participation.of(clients)
+
+    def count_reports(self, client_update: ClientUpdate) -> None:
+        """Account for the side channel of an exchange: norms and buffers up, norm bounds down."""
+        bounds = self.norm_clipper.norm_bounds.keys() & client_update.signals.keys()
+        self.accounting.side_channel_floats += len(bounds) + values_reported(client_update, self.scheme)
+
+    def aggregate(self, client_update: ClientUpdate) -> AggregationResult:
+        """Carry one exchange of all participants through the air; the next phase follows.
+
+        Where nobody transmits after another phase, that phase is undone.
+
+        Raises:
+            TrainingError: noise or signals are so large that an estimate is no number.
+            PowerError: a digital message does not fit into its link.
+        """
+        ctx, participation, clipper = self.context, self.participation, self.norm_clipper
+        result = aggregate_updates(
+            client_update,
+            self.shared,
+            self.scheme,
+            participation.channel_state,
+            self._allocation,
+            ctx,
+            participation.channel_uses,
+        )
+        at_bound = clipper.reached(client_update.signals, client_update.signal_norms)
+        self.accounting.clipped |= {client for client, cut in zip(ctx.transmitters, at_bound, strict=True) if cut}
+        clipper.observe(client_update.signals, client_update.signal_norms)
+        self.accounting.take(result.usage, ctx.transmitters, result.side_channel_floats)
+        self.shared = self.shared_before if self.undoes(ctx) else result.shared
+        self.result = result
+        self.phase += 1
+        return result
+
+    def undoes(self, ctx: RoundContext) -> bool:
+        """Return True for an exchange before which all who had transmitted in the round were left out."""
+        return ctx.phase > 0 and not ctx.transmitters
+
+    def end_round(self, broadcast_energy: float = 0.0) -> None:
+        """Write the round into the ledger; the next one may begin.
+
+        broadcast_energy: of one broadcast of the model; 0 on an ideal downlink.
+
+        Raises:
+            PowerError: a client's energy exceeds the budget.
+        """
+        record = self.accounting.record(
+            round=self.round + 1,
+            participants=len(self.participation.participants),
+            transmitters=len(self.participation.transmitters),
+            power=self.power,
+            bandwidth=self.config.bandwidth,
+            broadcast_energy=broadcast_energy,
+            broadcast_uses=sum(block.size for block in self.blocks) if broadcast_energy else 0,
+        )
+        self.ledger.append(record)
+        self.round += 1
+        self.updates += self.result is not None and self.result.update is not None
+
+    def restore(
+        self, round: int, updates: int, usual: Mapping[str, Sequence[float]], shared: Tensors, ledger: Ledger
+    ) -> None:
+        """Go on between two rounds, from where another uplink of the same run was; the next round begins.
+
+        Args:
+            round: its number of rounds done.
+            updates: its number of updates.
+            usual: its norm clipper's usual norms.
+            shared: its scheme's shared state.
+            ledger: of its rounds.
+        """
+        self.round, self.updates, self.shared, self.ledger = round, updates, shared, ledger
+        self.norm_clipper = NormClipper(self.config.norm_cap, usual)
+        if round < self.schedule.rounds:
+            self.begin_round()

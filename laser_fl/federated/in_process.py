@@ -1,0 +1,20 @@
+"""A run whose clients are all in this process, called directly."""
+
+from laser_fl.federated.client import ClientGroup
+from laser_fl.federated.local_training import LocalTrainer
+from laser_fl.federated.setup import Setup
+
+
+class InProcess:
+    """A run whose clients are all in this process."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Make server and clients. Raises ConfigError for settings that do not fit the data or the run's length."""
+        self.server = setup.server()
+        clients = range(setup.config.clients)
+        trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)
+        self._group = ClientGroup(clients, trainer.answer, device=setup.device)
+
+    def advance(self) -> bool:
+        """Carry one broadcast to the clients and their replies back; return True where that ended a round."""
+        return self.server.aggregate([self._group.answer(self.server.broadcast())])

@@ -1,0 +1,273 @@
+"""Learning over the air in anybody's own loop: one object that aggregates gradients, and two helpers around it."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.optim import Optimizer
+
+from laser_fl.blocks import Tensors
+from laser_fl.channels.base import Channel
+from laser_fl.config import RunConfig, parse
+from laser_fl.config.server_options import ServerOptions
+from laser_fl.errors import ConfigError, TrainingError, quoted
+from laser_fl.federated.air_interface import AirInterface
+from laser_fl.federated.broadcast import num_values
+from laser_fl.federated.client import pick, place
+from laser_fl.federated.ledger import Ledger, LedgerRecord
+from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
+from laser_fl.federated.schedule import RoundSchedule
+from laser_fl.models.base import Network
+from laser_fl.pipeline import Instructions, encode_update
+from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
+from laser_fl.schemes.base import Scheme
+
+UNKNOWN_LENGTH = 2**31 - 1  # rounds of a loop whose length is not given
+BATCHED_VALUES = 1 << 20  # of a model whose clients are faster in one call than one by one
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+class OverTheAir:
+    """A wireless uplink: it takes all clients' gradients, and returns the update that the server makes of them.
+
+    It keeps the clients' error-feedback memory, splits the power, models channel and noise, decodes, and writes the
+    ledger. The model and its optimizer stay the caller's.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(8, 4)
+        >>> ota = OverTheAir(model, scheme="z-sgd", power=10.0, clients=3)
+        >>> gradients = {name: torch.ones(3, *p.shape) for name, p in model.named_parameters()}
+        >>> update = ota.aggregate(gradients)
+        >>> {name: tuple(tensor.shape) for name, tensor in update.items()}
+        {'weight': (4, 8), 'bias': (4,)}
+        >>> ota.ledger[-1].max_power_used <= 10.0001
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        scheme: Scheme | str = "laser",
+        channel: Channel | str = "awgn",
+        rounds: int = 0,
+        transposed: Collection[str] = (),
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        """Prepare the first round.
+
+        Args:
+            model: whose parameters that require a gradient are trained; or these, by name.
+            scheme: an object, or a name as in ``laser-fl list``.
+            channel: likewise.
+            rounds: length of the run; 0: not known, which a power policy that changes, or the update filter ``paced``,
+                cannot do with.
+            transposed: names of the parameters stored as (inputs, outputs).
+            options: keys of the run config in snake_case: power, clients, seed, fraction, power_policy...
+
+        Raises:
+            ConfigError: an option is unknown, or its value is wrong.
+        """
+        given: dict[str, Any] = dict(options)
+        config = parse({**SCHEMES.choice(scheme), **CHANNELS.choice(channel), **given})
+        weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
+        schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
+        self._air = AirInterface(config, weights, schedule, transposed)
+        receiver = update_filter_of(config, self._air.scheme)
+        _refuse_unknown_length(config, receiver, rounds)
+        self._filter = UPDATE_FILTERS.load(receiver)
+        self._filter_state: Tensors = {}
+        self._optimizer_config = OptimizerConfig.of(config, schedule.rounds, receiver=receiver)
+        self._memory: Tensors = {}
+        self._air.begin_round()
+
+    @property
+    def config(self) -> RunConfig:
+        """The options, with the defaults of those that were not given."""
+        return self._air.config
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The numbers of the clients that take part in the next round."""
+        return self._air.participation.participants
+
+    @property
+    def ledger(self) -> Ledger:
+        """The costs of every round: power, noise, values sent."""
+        return self._air.ledger
+
+    def aggregate(self, gradients: Mapping[str, Tensor]) -> Tensors | None:
+        """Send one round of gradients through the air.
+
+        Args:
+            gradients: by name (clients, *shape), a row for each client, or for each of `participants`; they are left
+                as they are.
+
+        Returns:
+            The update by name, *shape, for an optimizer to step on; None where nobody transmitted, so that the model
+            stays as it is.
+
+        Raises:
+            TrainingError: the gradients are not those of the model, or not finite.
+            PowerError: a client exceeded its budget.
+        """
+        air = self._air
+        sent: Tensors | None = self._rows_of_participants(gradients)
+        air.accounting.broadcast_floats += sum(block.size for block in air.blocks)
+        while air.phase < air.phases:
+            self._exchange(sent)
+            sent = None
+        air.end_round()
+        result = air.result
+        air.begin_round()
+        if result is None or result.update is None:
+            return None
+        due = self._optimizer_config.due(air.updates)
+        update, self._filter_state = self._filter(result.update, result.noise, self._filter_state, result.weighs, due)
+        weighed: Tensors = update
+        return weighed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that determines the next rounds, as numbers and copies of tensors, for `torch.save`."""
+        air = self._air
+        trees = {"shared": air.shared, "memory": self._memory, "filter": self._filter_state}
+        return {
+            "round": air.round,
+            "updates": air.updates,
+            "usual": air.norm_clipper.usual,
+            "ledger": [asdict(record) for record in air.ledger],
+            **{name: {key: tensor.clone() for key, tensor in tree.items()} for name, tree in trees.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, bit by bit as where it was taken. Raises ConfigError where it is another object's."""
+        air = self._air
+        like = next(iter(air.shared.values()), None)
+        try:
+            shared, memory, known = (
+                {key: tensor.clone() for key, tensor in state[name].items()} for name in ("shared", "memory", "filter")
+            )
+            ledger = Ledger(LedgerRecord(**record) for record in state["ledger"])
+            fits = {n: t.shape for n, t in memory.items()} in ({}, self._memory_shapes())
+            air.restore(state["round"], state["updates"], state["usual"], shared, ledger)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"state: must be of an OverTheAir's state_dict, lacks or has {quoted(error)}") from None
+        if not fits or (like is not None and not air.scheme.fits(shared, air.context)):
+            raise ConfigError("state: must be of the same model, scheme and number of clients")
+        self._memory, self._filter_state = memory, known
+
+    def _exchange(self, gradients: Tensors | None) -> None:
+        """Carry out one exchange of the round; after the first one the gradients wait in the memory."""
+        air, ctx = self._air, self._air.context
+        rows, clients = list(ctx.participants), self.config.clients
+        if gradients is not None and air.scheme.traits.error_feedback and not self._memory:
+            self._memory = {n: g.new_zeros(clients, *g.shape[1:]) for n, g in gradients.items()}
+        air.accounting.broadcast_floats += num_values(air.shared)
+        instructions = Instructions(air.scheme, air.shared, ctx, air.norm_clipper.norm_bounds)
+        losses = torch.zeros(len(rows), dtype=torch.float64)
+        client_update, memory = encode_update(instructions, gradients, losses, pick(self._memory, rows), in_place=True)
+        self._memory = place(self._memory, rows, memory, clients)
+        air.count_reports(client_update)
+        air.aggregate(client_update)
+
+    def _rows_of_participants(self, gradients: Mapping[str, Tensor]) -> Tensors:
+        """Return the participants' rows of the gradients. Raises TrainingError where they are none of the model's."""
+        participants, clients = self.participants, self.config.clients
+        rows: Tensors = {}
+        for block in self._air.blocks:
+            gradient = gradients.get(block.name)
+            allowed = [(count, *block.shape) for count in (clients, len(participants))]
+            if gradient is None or tuple(gradient.shape) not in allowed:
+                got = "nothing" if gradient is None else tuple(gradient.shape)
+                raise TrainingError(f"gradients: {block.name} must be of shape {allowed[0]}, got {got}")
+            rows[block.name] = gradient if len(gradient) == len(participants) else gradient[list(participants)]
+        if unknown := gradients.keys() - rows.keys():
+            raise TrainingError(f"gradients: must be of the model's parameters, got {quoted(sorted(unknown)[0])}, too")
+        if broken := [name for name, gradient in rows.items() if not gradient.isfinite().all()]:
+            raise TrainingError(f"gradients: must be finite, got others for {broken[0]}")
+        return rows
+
+    def _memory_shapes(self) -> dict[str, torch.Size]:
+        return {block.name: torch.Size((self.config.clients, *block.shape)) for block in self._air.blocks}
+
+
+def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], batched: bool | None = None) -> Tensors:
+    """Compute each client's gradient of its mean loss, all at the model's current weights.
+
+    Args:
+        model: in training mode, if it has one; its buffers change with every client's forward pass.
+        loss: (outputs, targets) -> the mean loss, a scalar.
+        batches: (inputs, targets), one of each client.
+        batched: True: all clients in one call of vmap; False: one by one; None: in one call where that is faster, for
+            small models without buffers or random draws, and batches of one shape.
+
+    Returns:
+        Gradients by name, (clients, *shape).
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> batches = [(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])) for _ in range(4)]
+        >>> gradients(model, torch.nn.functional.cross_entropy, batches)["weight"].shape
+        torch.Size([4, 2, 3])
+    """
+    network = Network(model)
+    if batched is None:
+        small = num_values(network.weights) <= BATCHED_VALUES and not network.buffers and not network.draws
+        batched = small and len(batches) > 1 and len({_shapes(batch) for batch in batches}) == 1
+
+    def mean_loss(weights: Tensors, inputs: Any, targets: Any) -> Tensor:
+        return loss(functional_call(model, weights, (inputs,)), targets)
+
+    if batched:
+        inputs, targets = (torch.stack(part) for part in zip(*batches, strict=True))
+        many: Tensors = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0))(network.weights, inputs, targets)[0]
+        return many
+    leaves = {name: weight.detach().requires_grad_() for name, weight in network.weights.items()}
+    each = [torch.autograd.grad(mean_loss(leaves, *batch), list(leaves.values())) for batch in batches]
+    return {name: torch.stack(rows) for name, rows in zip(leaves, zip(*each, strict=True), strict=True)}
+
+
+def step(optimizer: Optimizer, model: nn.Module, update: Mapping[str, Tensor] | None) -> None:
+    """Let an optimizer step on an update; None, of a round in which nobody transmitted, leaves all as it is.
+
+    Args:
+        optimizer: of the model's parameters.
+        model: to change.
+        update: by the parameters' names, as `OverTheAir.aggregate` returns it.
+
+    Raises:
+        TrainingError: it has a name that is no parameter's.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> step(torch.optim.SGD(model.parameters(), lr=0.5), model, {"weight": torch.ones(1, 1)})
+        >>> model.weight.item()
+        0.5
+    """
+    if update is None:
+        return
+    parameters = dict(model.named_parameters())
+    if unknown := update.keys() - parameters.keys():
+        raise TrainingError(f"update: must be of the model's parameters, got {quoted(sorted(unknown)[0])}, too")
+    for name, gradient in update.items():
+        parameters[name].grad = gradient
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _refuse_unknown_length(config: RunConfig, receiver: str, rounds: int) -> None:
+    if not rounds and (config.power_policy != "constant" or receiver == "paced"):
+        needs = f"power-policy {config.power_policy}" if config.power_policy != "constant" else f"receiver {receiver}"
+        raise ConfigError(f"rounds: must be given for {needs}, got {rounds}")
+
+
+def _shapes(batch: tuple[Any, Any]) -> tuple[torch.Size, ...]:
+    return tuple(part.shape for part in batch)
