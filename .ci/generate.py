@@ -111,23 +111,43 @@ def server_options() -> Iterator[str]:
     from laser_fl.config.part_options import DECLARED
 
     of_server = {name for place, options in DECLARED.items() if place[0] not in CLIENTS_ONLY for name in options}
-    yield '"""The keys that the server of a run needs, typed. Written by .ci/generate.py: do not edit."""'
+    of_server |= ServerConfig.model_fields.keys()
+    yield '"""The keys of a run as typed keyword arguments. Written by .ci/generate.py: do not edit."""'
     yield ""
     yield "from typing import Literal, TypedDict"
     yield ""
     yield ""
     yield "class ServerOptions(TypedDict, total=False):"
-    yield '    """The keys in snake_case, but for the scheme and the channel; ``laser-fl list`` has the rules."""'
+    yield '    """The keys that the server needs, in snake_case, but for scheme and channel; see ``laser-fl list``."""'
     yield ""
-    for name, field in RunConfig.model_fields.items():
-        if name not in ("strategy", "channel") and (name in ServerConfig.model_fields or name in of_server):
-            kind: Any = field.annotation
-            text = f"Literal{list(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
-            yield f"    {name}: {text}".replace("'", '"')
-            about = f"{field.description[0].upper()}{field.description[1:]} (default {field.default!r})."
-            yield textwrap.indent("\n".join(textwrap.wrap(f'"""{about}"""', 110)), "    ")
+    for name in RunConfig.model_fields:
+        if name in of_server - ARGUMENTS:
+            yield from typed(name)
+    yield ""
+    yield ""
+    yield "class RunOptions(ServerOptions, total=False):"
+    yield '    """The keys of a run on own data, in snake_case."""'
+    yield ""
+    of_models = {name for place, options in DECLARED.items() if place[0] in ("task", "model") for name in options}
+    for name in RunConfig.model_fields:
+        if name not in of_server | of_models | ARGUMENTS:
+            yield from typed(name)
 
 
+def typed(name: str) -> Iterator[str]:
+    """Write a key with its type and its description."""
+    from laser_fl.config import RunConfig
+
+    field = RunConfig.model_fields[name]
+    kind: Any = field.annotation
+    text = f"Literal{list(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
+    yield f"    {name}: {text}".replace("'", '"')
+    about = f"{field.description[0].upper()}{field.description[1:]} (default {field.default!r})."
+    yield textwrap.indent("\n".join(textwrap.wrap(f'"""{about}"""', 110)), "    ")
+
+
+# Given in other ways than as options, or not at all.
+ARGUMENTS = {"strategy", "channel", "task", "model", "resume", "tracker", "data_dir", "out_dir", "threads"}
 CLIENTS_ONLY = ("task", "model", "partition", "tracker")
 
 

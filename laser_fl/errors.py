@@ -1,5 +1,9 @@
 """Errors that a user can mend; each message is one line."""
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 MOST = 200  # characters of a foreign text that a message shows
 
 
@@ -29,6 +33,26 @@ class WireError(LaserError):
 
 class StorageError(LaserError):
     """A file cannot be written; the message names the file and the reason."""
+
+
+@contextmanager
+def packages_for(feature: str, install: str = "") -> Iterator[None]:
+    """Name the package that imports in the body lack, and the command that installs it.
+
+    Args:
+        feature: needs the package: a command, or a key with its value.
+        install: brings the package, for pip; "": the package itself does.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not error.name or "." in error.name:  # a module of a package that is installed: no feature, but a fault
+            raise
+        package = error.name.replace("_", "-")
+        raise ConfigError(f"{feature}: needs {package}: pip install {shlex.quote(install or package)}") from None
 
 
 def reason_of(error: BaseException) -> str:

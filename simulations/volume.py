@@ -13,7 +13,7 @@ from laser_fl.blocks import Block
 from laser_fl.channels import orthogonal
 from laser_fl.channels.base import Channel, ChannelState
 from laser_fl.config import RunConfig, parse
-from laser_fl.models.base import build
+from laser_fl.models.base import Network, build
 from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, SCHEMES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import RoundContext, Scheme
@@ -49,7 +49,8 @@ class Volume:
 def model_blocks(name: str, config: RunConfig | None = None) -> tuple[Block, ...]:
     """Return the blocks of a model in MODELS, of the config's size, without allocating it."""
     with torch.device("meta"):
-        return build(MODELS.load(name), config or parse({})).blocks
+        network: Network = build(MODELS.load(name), config or parse({}))
+        return network.blocks
 
 
 def volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.errors import packages_for
 from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.shapes import Complex128, Float64
@@ -83,7 +84,8 @@ class Fading(Channel):
 
     def transmission_probability(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return P(|ĥ|² >= threshold): |ĥ|² is a noncentral chi-square of two degrees of freedom."""
-        from scipy.stats import ncx2
+        with packages_for("channel=fading"):  # at the server; clients do without
+            from scipy.stats import ncx2
 
         path = self.path_gains(clients, streams).numpy()
         scattered = path * (1 - self._line_of_sight) + self.csi_error_variance

@@ -23,22 +23,23 @@ SMALLEST, LARGEST = 1e-30, 1e30  # beyond any channel
 class OneOf:
     """The rule that a value is the name of a part of a kind, or one of `more`.
 
-    key: of the parts' table.
+    key: of the parts' table. unlisted: a name that programs use, and no user.
     """
 
     key: str
     more: tuple[str, ...] = ()
+    unlisted: str = ""
 
     def __call__(self, name: str) -> str:
         """Return a name that is allowed. Raises ValueError for another one."""
-        if name not in self.more and not KINDS[self.key].find(name):
+        if name not in (*self.more, self.unlisted or None) and not KINDS[self.key].find(name):
             raise ValueError(f"must be one of {', '.join((*self.more, *KINDS[self.key]))}")
         return name
 
 
-def part(key: str, *more: str) -> AfterValidator:
+def part(key: str, *more: str, unlisted: str = "") -> AfterValidator:
     """Return the rule of a key that names a part: of the table of `key`, or one of `more`."""
-    return AfterValidator(OneOf(key, more))
+    return AfterValidator(OneOf(key, more, unlisted))
 
 
 def power(value: float) -> float:

@@ -23,7 +23,7 @@ from laser_fl.config.rules import (
     part,
 )
 from laser_fl.errors import quoted
-from laser_fl.registry import AUTO, MODELS, TASKS, modules_of_outside
+from laser_fl.registry import AUTO, MODELS, OWN, TASKS, modules_of_outside
 from laser_fl.registry.options import rule_in
 
 EVALUATIONS = 20  # in a run that does not set evaluate-every
@@ -117,7 +117,7 @@ class RunConfig(ServerConfig, PartOptions):
         frozen=True, extra="forbid", alias_generator=kebab, validate_by_name=True, protected_namespaces=()
     )
 
-    task: Annotated[str, part("task")] = Field("mnist-5k", description="data, loss and metric")
+    task: Annotated[str, part("task", unlisted=OWN)] = Field("mnist-5k", description="data, loss and metric")
     model: str = Field("mlp", description="network, one of the task's; auto: its first")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",

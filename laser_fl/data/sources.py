@@ -1,6 +1,7 @@
 """Files of data sets as people have them: found, unpacked where they are compressed, refused where damaged."""
 
 import gzip
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from laser_fl.errors import DataError, reason_of
 GZIP = b"\x1f\x8b"  # the beginning of gzip's files, whatever their name: some browsers unpack and keep the name
 PAGE = (b"<!doctype", b"<html")  # servers send a page instead of a file
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, BadZipFile)
+
+
+def cache_folder() -> Path:
+    """Return the user's folder of files that can be had again: $XDG_CACHE_HOME/laser-fl, else ~/.cache/laser-fl."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "laser-fl").expanduser()
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.data.metrics import TASK_METRICS
 from laser_fl.data.sampler import Epochs, Sampler, Windows, deal
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, DataError, brief, quoted
 from laser_fl.models.base import Network, build
+from laser_fl.registry import AUTO, MODELS
 from laser_fl.rng import Device, RandomStreams
 from laser_fl.shapes import Float, Int64, Shaped
 
@@ -75,6 +77,34 @@ def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, 
     return drawn[places.argsort(stable=True)[:count]].sort().values
 
 
+def as_examples(data: Any, part: str) -> "Examples | Text":
+    """Return data as Examples: a pair of tensors, or a map-style Dataset of pairs, stacked once.
+
+    Args:
+        data: of one of these kinds; Examples and Text stay as they are.
+        part: its name, for messages.
+
+    Raises:
+        DataError: it is of another kind, or its examples have different shapes or no targets.
+    """
+    if isinstance(data, Examples | Text):
+        return data
+    if isinstance(data, Dataset):
+        try:
+            pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in (data[i] for i in range(len(data)))]  # type: ignore[arg-type]
+            data = tuple(torch.stack(part) for part in zip(*pairs, strict=True))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            rule = "must give pairs (inputs, target) of equal shapes"
+            raise DataError(f"{part} data: {rule} ({brief(str(error))})") from None
+    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(one, Tensor) for one in data):
+        rule = "must be a pair of tensors (inputs, targets), or a torch Dataset"
+        raise DataError(f"{part} data: {rule}, got {type(data).__name__}")
+    inputs, targets = data
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise DataError(f"{part} data: must have a target for each input, got {len(inputs)} and {len(targets)}")
+    return Examples(inputs, targets)
+
+
 @dataclass(frozen=True)
 class Text:
     """A text as tokens; an example is a window of `context` of them, and its targets the next ones.
@@ -129,27 +159,53 @@ class Text:
         return Windows(config, len(self.tokens), self.context + 1, clients)
 
 
+def cross_entropy_of_all(
+    outputs: Float[Tensor, "*batch classes"], targets: Shaped[Tensor, "*batch"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy over all targets."""
+    return cross_entropy(outputs.flatten(end_dim=-2), targets.flatten())
+
+
 @dataclass(frozen=True)
 class Task:
-    """Data, models, loss and metric.
+    """Data, models, loss and metric: all that a run needs to know of a problem.
 
-    models: builders by name; a builder gets the config's keys that it has parameters for, and `fixed`.
+    train, test: Examples or Text; a pair of tensors (inputs, targets), or a map-style torch Dataset of such pairs,
+        becomes Examples.
+    models: builders by name, the first of which is the usual one. A builder returns a module or a Network, and gets the
+        config's keys that it has parameters for, and `fixed`.
     metric: a name in TASK_METRICS; the perplexity is that of the loss. evaluation_batch: examples per forward pass.
+    loss: (outputs, targets) -> the mean loss, a scalar.
     augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
     prepare: inputs as they are stored -> as a model reads them.
+
+    Example:
+        >>> import torch
+        >>> data = torch.randn(20, 3), torch.randint(2, (20,))
+        >>> task = Task(data, data, {"linear": lambda: torch.nn.Linear(3, 2)})
+        >>> len(task.train)
+        20
     """
 
-    train: Examples | Text
-    test: Examples | Text
-    models: Mapping[str, Callable[..., Network]]
+    train: Any
+    test: Any
+    models: Mapping[str, Callable[..., nn.Module | Network]]
     metric: str = "accuracy"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     evaluation_batch: int = 2048
     augment: Callable[[Tensor, list[torch.Generator]], Tensor] | None = None
     prepare: Callable[[Tensor], Tensor] | None = None
+    loss: Callable[[Any, Any], Tensor] = cross_entropy_of_all
 
     def __post_init__(self) -> None:
-        """Check the metric. Raises ConfigError for one that no table or picture knows how to show."""
+        """Take the data as Examples, and check them and the metric.
+
+        Raises:
+            ConfigError: no table or picture knows how to show the metric.
+            DataError: the data are none that can be trained on.
+        """
+        for part in ("train", "test"):
+            object.__setattr__(self, part, as_examples(getattr(self, part), part))
         if self.metric not in TASK_METRICS:
             raise ConfigError(f"task: its metric must be one of {', '.join(TASK_METRICS)}, got {self.metric!r}")
 
@@ -158,13 +214,22 @@ class Task:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def network(self, config: RunConfig) -> Network:
-        """Build the config's model, with initial weights drawn from its seed."""
-        with RandomStreams(config.seed).torch_global("initial weights"):
-            return build(self.models[config.model], config, **self.fixed)
+        """Build the config's model, with initial weights drawn from its seed.
 
-    def loss(self, outputs: Float[Tensor, "*batch classes"], targets: Shaped[Tensor, "*batch"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over all targets."""
-        return cross_entropy(outputs.flatten(end_dim=-2), targets.flatten())
+        Raises:
+            ConfigError: the task has no such model, or its builder returns something else.
+        """
+        name = next(iter(self.models)) if config.model == AUTO else config.model
+        builder = MODELS.outside.get(name, self.models.get(name))
+        if builder is None:
+            raise ConfigError(f"model: must be one of {', '.join(self.models)} for this task, got {quoted(name)}")
+        with RandomStreams(config.seed).torch_global("initial weights"):
+            built = build(builder, config, **self.fixed)
+        if isinstance(built, nn.Module):
+            return Network(built)
+        if not isinstance(built, Network):
+            raise ConfigError(f"model: {name} must be built as a torch.nn.Module, got {type(built).__name__}")
+        return built
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module, state: Tensors, config: RunConfig) -> dict[str, float]:

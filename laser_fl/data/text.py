@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.data.sources import Source, found, missing
+from laser_fl.data.sources import Source, cache_folder, found, missing
 from laser_fl.data.task import Task, Text
-from laser_fl.errors import DataError, StorageError, brief, reason_of
+from laser_fl.errors import DataError, StorageError, brief, packages_for, reason_of
 from laser_fl.models.gpt2 import gpt2
 from laser_fl.registry import Option
 from laser_fl.shapes import Int32
@@ -97,11 +96,11 @@ def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig, tokens:
         here = [Source(archive, f"{name}/{file}") for file in names]
     if here is not None:
         return _task({str(file): _cached(file.stamp, file.text, data_dir, tokens) for file in here}, config, tokens)
-    from datasets import load_dataset
-
     try:
+        with packages_for("download", "laser-fl[hub]"):
+            from datasets import load_dataset
         splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
-    except Exception as error:  # any error of the network, the hub or its cache
+    except Exception as error:  # any error of the network, the hub or its cache; no such package
         raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
     read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, tokens) for s in splits}
     return _task(read, config, tokens)
@@ -146,7 +145,7 @@ def _cached(stamp: str, text: Callable[[], str], data_dir: Path, tokens: Tokens)
 
 def cache_dir() -> Path:
     """Return the folder of the tokens: $LASER_FL_CACHE, else a cache folder of the user's."""
-    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("laser-fl")) / "tokens"
+    return Path(os.environ.get(CACHE_VARIABLE) or cache_folder()) / "tokens"
 
 
 def _mapped(path: Path) -> Int32[Tensor, " tokens"]:

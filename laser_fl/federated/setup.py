@@ -6,16 +6,16 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 
 from laser_fl.config import RunConfig
+from laser_fl.data.sources import cache_folder
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
 from laser_fl.federated.loop import Evaluate
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.models.base import Network
-from laser_fl.registry import TASKS
+from laser_fl.registry import OWN, TASKS
 
 DATA_VARIABLE = "LASER_FL_DATA"
 
@@ -59,7 +59,12 @@ def prepare(config: RunConfig) -> Setup:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     device = device_of(config)
-    task: Task = TASKS.build(config.task, config)(data_dir(config), config).to(device)
+    if config.task == OWN:
+        raise ConfigError(f"task: must be the name of a task here, since own data come by laser_fl.train, got {OWN!r}")
+    task = TASKS.build(config.task, config)(data_dir(config), config)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task: {config.task} must return a laser_fl.Task, got {type(task).__name__}")
+    task = task.to(device)
     if config.evaluate_examples > len(task.test):
         rule = f"must be at most the {len(task.test)} test examples"
         raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
@@ -82,4 +87,4 @@ def device_of(config: RunConfig) -> torch.device:
 
 def data_dir(config: RunConfig) -> Path:
     """Return the folder of the data sets: data-dir, else $LASER_FL_DATA, else a cache folder."""
-    return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or user_cache_path("laser-fl")).expanduser()
+    return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or cache_folder()).expanduser()

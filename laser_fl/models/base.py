@@ -4,11 +4,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from laser_fl.blocks import Block, Tensors, blocks_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Network:
         return blocks_of(self.weights, self.transposed)
 
 
-def build(builder: Callable[..., Network], config: object, **fixed: Any) -> Network:
+def build(builder: Callable[..., T], config: object, **fixed: Any) -> T:
     """Call `builder` with those of its parameters that `config` has attributes for, and `fixed`."""
     names = [name for name in inspect.signature(builder).parameters if name not in fixed and hasattr(config, name)]
     return builder(**{name: getattr(config, name) for name in names}, **fixed)

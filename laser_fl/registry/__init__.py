@@ -139,7 +139,8 @@ UPDATE_FILTERS = Table(
     "receiver",
     takes=("update", "noise", "known", "weighs", "due"),
 )
-AUTO = "auto"  # the scheme's own
+AUTO = "auto"  # the update filter is the scheme's own; the model is the task's first
+OWN = "own"  # the task is handed over in Python
 
 TASKS = Table(
     {
@@ -192,9 +193,15 @@ PARTITIONS = Table(
 TRACKERS = Table(
     {
         "none": Entry("laser_fl.storage.trackers.base:Tracker", "the run's folder does"),
-        "tensorboard": Entry("laser_fl.storage.trackers.tensorboard:TensorBoard", "TensorBoard, in the run's folder"),
+        "tensorboard": Entry(
+            "laser_fl.storage.trackers.tensorboard:TensorBoard",
+            "TensorBoard, in the run's folder (extra `tensorboard`)",
+            extra="tensorboard",
+        ),
         "wandb": Entry(
-            "laser_fl.storage.trackers.weights_and_biases:WeightsAndBiases", "Weights & Biases (extra `wandb`)"
+            "laser_fl.storage.trackers.weights_and_biases:WeightsAndBiases",
+            "Weights & Biases (extra `wandb`)",
+            extra="wandb",
         ),
     },
     "tracker",

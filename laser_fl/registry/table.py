@@ -6,7 +6,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, packages_for, quoted
 from laser_fl.registry import outside
 from laser_fl.registry.options import options_of, take_options
 
@@ -21,12 +21,14 @@ class Entry:
     summary: a description in one line, for ``laser-fl list``.
     options: names it accepts in turn (a task's models).
     words: other names that the field has for it, by which ``laser-fl list`` finds it.
+    extra: the extra of this project that installs what it imports; "": no extra is needed.
     """
 
     target: str
     summary: str
     options: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    extra: str = ""
 
 
 class Table(Mapping[str, Entry]):
@@ -66,13 +68,22 @@ class Table(Mapping[str, Entry]):
         return self._outside
 
     def load(self, name: str) -> Any:
-        """Import and return the part behind a name. Raises KeyError for one that is not in the table."""
-        return self._outside[name] if name in self._outside else resolve_name(self[name].target)
+        """Import and return the part behind a name.
+
+        Raises:
+            KeyError: it is not in the table.
+            ConfigError: it is built in, and imports a package that is not installed.
+        """
+        if name in self._outside:
+            return self._outside[name]
+        entry = self[name]
+        with packages_for(f"{self.key}={name}" if self.key else name, entry.extra and f"laser-fl[{entry.extra}]"):
+            return resolve_name(entry.target)
 
     def build(self, name: str, config: object) -> Any:
         """Return the part behind a name with its options, which are attributes of `config`.
 
-        A class becomes an instance; a function stays one, its options bound. Raises KeyError as `load`.
+        A class becomes an instance; a function stays one, its options bound. Raises KeyError and ConfigError as `load`.
         """
         part = self.load(name)
         options = take_options(part, config)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback
 from laser_fl.registry import TRACKERS
 
@@ -20,8 +19,5 @@ class Tracker(Callback):
 
 def tracker_class(name: str) -> type[Tracker]:
     """Return the tracker behind a name of TRACKERS. Raises ConfigError where its package is not installed."""
-    try:
-        tracker: type[Tracker] = TRACKERS.load(name)
-    except ImportError:
-        raise ConfigError(f"tracker: must be installed: pip install 'laser-fl[{name}]', got {name!r}") from None
+    tracker: type[Tracker] = TRACKERS.load(name)
     return tracker

@@ -1,0 +1,230 @@
+"""Training over the air in one call: own model and own data, in this process."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor, nn
+
+from laser_fl.blocks import Tensors
+from laser_fl.channels.base import Channel
+from laser_fl.config import RunConfig, parse
+from laser_fl.config.server_options import RunOptions
+from laser_fl.data.metrics import TASK_METRICS
+from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.federated.in_process import InProcess
+from laser_fl.federated.loop import train as run_rounds
+from laser_fl.federated.server import Server
+from laser_fl.federated.setup import Setup, device_of
+from laser_fl.registry import CHANNELS, OWN, SCHEMES
+from laser_fl.schemes.base import Scheme
+from laser_fl.storage.run_folder import RunFolder
+from laser_fl.storage.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A run that is over.
+
+    config: of the run. model: a copy of the caller's, trained. averaged: the moving average of its weights, by name.
+    metrics: of each evaluation. summary: last scores, best score, costs; as in a run's summary.json.
+    """
+
+    config: RunConfig
+    model: nn.Module
+    averaged: Tensors
+    metrics: tuple[Metrics, ...]
+    records: tuple[Mapping[str, Any], ...]
+    summary: Mapping[str, Any]
+    metric: str
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """The scores and what was spent until then, a row per evaluation; as in a run's metrics.csv."""
+        import pandas as pd
+
+        return pd.DataFrame([one.flat() for one in self.metrics])
+
+    @property
+    def ledger(self) -> "pd.DataFrame":
+        """The costs, a row per round; as in a run's ledger.csv."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records)
+
+    def plot(self) -> "Figure":
+        """Draw the scores over the rounds."""
+        return Comparison({self.config.strategy: self}).plot()
+
+    def __repr__(self) -> str:
+        score = self.summary.get(f"test_{self.metric}", math.nan)
+        return f"<Result of {self.config.strategy}: {self.config.rounds} rounds, test {self.metric} {score:.4g}>"
+
+
+class Comparison(dict[str, Result]):
+    """The results of several strategies, by name."""
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """The summaries, a row per strategy."""
+        import pandas as pd
+
+        return pd.DataFrame({name: dict(result.summary) for name, result in self.items()}).T
+
+    def plot(self) -> "Figure":
+        """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name, result in self.items():
+            _draw(axes, name, result)
+        metric = TASK_METRICS[next(iter(self.values())).metric]
+        axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        return figure
+
+
+def train(
+    model: nn.Module,
+    train_data: Any,
+    test_data: Any,
+    *,
+    strategy: Scheme | str = "laser",
+    channel: Channel | str = "awgn",
+    loss: Callable[[Any, Any], Tensor] = cross_entropy_of_all,
+    metric: str = "accuracy",
+    callbacks: Sequence[Callback] = (),
+    out: str | Path | None = None,
+    **options: Unpack[RunOptions],
+) -> Result:
+    """Train a model over the air, on data that are dealt to the clients.
+
+    Args:
+        model: with the initial weights; it is left as it is.
+        train_data: a pair of tensors (inputs, targets), or a map-style torch Dataset of such pairs.
+        test_data: likewise.
+        strategy: a scheme, or its name as in ``laser-fl list``.
+        channel: an object, or a name.
+        loss: (outputs, targets) -> the mean loss, a scalar.
+        metric: ``accuracy``, or ``perplexity``, which is that of the loss.
+        callbacks: called as the run goes on.
+        out: a new folder for the run's files, which ``laser-fl report`` reads; None: none.
+        options: keys of the run config in snake_case: power, clients, rounds, learning_rate, batch_size, seed...
+
+    Raises:
+        ConfigError: an option is unknown, or its value is wrong.
+        DataError: the data cannot be trained on.
+        TrainingError: a gradient or a score is not finite.
+
+    Example:
+        >>> import torch
+        >>> inputs = torch.randn(64, 3)
+        >>> data = inputs, (inputs.sum(dim=1) > 0).long()
+        >>> result = train(torch.nn.Linear(3, 2), data, data, strategy="sgd", clients=4, batch_size=4, rounds=8)
+        >>> len(result.history), len(result.ledger)
+        (8, 8)
+    """
+    task = Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, metric, loss=loss)
+    given: dict[str, Any] = dict(options)
+    about = {"task": OWN, "model": type(model).__name__, "checkpoint-every": 0 if out is None else 100}
+    config = parse({**about, **SCHEMES.choice(strategy), **CHANNELS.choice(channel), **given})
+    return _run(config, task, callbacks, out)
+
+
+def compare(
+    model: nn.Module,
+    train_data: Any,
+    test_data: Any,
+    *,
+    strategies: Sequence[Scheme | str] = ("sgd", "z-sgd", "laser"),
+    **arguments: Any,
+) -> Comparison:
+    """Train the same model with several strategies, one after the other, over the same channel at the same power.
+
+    Args:
+        model: as for `train`.
+        train_data: as for `train`.
+        test_data: as for `train`.
+        strategies: schemes, or their names.
+        arguments: the other arguments of `train`; `out` gets a folder for each strategy.
+
+    Returns:
+        The results by the strategies' names, with `plot()` and `table`.
+
+    Raises:
+        LaserError: as `train` does.
+
+    Example:
+        >>> import torch
+        >>> inputs = torch.randn(64, 3)
+        >>> data = inputs, (inputs.sum(dim=1) > 0).long()
+        >>> results = compare(torch.nn.Linear(3, 2), data, data, strategies=["sgd", "z-sgd"], clients=4, rounds=2)
+        >>> list(results)
+        ['sgd', 'z-sgd']
+    """
+    out, results = arguments.pop("out", None), Comparison()
+    for strategy in strategies:
+        name = str(SCHEMES.choice(strategy)[SCHEMES.key])
+        folder = None if out is None else Path(out) / name.replace(":", ".")
+        results[name] = train(model, train_data, test_data, strategy=strategy, out=folder, **arguments)
+    return results
+
+
+class _Record(Callback):
+    """The scores and the seconds of a run."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metrics] = []
+        self.seconds: list[float] = []
+
+    def on_round(self, server: Server, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+    def on_evaluation(self, server: Server, metrics: Metrics) -> None:
+        self.metrics.append(metrics)
+
+
+def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str | Path | None) -> Result:
+    """Run all rounds in this process."""
+    device = device_of(config)
+    network, record = task.network(config), _Record()
+    network.module.to(device)
+    setup = Setup(config, task.to(device), network, device)
+    engine = InProcess(setup)
+    folder = None if out is None else RunFolder(Path(out).expanduser(), config, "in-process")
+    try:
+        listening = [record, *([folder] if folder else []), *callbacks]
+        run_rounds(engine.server, engine.advance, setup.evaluate, listening)
+    except BaseException as error:
+        if folder is not None:
+            folder.fail(engine.server, error)
+        raise
+    if folder is not None:
+        folder.finish(engine.server)
+    server = engine.server
+    network.module.load_state_dict(server.global_model.tensors, strict=False)
+    summary = summarise(server, "in-process", record.metrics, record.seconds)
+    records = tuple(asdict(one) for one in server.ledger)
+    averaged = dict(server.global_model.averaged)
+    return Result(config, network.module, averaged, tuple(record.metrics), records, summary, task.metric)
+
+
+def _draw(axes: "Axes", name: str, result: Result) -> None:
+    """Draw one run's curves."""
+    factor, rounds = TASK_METRICS[result.metric].factor, [one.round for one in result.metrics]
+    current, averaged = (
+        [factor * getattr(one, score)[result.metric] for one in result.metrics] for score in ("test", "ema_test")
+    )
+    (line,) = axes.plot(rounds, current, label=name)
+    axes.plot(rounds, averaged, ls="--", alpha=0.6, color=line.get_color())
