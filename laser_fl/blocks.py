@@ -1,18 +1,23 @@
-"""A model's tensors as named blocks, and each block as a matrix."""
+"""A model's tensors as named blocks, each block as a matrix; rows of clients, and their norms."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+import torch
 from torch import Tensor
 
 from laser_fl.errors import ConfigError, quoted
-from laser_fl.shapes import Float, Shaped
+from laser_fl.shapes import Float, Float64, Shaped
 
 Tensors = dict[str, Tensor]
 
 PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
+SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
+AT_ONCE = 32  # short rows that are converted at a time
+CHUNK = 1024  # values whose squares float32 adds up without losing more than rounding
+SAFE_RANGE = 1e-15, 1e15  # norms whose chunks neither overflow nor vanish when float32 squares them
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,68 @@ def blocks_of(parameters: Mapping[str, Tensor], transposed: Collection[str] = ()
 def as_rows(tensor: Shaped[Tensor, "clients ..."]) -> Shaped[Tensor, "clients values"]:
     """View a tensor as a row of values per client, also of scalars."""
     return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor.flatten(start_dim=1)
+
+
+def num_values(tensors: Tensors) -> int:
+    """Count the values of all tensors."""
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def pick(tensors: Tensors, rows: list[int]) -> Tensors:
+    """Return some rows of each tensor; the tensors themselves where these are all rows."""
+    if all(len(tensor) == len(rows) for tensor in tensors.values()):
+        return tensors
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
+    """Return tensors of `count` rows, of which `rows` are those of `changed`; the others stay as before.
+
+    Args:
+        tensors: by name (count, *shape), changed in place; a name that is missing starts at zero.
+        rows: of the tensors, one for each row of `changed`.
+        changed: by name (rows, *shape); returned as they are where `rows` are all.
+        count: number of rows of the result.
+    """
+    if len(rows) == count:
+        return changed
+    index, result = torch.tensor(rows), {}
+    for name, new in changed.items():
+        before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
+        result[name] = before.index_copy_(0, index.to(new.device), new)
+    return result
+
+
+def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
+    """Compute ‖·‖ over all axes but the first, right to about 1e-7.
+
+    Chunks are added up in the tensor's own precision and then in float64: one pass at full speed instead of a
+    conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are converted, some at a time
+    where there are many clients.
+    """
+    rows = as_rows(tensor)
+    is_short = rows.shape[1] <= SHORT
+    if rows.is_cuda or (is_short and len(rows) <= AT_ONCE):  # on GPUs float64 is cheap, a look at the result is not
+        return _norm(rows, 1, torch.float64)
+    if is_short:
+        return torch.cat([norm(some) for some in torch.split(rows, AT_ONCE)])
+    whole = rows.shape[1] // CHUNK * CHUNK
+    chunks = _norm(rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK), 2, rows.dtype)
+    rest = _norm(rows[:, whole:], 1, rows.dtype).unsqueeze(1)
+    result = _norm(torch.cat((chunks, rest), dim=1), 1, torch.float64)
+    least, most = SAFE_RANGE
+    if ((result > least) & (result < most)).all():
+        return result
+    return _norm(rows, 1, torch.float64)
+
+
+def _norm(values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    result: Tensor = torch.linalg.vector_norm(values, dim=dim, dtype=dtype)
+    return result
+
+
+def norms(tensors: Tensors, clients: int) -> Float64[Tensor, "clients tensors"]:
+    """Compute the norms of several tensors, or of none, side by side in their order."""
+    if not tensors:
+        return torch.zeros(clients, 0, dtype=torch.float64)
+    return torch.stack([norm(t) for t in tensors.values()], dim=1)

@@ -22,6 +22,7 @@ from laser_fl.federated.server import Server
 from laser_fl.federated.setup import Setup, device_of
 from laser_fl.registry import CHANNELS, OWN, SCHEMES
 from laser_fl.schemes.base import Scheme
+from laser_fl.storage.files import COMPARISON
 from laser_fl.storage.run_folder import RunFolder
 from laser_fl.storage.summary import summarise
 
@@ -37,6 +38,13 @@ class Result:
 
     config: of the run. model: a copy of the caller's, trained. averaged: the moving average of its weights, by name.
     metrics: of each evaluation. summary: last scores, best score, costs; as in a run's summary.json.
+
+    Example:
+        >>> import torch
+        >>> data = torch.randn(8, 3), torch.randint(2, (8,))
+        >>> result = train(torch.nn.Linear(3, 2), data, data, clients=2, batch_size=2, rounds=2)
+        >>> sorted(result.summary)[:2]
+        ['best_ema_test_accuracy', 'clients']
     """
 
     config: RunConfig
@@ -67,7 +75,8 @@ class Result:
 
     def __repr__(self) -> str:
         score = self.summary.get(f"test_{self.metric}", math.nan)
-        return f"<Result of {self.config.strategy}: {self.config.rounds} rounds, test {self.metric} {score:.4g}>"
+        rounds = self.summary["rounds"]
+        return f"<Result of {self.config.strategy}: {rounds} rounds, test {self.metric} {score:.4g}>"
 
 
 class Comparison(dict[str, Result]):
@@ -78,7 +87,7 @@ class Comparison(dict[str, Result]):
         """The summaries, a row per strategy."""
         import pandas as pd
 
-        return pd.DataFrame({name: dict(result.summary) for name, result in self.items()}).T
+        return pd.DataFrame([{"strategy": name, "reason": "", **result.summary} for name, result in self.items()])
 
     def plot(self) -> "Figure":
         """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
@@ -178,6 +187,8 @@ def compare(
         name = str(SCHEMES.choice(strategy)[SCHEMES.key])
         folder = None if out is None else Path(out) / name.replace(":", ".")
         results[name] = train(model, train_data, test_data, strategy=strategy, out=folder, **arguments)
+    if out is not None:
+        results.table.to_csv(Path(out) / COMPARISON, index=False)
     return results
 
 

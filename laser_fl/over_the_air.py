@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.optim import Optimizer
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, num_values, pick, place
 from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.server_options import ServerOptions
 from laser_fl.errors import ConfigError, TrainingError, quoted
 from laser_fl.federated.air_interface import AirInterface
-from laser_fl.federated.broadcast import num_values
-from laser_fl.federated.client import pick, place
 from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
 from laser_fl.federated.schedule import RoundSchedule
@@ -26,7 +24,6 @@ from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
 
 UNKNOWN_LENGTH = 2**31 - 1  # rounds of a loop whose length is not given
-BATCHED_VALUES = 1 << 20  # of a model whose clients are faster in one call than one by one
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -203,8 +200,8 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         model: in training mode, if it has one; its buffers change with every client's forward pass.
         loss: (outputs, targets) -> the mean loss, a scalar.
         batches: (inputs, targets), one of each client.
-        batched: True: all clients in one call of vmap; False: one by one; None: in one call where that is faster, for
-            small models without buffers or random draws, and batches of one shape.
+        batched: True: all clients in one call of vmap; False: one by one; None: in one call where that is known to be
+            faster, for small models of common layers, and batches of one shape.
 
     Returns:
         Gradients by name, (clients, *shape).
@@ -216,10 +213,9 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         >>> gradients(model, torch.nn.functional.cross_entropy, batches)["weight"].shape
         torch.Size([4, 2, 3])
     """
-    network = Network(model)
+    network = Network.of(model)
     if batched is None:
-        small = num_values(network.weights) <= BATCHED_VALUES and not network.buffers and not network.draws
-        batched = small and len(batches) > 1 and len({_shapes(batch) for batch in batches}) == 1
+        batched = network.batches and len(batches) > 1 and len({_shapes(batch) for batch in batches}) == 1
 
     def mean_loss(weights: Tensors, inputs: Any, targets: Any) -> Tensor:
         return loss(functional_call(model, weights, (inputs,)), targets)

@@ -22,12 +22,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows
+from laser_fl.blocks import Tensors, as_rows, norms
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.clipping import along, clip_factors, refuse_overflow, without_broken
 from laser_fl.errors import TrainingError
-from laser_fl.norms import norms
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, owners

@@ -20,7 +20,6 @@ from simulations.reading import read_csv
 from simulations.side_by_side import Outcome
 from simulations.texts import Listing
 
-COMPARISON = "comparison.csv"
 HIGHLIGHTED = ("sgd", "z-sgd", "laser")
 BOLD: dict[str, Any] = {"lw": 2.2, "zorder": 3}
 FAINT: dict[str, Any] = {"lw": 1.2, "alpha": 0.55}

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import NaturalIdPartitioner
+from flwr_datasets.visualization import plot_label_distributions
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from laser_fl.config import RunConfig
@@ -28,11 +32,6 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
     Raises:
         ConfigError: the picture cannot be written.
     """
-    from datasets import Dataset
-    from flwr_datasets.partitioner import NaturalIdPartitioner
-    from flwr_datasets.visualization import plot_label_distributions
-    from matplotlib.figure import Figure
-
     shards = deal(labels, config)
     owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(shards)])
     examples = torch.cat(list(shards))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laser_fl.norms import AT_ONCE, CHUNK, norm, norms
+from laser_fl.blocks import AT_ONCE, CHUNK, norm, norms
 from laser_fl.rng import RandomStreams
 
 pytestmark = pytest.mark.shapes

@@ -23,7 +23,7 @@ INSTEAD = {
     "receipts": "acknowledgements",
     "Promises": "Traits",
     "Kept|leave_|restore_": "Approximation, subtract_from_, add_to_",
-    "AirInterface|Reception": "ClientUpdate, AggregationResult",
+    "Uplink|Reception": "ClientUpdate, AggregationResult",
     "Crew|Held": "LocalTrainer, ClientState",
     "News": "ReplicaUpdate",
     "Tally|Board|Slot": "RoundAccounting, SharedMemory, TensorHandle",

@@ -12,7 +12,12 @@ from laser_fl.rng import RandomStreams
 
 @dataclass(frozen=True)
 class Awgn(Channel):
-    """AWGN: y = Σ_i x_i + z."""
+    """AWGN: y = Σ_i x_i + z.
+
+    Example:
+        >>> Awgn(noise_variance=4.0).noise_std(clients=16)
+        2.0
+    """
 
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Return the ideal state: all clients alike, in every round."""

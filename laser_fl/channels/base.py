@@ -79,6 +79,13 @@ class Channel(ABC):
 
     Its numbers are declared by `option`, and are keys of the run config. Where gains are complex, the noise is that of
     the real part.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Ideal(Channel):
+        ...     def links(self, participants, clients, round, streams): return ChannelState.ideal(len(participants))
+        >>> Ideal(noise_variance=0.25).noise_std(clients=4)
+        0.5
     """
 
     noise_variance: float = option(1.0, "variance σ² of the channel noise per received value", ge=0, le=1e30)

@@ -22,7 +22,12 @@ from laser_fl.rng import RandomStreams
 
 @dataclass(frozen=True)
 class Blind(Channel):
-    """Blind: y = Re(1/M Σ_m H_m* y_m)."""
+    """Blind: y = Re(1/M Σ_m H_m* y_m).
+
+    Example:
+        >>> Blind(antennas=64).noise_std(clients=16)
+        0.5
+    """
 
     antennas: int = option(64, "antennas M of the server", ge=1, le=65536)
 

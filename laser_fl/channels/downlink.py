@@ -18,9 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, norms
 from laser_fl.errors import TrainingError
-from laser_fl.norms import norms
 from laser_fl.schemes.base import RoundContext
 
 Content = Literal["model", "start", "update", "received"]

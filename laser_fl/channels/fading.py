@@ -33,7 +33,15 @@ NEGLIGIBLE = 1e-12  # scattered energy over steady energy that decides nothing
 
 @dataclass(frozen=True)
 class Fading(Channel):
-    """Fading: y = Re(Σ_i h_i x_i) + z."""
+    """Fading: y = Re(Σ_i h_i x_i) + z.
+
+    Example:
+        >>> from laser_fl.rng import RandomStreams
+        >>> channel = Fading(gain_threshold=0.5)
+        >>> state = channel.links(participants=range(8), clients=8, round=0, streams=RandomStreams(0))
+        >>> int(state.transmits.sum()) <= 8
+        True
+    """
 
     rician_k_db: float = option(
         -math.inf, "line of sight K over scattered energy, in dB; -inf: Rayleigh, inf: none scattered", infinite=True

@@ -15,9 +15,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows
+from laser_fl.blocks import Tensors, as_rows, norm
 from laser_fl.channels.base import ChannelState, ChannelUsage
-from laser_fl.norms import norm
 from laser_fl.schemes.base import Received, RoundContext
 from laser_fl.shapes import Float, Float64
 

@@ -226,7 +226,7 @@ class Task:
         with RandomStreams(config.seed).torch_global("initial weights"):
             built = build(builder, config, **self.fixed)
         if isinstance(built, nn.Module):
-            return Network(built)
+            return Network.of(built)
         if not isinstance(built, Network):
             raise ConfigError(f"model: {name} must be built as a torch.nn.Module, got {type(built).__name__}")
         return built

@@ -3,7 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, num_values
 from laser_fl.channels.downlink import Downlink, noise_std
 from laser_fl.federated.acknowledgements import Acknowledgements
 from laser_fl.federated.model import GlobalModel
@@ -139,8 +139,3 @@ class Broadcaster:
     def restore(self, update_values: int | None, sent: Tensors) -> None:
         """Undo `state`. Nodes get the whole state once more, which counts as the replica update that was due."""
         self._replica_update, self._update_values, self._sent = None, update_values, sent or None
-
-
-def num_values(tensors: Tensors) -> int:
-    """Count the values of all tensors."""
-    return sum(tensor.numel() for tensor in tensors.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, pick, place
 from laser_fl.channels.downlink import receive
 from laser_fl.errors import brief
 from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
@@ -219,28 +219,3 @@ def follow(broadcast: Broadcast, client_state: ClientState) -> tuple[Broadcast, 
         raise OutOfSyncError("the received signals do not lead to the exchange whose broadcast sent them")
     followed = replace(broadcast, weights=follower.weights, shared=follower.shared, sync=None)
     return followed, replace(client_state, follower=follower)
-
-
-def pick(tensors: Tensors, rows: list[int]) -> Tensors:
-    """Return some rows of each tensor; the tensors themselves where these are all rows."""
-    if all(len(tensor) == len(rows) for tensor in tensors.values()):
-        return tensors
-    return {name: tensor[rows] for name, tensor in tensors.items()}
-
-
-def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
-    """Return tensors of `count` rows, of which `rows` are those of `changed`; the others stay as before.
-
-    Args:
-        tensors: by name (count, *shape), changed in place; a name that is missing starts at zero.
-        rows: of the tensors, one for each row of `changed`.
-        changed: by name (rows, *shape); returned as they are where `rows` are all.
-        count: number of rows of the result.
-    """
-    if len(rows) == count:
-        return changed
-    index, result = torch.tensor(rows), {}
-    for name, new in changed.items():
-        before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
-        result[name] = before.index_copy_(0, index.to(new.device), new)
-    return result

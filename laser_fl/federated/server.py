@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, num_values
 from laser_fl.channels.downlink import Downlink
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.federated.acknowledgements import Acknowledgements
 from laser_fl.federated.air_interface import AirInterface
-from laser_fl.federated.broadcast import Broadcast, Broadcaster, num_values
+from laser_fl.federated.broadcast import Broadcast, Broadcaster
 from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.model import GlobalModel
 from laser_fl.federated.optimizer import update_filter_of

@@ -21,8 +21,7 @@ docs/adaptive.md.
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
-from laser_fl.norms import norm
+from laser_fl.blocks import Tensors, norm
 
 SUM, NOISE, GAINS = "sum/", "noise/", "gains/"
 

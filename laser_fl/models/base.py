@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -11,6 +11,22 @@ from torch import nn
 from laser_fl.blocks import Block, Tensors, blocks_of
 
 T = TypeVar("T")
+
+BATCHED_VALUES = 1 << 20  # of a network whose arithmetic takes no longer than the calls
+BATCHED_LAYERS = {
+    nn.Sequential,
+    nn.Flatten,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.Embedding,
+    nn.Identity,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,14 @@ class Network:
     transposed: tuple[str, ...] = ()
     undecayed: tuple[str, ...] = ()
     batches: bool = False
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Network":
+        """Make the network of anybody's module; it batches where that is known to work, and to be faster."""
+        network = cls(module)
+        known = all(type(layer) in BATCHED_LAYERS for layer in module.modules())
+        small = sum(w.numel() for w in network.weights.values()) <= BATCHED_VALUES
+        return replace(network, batches=known and small)
 
     @cached_property
     def weights(self) -> Tensors:

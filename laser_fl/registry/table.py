@@ -106,6 +106,13 @@ class Table(Mapping[str, Entry]):
 
         Raises:
             ConfigError: the name is a built-in part's, or another part's; or the part is not of this kind.
+
+        Example:
+            >>> table = Table({}, key="power-policy", takes=("power", "step", "steps"))
+            >>> @table.register("halved")
+            ... def halved(power, step, steps): return power / 2
+            >>> table.load("halved")(1.0, 0, 10)
+            0.5
         """
 
         def add(part: P) -> P:

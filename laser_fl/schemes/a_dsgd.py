@@ -33,7 +33,12 @@ THRESHOLD = 2.0  # in units of τ
 
 @dataclass(frozen=True)
 class ADsgd(Scheme):
-    """A-DSGD: signal = projection of the sparsified gradient."""
+    """A-DSGD: signal = projection of the sparsified gradient.
+
+    Example:
+        >>> ADsgd(compression_factor=0.05, sparsity=0.25, recovery="amp").traits.linear
+        False
+    """
 
     compression_factor: float = option(0.1, "numbers sent per value", gt=0, le=1)
     sparsity: float = option(0.5, "largest values in the approximation, per number sent", gt=0, le=1)

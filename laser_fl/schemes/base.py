@@ -110,6 +110,15 @@ class Scheme(ABC):
     """A transmission scheme: a frozen dataclass of hyperparameters with pure functions.
 
     Its hyperparameters are declared by `option`, and are keys of the run config.
+
+    Example:
+        >>> class Plain(Scheme):
+        ...     traits = Traits(linear=True)
+        ...     def encode(self, corrected, shared, ctx): return corrected, {}
+        ...     def decode(self, received, shared, ctx): return received.values, shared
+        ...     def shapes(self, block, ctx): return {block.name: block.shape}
+        >>> Plain().traits.linear
+        True
     """
 
     def __post_init__(self) -> None:

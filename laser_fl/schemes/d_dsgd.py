@@ -31,7 +31,12 @@ MEAN_BITS = 33  # a 32-bit value and the sign that won
 
 @dataclass(frozen=True)
 class DDsgd(Scheme):
-    """D-DSGD: signal = the quantised gradient, which arrives as it is."""
+    """D-DSGD: signal = the quantised gradient, which arrives as it is.
+
+    Example:
+        >>> DDsgd().traits.digital
+        True
+    """
 
     @property
     def traits(self) -> Traits:

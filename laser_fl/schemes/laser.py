@@ -33,6 +33,14 @@ class Laser(Scheme):
 
     `Laser(rank, factor_exchange=...)` makes the class of that exchange, as `Path()` makes that of its system; this one
     is the alternating exchange. A matrix m x n gets rank min(rank, m, n).
+
+    Example:
+        >>> from laser_fl.blocks import Block
+        >>> weight, bias = Block("weight", (100, 50)), Block("bias", (100,))
+        >>> Laser(rank=2).compresses(weight), Laser(rank=2).compresses(bias)
+        (True, False)
+        >>> type(Laser(rank=2, factor_exchange="two-phase")).__name__
+        'TwoPhase'
     """
 
     rank: int = option(2, "largest rank of a matrix's factors", gt=0, lt=2**31)

@@ -45,6 +45,10 @@ class LaserAdaptive(Scheme):
 
     The rank is that of the bases, and LASER's, which limits the columns, too. At 0 the bases have a small rank, there
     are as many columns as the power carries, and the scheme is never LASER.
+
+    Example:
+        >>> LaserAdaptive(rank=3).laser
+        Laser(rank=3, factor_exchange='alternating', phase_split=0.5)
     """
 
     rank: int = option(2, "rank of bases and factors; 0: as the power allows", ge=0, lt=2**31)

@@ -18,7 +18,15 @@ from laser_fl.shapes import Int64
 
 @dataclass(frozen=True)
 class RandomK(Scheme):
-    """Random-K: signal = the values at the round's indices."""
+    """Random-K: signal = the values at the round's indices.
+
+    Example:
+        >>> RandomK(compression_factor=0.05).traits.error_feedback
+        True
+        >>> RandomK(compression_factor=2)
+        Traceback (most recent call last):
+        laser_fl.errors.ConfigError: compression-factor: must be less than or equal to 1, got 2
+    """
 
     compression_factor: float = option(0.1, "values sent per value; 0: as many as the power carries", ge=0, le=1)
 

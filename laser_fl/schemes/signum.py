@@ -15,7 +15,12 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 
 @dataclass(frozen=True)
 class Signum(Scheme):
-    """Signum: signal = signs; update = sign of the sum."""
+    """Signum: signal = signs; update = sign of the sum.
+
+    Example:
+        >>> Signum().traits.linear
+        False
+    """
 
     @property
     def traits(self) -> Traits:

@@ -24,7 +24,12 @@ from laser_fl.shapes import Float, Int64
 
 @dataclass(frozen=True)
 class Sketch(Scheme):
-    """Count-mean sketch: signal = the buckets; update = each value's bucket times its sign."""
+    """Count-mean sketch: signal = the buckets; update = each value's bucket times its sign.
+
+    Example:
+        >>> Sketch(compression_factor=0.05).traits.error_feedback
+        False
+    """
 
     compression_factor: float = option(0.1, "buckets per value", gt=0, le=1)
 

@@ -12,7 +12,12 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 
 @dataclass(frozen=True)
 class ZSgd(Scheme):
-    """Z-SGD: signal = gradient; update = the received mean."""
+    """Z-SGD: signal = gradient; update = the received mean.
+
+    Example:
+        >>> ZSgd().traits.linear, ZSgd().traits.error_feedback
+        (True, False)
+    """
 
     @property
     def traits(self) -> Traits:
@@ -36,7 +41,12 @@ class ZSgd(Scheme):
 
 @dataclass(frozen=True)
 class Sgd(ZSgd):
-    """Z-SGD at infinite power: the noiseless baseline."""
+    """Z-SGD at infinite power: the noiseless baseline.
+
+    Example:
+        >>> Sgd().traits.noiseless
+        True
+    """
 
     @property
     def traits(self) -> Traits:

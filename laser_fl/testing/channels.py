@@ -7,10 +7,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, norms
 from laser_fl.channels.base import Channel, ChannelState, ChannelUsage
 from laser_fl.channels.mac import transmit
-from laser_fl.norms import norms
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import RoundContext
 from laser_fl.testing.promises import Inspector, check_dataclass

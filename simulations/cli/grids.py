@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from laser_fl.errors import LaserError
+from laser_fl.errors import LaserError, packages_for
 from simulations.cli.common import Overrides, Quiet, errors, key_values, one_line_errors, print_line, show_frame
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Scale(StrEnum):
     small = "small"
 
 
+SWEEPS = "laser-fl[sweeps]"
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; default: this machine.")]
 Cpus = Annotated[int, typer.Option(min=1, help="CPUs that each run takes.")]
 Gpus = Annotated[float, typer.Option(min=0, help="GPUs, or a part of one, that each run takes.")]
@@ -37,7 +38,10 @@ def sweep(
 ) -> None:
     """Run a grid of configs over a Ray cluster; what is completed already is not run again."""
     with one_line_errors():
-        from simulations.results import RESULTS, results
+        with packages_for("sweep", SWEEPS):
+            import pyarrow  # noqa: F401  pandas writes the results with it, after all runs
+
+            from simulations.results import RESULTS, results
         from simulations.sweep import read_grid, runs_of
 
         root = out or Path("runs") / file.stem
@@ -74,7 +78,10 @@ def reproduce(
 ) -> None:
     """Run what a table or figure needs, draw it, and report how far it is from the paper's."""
     with one_line_errors():
-        from simulations.reproduction import Reproduction
+        with packages_for("reproduce", SWEEPS):
+            import pyarrow  # noqa: F401  likewise
+
+            from simulations.reproduction import Reproduction
 
         wanted = {key: values.split(",") for key, values in key_values(only, "--only").items()}
         made = Reproduction.asked(name, scale, key_values(config, "-c"), wanted)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, packages_for
 from simulations.cli.common import (
     Overrides,
     Preset,
@@ -34,7 +34,9 @@ def holdings(
         from laser_fl.data.task import Examples
         from laser_fl.federated.setup import data_dir
         from laser_fl.registry import TASKS
-        from simulations.holdings import draw
+
+        with packages_for("holdings", "laser-fl[partitions]"):
+            from simulations.holdings import draw
 
         data = TASKS.build(settings.task, settings)(data_dir(settings), settings).train
         if not isinstance(data, Examples):

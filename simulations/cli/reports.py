@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, packages_for
 from simulations.cli.common import one_line_errors, print_line
 
 
@@ -17,7 +17,8 @@ def report(
 ) -> None:
     """Make one page of HTML, with everything in it, and pictures in the paper's style beside it."""
     with one_line_errors():
-        from simulations import report as page
+        with packages_for("report", "laser-fl[report]"):
+            from simulations import report as page
 
         target = out or folders[0] / "report.html"
         try:

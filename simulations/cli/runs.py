@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, LaserError, brief
+from laser_fl.errors import ConfigError, LaserError, brief, packages_for
 from simulations.cli.common import (
     Overrides,
     Preset,
@@ -94,7 +94,10 @@ def compare(
     """Train the same model with several strategies over the same channel; draw their scores."""
     with one_line_errors():
         from laser_fl.registry import SCHEMES
-        from simulations.compare import COMPARISON, frame, listing, picture
+
+        with packages_for("compare", "laser-fl"):
+            from laser_fl.storage.files import COMPARISON
+            from simulations.compare import frame, listing, picture
         from simulations.progress import Display
         from simulations.side_by_side import run_all
 
@@ -161,13 +164,15 @@ def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str,
 
 
 def _run_on_flower(settings: RunConfig, folder: Path, nodes: int, quiet: bool) -> dict[str, Any]:
-    from simulations.engines import flower
+    with packages_for("engine=flower", "laser-fl"):
+        from simulations.engines import flower
 
     return flower.run(settings, folder, nodes, _log_printer(quiet))
 
 
 def _run_deployed(settings: RunConfig, folder: Path, nodes: int, port: int | None, quiet: bool) -> dict[str, Any]:
-    from simulations.engines import deployment
+    with packages_for("engine=deployment", "laser-fl"):
+        from simulations.engines import deployment
 
     return deployment.run(settings, folder, nodes, _log_printer(quiet), port)
 

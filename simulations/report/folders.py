@@ -9,8 +9,7 @@ import pandas as pd
 
 from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.errors import DataError
-from laser_fl.storage.files import CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
-from simulations.compare import COMPARISON
+from laser_fl.storage.files import COMPARISON, CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
 from simulations.reading import naming, read_csv, read_json, read_parquet, refuse_without_numbers
 from simulations.reproduction import FIGURE, Reproduction
 from simulations.results import RESULTS

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import ncx2
 
+from laser_fl.blocks import norms
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.awgn import Awgn
 from laser_fl.channels.base import ChannelState
 from laser_fl.channels.blind import Blind
 from laser_fl.config import parse
 from laser_fl.errors import PowerError
-from laser_fl.norms import norms
 from laser_fl.registry import CHANNELS
 from laser_fl.rng import RandomStreams
 from laser_fl.testing import check_channel

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from laser_fl.blocks import blocks_of
+from laser_fl.blocks import blocks_of, place
 from laser_fl.channels.base import ChannelState
 from laser_fl.channels.downlink import Downlink, noise_std, receive
 from laser_fl.channels.mac import draw_noise
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.federated.broadcast import Broadcast
-from laser_fl.federated.client import ClientState, place
+from laser_fl.federated.client import ClientState
 from laser_fl.federated.participation import draw_participants
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server

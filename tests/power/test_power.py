@@ -8,13 +8,13 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from laser_fl.blocks import norms
 from laser_fl.channels.base import ChannelUsage
 from laser_fl.config import parse
 from laser_fl.errors import PowerError, TrainingError
 from laser_fl.federated.ledger import POWER_TOLERANCE, RoundAccounting
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
-from laser_fl.norms import norms
 from laser_fl.pipeline import encode_update
 from laser_fl.power.split import SMALLEST_SHARE, shares
 from laser_fl.registry import ALLOCATIONS, POLICIES

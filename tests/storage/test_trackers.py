@@ -158,7 +158,7 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "laser_fl.storage.trackers.weights_and_biases", raising=False)
     result = CliRunner().invoke(app, ["run", "-c", "tracker=wandb", "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
-    assert result.stderr == "tracker: must be installed: pip install 'laser-fl[wandb]', got 'wandb'\n"
+    assert result.stderr == "tracker=wandb: needs wandb: pip install 'laser-fl[wandb]'\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,271 @@
+"""The public names: what `import laser_fl` offers, and that an own loop and a run are the same bit by bit."""
+
+import copy
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import laser_fl as lf
+from laser_fl.config import parse
+from laser_fl.errors import ConfigError, DataError, TrainingError
+from laser_fl.federated import local_training
+from laser_fl.federated.in_process import InProcess
+from laser_fl.federated.setup import prepare
+from laser_fl.registry import CHANNELS, SCHEMES
+from laser_fl.storage.files import COMPARISON, SUMMARY
+
+ROOT = Path(lf.__file__).parents[1]
+INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
+DATA = INPUTS, (INPUTS[:, :3]).argmax(dim=1)
+
+
+def small(bias=True):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 12, bias=bias), torch.nn.ReLU(), torch.nn.Linear(12, 3, bias=bias))
+
+
+def test_the_names_are_few_and_import_no_pytorch():
+    assert len(lf.__all__) <= 30
+    code = (
+        "import sys, laser_fl\n"
+        "assert not {'torch', 'flwr', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "assert set(laser_fl.__all__) <= set(dir(laser_fl))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="'laser_fl' has no attribute 'Lasser'"):
+        lf.Lasser  # noqa: B018
+
+
+@pytest.mark.parametrize("name", lf.__all__)
+def test_every_name_is_explained_with_an_example_that_runs(name):
+    found = getattr(lf, name)
+    module = importlib.import_module(found.__module__)
+    finder = doctest.DocTestFinder(recurse=False)
+    (test,) = [one for one in finder.find(found, name, module) if one.examples]
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def own_loop(**keys):
+    """Feed the gradients of a run to an own loop; compare update, ledger and what was handed over."""
+    rounds = 4
+    about = {"clients": 4, "rounds": rounds, "model": "linear", "batch-size": 4, "evaluate-every": rounds}
+    setup = prepare(parse(about | {key.replace("_", "-"): value for key, value in keys.items()}))
+    engine, computed, weighed = InProcess(setup), [], []
+    replica = engine.server.global_model.replica
+    weigh = replica._filter
+
+    def observe(*arguments):
+        update, state = weigh(*arguments)
+        weighed.append({name: tensor.clone() for name, tensor in update.items()})
+        return update, state
+
+    def compute(trainer, broadcast):
+        one = original(trainer, broadcast)
+        computed.append({name: gradient.clone() for name, gradient in one.gradients.items()})
+        return one
+
+    replica._filter, original = observe, local_training.GroupTrainer.compute
+    scheme, channel = keys.pop("strategy"), keys.pop("channel", "awgn")
+    make = {"scheme": scheme, "channel": channel, "rounds": rounds, "clients": 4, **keys}
+    ota = lf.OverTheAir(setup.network.module, **make)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_training.GroupTrainer, "compute", compute)
+        while not engine.server.finished:
+            computed.clear()
+            weighed.clear()
+            while not engine.advance():
+                pass
+            names = setup.network.weights
+            gradients = {n: torch.cat([one[n] for one in computed]) for n in names}
+            before = copy.deepcopy(gradients)
+            yield ota.aggregate(gradients), weighed[0] if weighed else None
+            assert all(torch.equal(before[name], gradients[name]) for name in names)
+            assert ota.ledger[-1] == engine.server.ledger[-1]
+            state, ota = ota.state_dict(), lf.OverTheAir(setup.network.module, **make)
+            ota.load_state_dict(state)
+    assert len(ota.ledger) == rounds
+
+
+def assert_the_same(keys):
+    for update, expected in own_loop(**keys):
+        assert (update is None) == (expected is None)  # in a round in which nobody transmits
+        assert update is None or all(torch.equal(update[name], expected[name]) for name in expected)
+
+
+CASES = [
+    *({"strategy": name} for name in SCHEMES),
+    *({"strategy": "laser", "channel": name} for name in CHANNELS),
+    {"strategy": "laser", "factor_exchange": "two-phase", "fraction": 0.5},
+    {"strategy": "random-k", "fraction": 0.5, "norm_cap": 1.0, "power_policy": "linear-up"},
+]
+
+
+@pytest.mark.parametrize("keys", CASES, ids=[" ".join(map(str, case.values())) for case in CASES])
+def test_an_own_loop_is_a_run_bit_by_bit_and_goes_on_from_its_state(keys):
+    assert_the_same(keys)
+
+
+@pytest.mark.thorough
+@pytest.mark.product
+@pytest.mark.parametrize("strategy", [name for name in SCHEMES if name != "laser"])
+@pytest.mark.parametrize("channel", [name for name in CHANNELS if name != "awgn"])
+def test_an_own_loop_is_a_run_for_every_scheme_over_every_channel(strategy, channel):
+    assert_the_same({"strategy": strategy, "channel": channel})
+
+
+def test_a_round_in_which_nobody_transmits_gives_no_update_and_no_step():
+    model = small()
+    ota = lf.OverTheAir(model, channel=lf.Fading(gain_threshold=3.0), clients=2, rounds=100)
+    before, idle = copy.deepcopy(model.state_dict()), 0
+    for _ in range(20):
+        update = ota.aggregate({name: torch.ones(2, *p.shape) for name, p in model.named_parameters()})
+        if update is None:
+            idle += 1
+            lf.step(torch.optim.SGD(model.parameters(), lr=1.0), model, update)
+    assert idle > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_laser_round_of_an_own_loop_is_told_by_twenty_files():
+    model = small()
+    ota = lf.OverTheAir(model, scheme=lf.Laser(rank=2), clients=4)
+    gradients = {name: torch.ones(4, *p.shape) for name, p in model.named_parameters()}
+    ota.aggregate(gradients)
+    files = set()
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT / "laser_fl")):
+            files.add(frame.f_code.co_filename)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        ota.aggregate(gradients)
+    finally:
+        sys.setprofile(before)
+    assert 10 < len(files) <= 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"scheme": "lazer"}, "strategy: must be one of sgd"),
+        ({"power": -1.0}, "power: must be greater than 0"),
+        ({"powr": 1.0}, "powr: unknown key, did you mean power?"),
+        ({"power_policy": "linear-up"}, "rounds: must be given for power-policy linear-up, got 0"),
+        ({"scheme": "laser-adaptive"}, "rounds: must be given for receiver paced, got 0"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(arguments, line):
+    with pytest.raises(ConfigError) as refusal:
+        lf.OverTheAir(small(), **arguments)
+    assert str(refusal.value).startswith(line)
+    assert "\n" not in str(refusal.value)
+
+
+def test_wrong_gradients_are_refused_and_change_nothing():
+    model = small()
+    ota = lf.OverTheAir(model, clients=3)
+    right = {name: torch.ones(3, *p.shape) for name, p in model.named_parameters()}
+    for wrong, line in (
+        ({**right, "0.weight": torch.ones(2, 12, 6)}, r"0\.weight must be of shape \(3, 12, 6\), got \(2, 12, 6\)"),
+        ({n: g for n, g in right.items() if n != "2.bias"}, r"2\.bias must be of shape \(3, 3\), got nothing"),
+        ({**right, "3.bias": torch.ones(3, 3)}, "must be of the model's parameters, got '3.bias', too"),
+        ({**right, "2.bias": torch.full((3, 3), torch.nan)}, r"must be finite, got others for 2\.bias"),
+    ):
+        with pytest.raises(TrainingError, match=line):
+            ota.aggregate(wrong)
+    assert len(ota.ledger) == 0
+    other = lf.OverTheAir(model, clients=3)
+    assert all(
+        torch.equal(a, b) for a, b in zip(ota.aggregate(right).values(), other.aggregate(right).values(), strict=True)
+    )
+
+
+def test_a_state_of_another_object_is_refused():
+    state = lf.OverTheAir(small(), clients=3).state_dict()
+    for wrong in ({}, {"round": 1}, {**state, "memory": {"0.weight": torch.ones(3, 2)}}):
+        with pytest.raises(ConfigError, match=r"^state: must be of"):
+            lf.OverTheAir(small(), clients=3).load_state_dict(wrong)
+    with pytest.raises(ConfigError, match="same model, scheme and number of clients"):
+        lf.OverTheAir(small(), scheme=lf.Laser(rank=1), clients=3).load_state_dict(state)
+
+
+def test_gradients_are_those_of_plain_autograd_batched_or_not():
+    model, batches = small(), [(INPUTS[i::4], DATA[1][i::4]) for i in range(4)]
+    batched, looped = (lf.gradients(model, torch.nn.functional.cross_entropy, batches, b) for b in (True, False))
+    for client, (inputs, targets) in enumerate(batches):
+        loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+        for (name, _), g in zip(
+            model.named_parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            assert torch.equal(looped[name][client], g)
+            torch.testing.assert_close(batched[name][client], g)
+    uneven = [(INPUTS[:5], DATA[1][:5]), (INPUTS[:7], DATA[1][:7])]
+    assert lf.gradients(model, torch.nn.functional.cross_entropy, uneven)["0.bias"].shape == (2, 12)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_step_refuses_names_that_are_no_parameters():
+    model = small()
+    with pytest.raises(TrainingError, match="update: must be of the model's parameters, got 'x', too"):
+        lf.step(torch.optim.SGD(model.parameters(), lr=1.0), model, {"x": torch.ones(1)})
+
+
+def test_compare_trains_copies_and_leaves_what_the_command_line_reads(tmp_path):
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    options = {"power": 20.0, "clients": 4, "batch_size": 8, "rounds": 6, "evaluate_every": 2}
+    results = lf.compare(model, DATA, DATA, strategies=["sgd", lf.Laser(rank=1)], out=tmp_path / "both", **options)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert list(results) == ["sgd", "laser"]
+    laser = results["laser"]
+    assert laser.history["round"].tolist() == [2, 4, 6]
+    assert laser.ledger.max_power_used.max() <= 20.0 * (1 + 1e-5)
+    assert not torch.equal(laser.model[0].weight, model[0].weight)
+    assert laser.averaged.keys() == before.keys()
+    assert "Result of laser: 6 rounds" in repr(laser)
+    assert pd.read_csv(tmp_path / "both" / COMPARISON).strategy.tolist() == ["sgd", "laser"]
+    assert (tmp_path / "both" / "laser" / SUMMARY).is_file()
+    assert len(results.plot().axes[0].get_legend_handles_labels()[1]) == 2
+    assert laser.plot().axes[0].get_xlabel() == "round"
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return INPUTS[index], int(DATA[1][index])
+
+
+def test_a_torch_dataset_is_stacked_once():
+    options = {"clients": 2, "batch_size": 4, "rounds": 3, "seed": 1}
+    pair = lf.train(small(), (INPUTS[:24], DATA[1][:24]), DATA, **options)
+    dataset = lf.train(small(), Pairs(), DATA, **options)
+    assert all(torch.equal(a, b) for a, b in zip(pair.model.parameters(), dataset.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (INPUTS, "train data: must be a pair of tensors (inputs, targets), or a torch Dataset, got Tensor"),
+        ((INPUTS, DATA[1][:5]), "train data: must have a target for each input, got 96 and 5"),
+        ((INPUTS[:0], DATA[1][:0]), "train data: must have a target for each input, got 0 and 0"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data, line):
+    with pytest.raises(DataError) as refusal:
+        lf.train(small(), data, DATA)
+    assert str(refusal.value) == line
+
+
+def test_own_data_have_no_name_on_the_command_line():
+    with pytest.raises(ConfigError, match=r"^task: must be the name of a task here"):
+        prepare(parse({"task": "own"}))
