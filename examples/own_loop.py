@@ -12,10 +12,11 @@ from torch.nn.functional import cross_entropy
 
 import laser_fl as lf
 
-CLIENTS, ROUNDS, BATCH, POWER = 8, 300, 32, 2.0
+CLIENTS, ROUNDS, BATCH, POWER = 8, 200, 32, 2.0
 
 
 def network() -> nn.Module:
+    """Build the network, with the same initial weights every time."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 8))
 
@@ -33,11 +34,11 @@ def train(scheme: str) -> tuple[nn.Module, lf.OverTheAir]:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     ota = lf.OverTheAir(model, scheme=scheme, power=POWER, clients=CLIENTS)
-    for step in range(ROUNDS):
-        batches = [examples(BATCH, seed=1 + step * CLIENTS + client) for client in range(CLIENTS)]
+    for round in range(ROUNDS):
+        batches = [examples(BATCH, seed=1 + round * CLIENTS + client) for client in range(CLIENTS)]
         update = ota.aggregate(lf.gradients(model, cross_entropy, batches))
         lf.step(optimizer, model, update)
-        if step == ROUNDS // 2:
+        if round == ROUNDS // 2:
             saved = ota.state_dict()  # for torch.save, beside the model's and the optimizer's
             ota = lf.OverTheAir(model, scheme=scheme, power=POWER, clients=CLIENTS)
             ota.load_state_dict(saved)

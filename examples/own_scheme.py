@@ -1,12 +1,16 @@
 """A scheme of your own, Top-K: clients send the largest values of every tensor, and keep the others for later rounds.
 
-    laser-fl run -c strategy=own_scheme:TopK -c keep=0.05    # in this folder: RUN
+In this folder:
+
+    laser-fl run -c strategy=own_scheme:TopK -c keep=0.05    # test_accuracy 0.697
     python own_scheme.py
 
     TopK keeps the promises of a scheme
-    PY
+    <Result of top-k: 100 rounds, test accuracy 0.824>
+    <Result of z-sgd: 100 rounds, test accuracy 0.881>
+    <Result of laser: 100 rounds, test accuracy 0.9225>
 
-Clients choose different values, so that the server receives noise in all of them: Top-K needs more power than Random-K.
+Every client has a choice of its own, so that the server receives noise in all values: zeros save nothing here.
 """
 
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from laser_fl.testing import check_scheme
 @lf.register_scheme("top-k")
 @dataclass(frozen=True)
 class TopK(lf.Scheme):
-    """Every client has indices of its own."""
+    """Top-K with error feedback."""
 
     keep: float = lf.option(0.01, "share of every tensor's values that is sent", gt=0, le=1)
     traits = Traits(error_feedback=True)
@@ -57,5 +61,6 @@ if __name__ == "__main__":
     inputs = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
     data = inputs, inputs[:, :8].argmax(dim=1)
     torch.manual_seed(0)
-    results = lf.compare(nn.Linear(32, 8), data, data, strategies=[TopK(keep=0.05), "random-k", "laser"], rounds=100)
+    schemes = [TopK(keep=0.05), "z-sgd", "laser"]
+    results = lf.compare(nn.Linear(32, 8), data, data, strategies=schemes, rounds=100, power=1.0, learning_rate=0.5)
     print(*results.values(), sep="\n")

@@ -1,6 +1,8 @@
 """Every wrong value is refused before anything starts, in one line that names it."""
 
 import math
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -129,6 +131,25 @@ def test_rounds_win_over_epochs():
 def test_the_flower_app_declares_every_key_with_its_default():
     pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     assert pyproject["tool"]["flwr"]["app"]["config"] == RunConfig().to_flat()
+
+
+def test_what_the_parts_declare_is_written_down():
+    """It is read without importing the parts: as keys of the run config, as typed arguments, and for Flower."""
+    script = Path(__file__).parents[1] / ".ci" / "generate.py"
+    done = subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_value_must_fit_the_part_that_is_chosen_not_others():
+    assert parse({"strategy": "laser-adaptive", "rank": 0}).rank == 0
+    assert parse({"strategy": "z-sgd", "rank": 0}).rank == 0
+    with pytest.raises(ConfigError, match="compression-factor: must be greater than 0 for strategy a-dsgd, got 0"):
+        parse({"strategy": "a-dsgd", "compression-factor": 0})
+
+
+def test_a_task_brings_its_own_model():
+    assert [parse({"task": task}).model for task in ("mnist", "cifar10", "pydoc")] == ["mlp", "resnet18", "gpt2"]
+    assert parse({"task": "cifar100", "model": "auto"}).model == "resnet18"
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -48,7 +48,8 @@ def refuse_unfit_options(config: BaseModel) -> None:
                     adapter(kind).validate_python(value)
                 except ValidationError as error:
                     rule = f"must be {rule_in(error.errors()[0]['msg'])} for {key} {name}"
-                    raise ValueError(f"{kebab(option)}: {rule}, got {quoted(value)}") from None
+                    got = f"{value:g}" if isinstance(value, float) else quoted(value)
+                    raise ValueError(f"{kebab(option)}: {rule}, got {got}") from None
 
 
 @cache

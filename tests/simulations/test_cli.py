@@ -286,7 +286,33 @@ def test_list_shows_every_part_and_every_key():
         assert field.alias in output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rank", ["config key rank", "default  2", "values   an integer >= 0", "strategy laser (an integer > 0)"]),
+        ("rayleigh", ["channel fading", "channel blind", "config key rician-k-db"]),
+        ("truncated inversion", ["channel fading"]),
+        ("QPSK", ["strategy signum"]),
+        ("gpt2-small", ["preset gpt2-small", "embedding"]),
+        ("fading", ["gain-threshold", "a number >= 0; default 0.1"]),
+    ],
+)
+def test_list_shows_one_thing_whole_and_finds_it_by_the_fields_words(name, lines):
+    output = " ".join(call("list", name).output.split())
+    for line in lines:
+        assert " ".join(line.split()) in output
+    assert "power-allocation uniform" not in output
+
+
+def test_list_refuses_a_word_that_describes_nothing():
+    result = call("list", "warp drive")
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        2,
+        ["NAME: must be a part, a key, a preset or a word that describes one, got 'warp drive'"],
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "rank"]])
 def test_help_and_list_import_nothing_heavy(arguments):
     code = (
         "import sys; from simulations.cli import app\n"
