@@ -1,26 +1,21 @@
 """A scheme of your own, Top-K: clients send the largest values of every tensor, and keep the others for later rounds.
 
-In this folder:
-
-    laser-fl run -c strategy=own_scheme:TopK -c keep=0.05    # test_accuracy 0.697
-    python own_scheme.py
-
-    TopK keeps the promises of a scheme
-    <Result of top-k: 100 rounds, test accuracy 0.824>
-    <Result of z-sgd: 100 rounds, test accuracy 0.881>
-    <Result of laser: 100 rounds, test accuracy 0.9225>
-
-Every client has a choice of its own, so that the server receives noise in all values: zeros save nothing here.
+$ laser-fl run -c strategy=own_scheme:TopK -c keep=0.05
+...
+test_accuracy            0.697
+$ python own_scheme.py
+<Result of top-k: 100 rounds, test accuracy 0.819>
+<Result of z-sgd: 100 rounds, test accuracy 0.8798>
+<Result of laser: 100 rounds, test accuracy 0.9167>
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 import laser_fl as lf
 from laser_fl.blocks import Block, Tensors, as_rows
-from laser_fl.schemes.approximation import Approximation, OwnIndices
+from laser_fl.schemes.approximation import OwnIndices
 from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
 from laser_fl.testing import check_scheme
 
@@ -28,14 +23,12 @@ from laser_fl.testing import check_scheme
 @lf.register_scheme("top-k")
 @dataclass(frozen=True)
 class TopK(lf.Scheme):
-    """Top-K with error feedback."""
+    """Top-K. Each client has a choice of its own, so that the server receives noise in all values."""
 
     keep: float = lf.option(0.01, "share of every tensor's values that is sent", gt=0, le=1)
     traits = Traits(error_feedback=True)
 
-    def encode(
-        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
-    ) -> tuple[Tensors, dict[str, Approximation]]:
+    def encode(self, corrected: Tensors, shared: Tensors, ctx: RoundContext) -> tuple[Tensors, dict[str, OwnIndices]]:
         """Send zeros but for the largest values; what is sent leaves the memory."""
         signals, approximations = {}, {}
         for block in ctx.blocks:
@@ -56,11 +49,10 @@ class TopK(lf.Scheme):
 
 
 if __name__ == "__main__":
-    check_scheme(TopK(keep=0.05))
-    print("TopK keeps the promises of a scheme")
-    inputs = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
-    data = inputs, inputs[:, :8].argmax(dim=1)
+    check_scheme(TopK(keep=0.05))  # it raises where a promise is broken
     torch.manual_seed(0)
+    inputs = torch.randn(4000, 32)
+    data = inputs, inputs[:, :8].argmax(dim=1)
     schemes = [TopK(keep=0.05), "z-sgd", "laser"]
-    results = lf.compare(nn.Linear(32, 8), data, data, strategies=schemes, rounds=100, power=1.0, learning_rate=0.5)
+    results = lf.compare(torch.nn.Linear(32, 8), data, data, strategies=schemes, rounds=100, learning_rate=0.5)
     print(*results.values(), sep="\n")

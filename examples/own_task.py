@@ -1,13 +1,15 @@
 """A task of your own: eight tones in noise, and a small network that tells them apart.
 
-In this folder:
-
-    laser-fl run -c task=own_task:load -c clients=8 -c rounds=60    # test_accuracy 0.960
-    laser-fl compare -c task=own_task:load -c clients=8 -c rounds=200 -c power=0.1 --strategies z-sgd,laser
-                                                                    # last accuracy 26.5 and 87.6 %
-    python own_task.py
-
-    <Result of laser: 60 rounds, test accuracy 0.961>
+$ laser-fl run -c task=own_task:load -c clients=8 -c rounds=60
+...
+test_accuracy            0.96
+$ laser-fl compare -c task=own_task:load -c clients=8 -c rounds=200 -c power=0.1 --strategies z-sgd,laser
+...
+strategy  last  averaged  best avg.    sent  ratio  power  time
+z-sgd     26.5      43.7       63.8  16,968     1x    0.1   3 s
+laser     87.6      92.8       93.2     464    37x    0.1   3 s
+$ python own_task.py
+<Result of laser: 60 rounds, test accuracy 0.961>
 """
 
 from pathlib import Path

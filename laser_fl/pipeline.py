@@ -29,7 +29,7 @@ from laser_fl.clipping import along, clip_factors, refuse_overflow, without_brok
 from laser_fl.errors import TrainingError
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
-from laser_fl.schemes.base import Received, RoundContext, Scheme, owners
+from laser_fl.schemes.base import Received, RoundContext, Scheme, decoded, encoded, owners
 from laser_fl.shapes import Float64, Int64
 
 
@@ -214,7 +214,7 @@ def aggregate_updates(
         received, usage = mac.transmit(client_update.signals, signal_norms, power, channel_state, ctx)
         amplitudes = len(names)
     refuse_overflow(received.values, ctx.round)
-    update, shared = scheme.decode(received, shared, ctx)
+    update, shared = decoded(scheme, received, shared, ctx)
     if update is not None and update is not received.values:
         refuse_overflow(update, ctx.round)
     noise = {} if update is None else scheme.noise_energies(received, ctx)
@@ -267,7 +267,7 @@ class _Encoded:
 
 
 def _encode(sending: Tensors, instructions: Instructions) -> _Encoded:
-    signals, approximations = instructions.scheme.encode(sending, instructions.shared, instructions.context)
+    signals, approximations = encoded(instructions.scheme, sending, instructions.shared, instructions.context)
     transmitters = len(instructions.context.transmitters)
     signal_norms = norms(signals, transmitters)
     if signals is sending:  # the gradient itself is sent, and its norms do for both

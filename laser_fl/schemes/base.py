@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.errors import TrainingError
 from laser_fl.registry import check_options
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
@@ -235,6 +236,35 @@ class Scheme(ABC):
             Shares of sum 1.
         """
         return torch.full_like(norms[0], 1 / norms.shape[1])
+
+
+def encoded(
+    scheme: Scheme, corrected: Tensors, shared: Tensors, ctx: RoundContext
+) -> tuple[Tensors, dict[str, Approximation]]:
+    """Encode as `Scheme.encode`. Raises TrainingError where a scheme returns something else."""
+    made = scheme.encode(corrected, shared, ctx)
+    _refuse_other_than_two(made, "encode", "(signals, approximations)", scheme, ctx)
+    return made
+
+
+def decoded(scheme: Scheme, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors | None, Tensors]:
+    """Decode as `Scheme.decode`. Raises TrainingError where a scheme returns something else."""
+    made = scheme.decode(received, shared, ctx)
+    _refuse_other_than_two(made, "decode", "(update, shared state)", scheme, ctx)
+    update = made[0]
+    shapes = {} if update is None else {name: tuple(tensor.shape) for name, tensor in update.items()}
+    for block in ctx.blocks:
+        if update is not None and shapes.get(block.name) != block.shape:
+            rule = f"must return an update of {block.name} of shape {block.shape}"
+            got = shapes.get(block.name, "none")
+            raise TrainingError(f"round {ctx.round + 1}: decode of {type(scheme).__name__} {rule}, got {got}")
+    return made
+
+
+def _refuse_other_than_two(made: object, method: str, wanted: str, scheme: Scheme, ctx: RoundContext) -> None:
+    if not isinstance(made, tuple) or len(made) != 2:
+        rule = f"{method} of {type(scheme).__name__} must return {wanted}"
+        raise TrainingError(f"round {ctx.round + 1}: {rule}, got {type(made).__name__}")
 
 
 def owners(signals: Iterable[str]) -> dict[str, int]:
