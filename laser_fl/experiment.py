@@ -22,7 +22,7 @@ from laser_fl.federated.server import Server
 from laser_fl.federated.setup import Setup, device_of
 from laser_fl.registry import CHANNELS, OWN, SCHEMES
 from laser_fl.schemes.base import Scheme
-from laser_fl.storage.files import COMPARISON
+from laser_fl.storage.files import COMPARISON, folder_name
 from laser_fl.storage.run_folder import RunFolder
 from laser_fl.storage.summary import summarise
 
@@ -185,7 +185,7 @@ def compare(
     out, results = arguments.pop("out", None), Comparison()
     for strategy in strategies:
         name = str(SCHEMES.choice(strategy)[SCHEMES.key])
-        folder = None if out is None else Path(out) / name.replace(":", ".")
+        folder = None if out is None else Path(out) / folder_name(name)
         results[name] = train(model, train_data, test_data, strategy=strategy, out=folder, **arguments)
     if out is not None:
         results.table.to_csv(Path(out) / COMPARISON, index=False)

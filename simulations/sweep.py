@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, brief, quoted
 from laser_fl.federated.setup import Setup, data_dir, device_of, prepare
-from laser_fl.storage.files import CONFIG, SUMMARY
+from laser_fl.storage.files import CONFIG, SUMMARY, folder_name
 from laser_fl.storage.trackers.base import tracker_class
 from simulations import presets
 from simulations.cluster import cluster
@@ -133,7 +133,7 @@ def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
             config = parse(values)
             digest = _digest(config)
             words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
-            label = "-".join([config.task, config.strategy, *words, digest]).replace("/", "_")
+            label = folder_name("-".join([config.task, config.strategy, *words, digest]).replace("/", "_"))
             there = next(root.resolve().glob(f"*-{digest}"), None)  # a run of another grid that has it, too
             runs.setdefault(digest, Run(config, there or root.resolve() / label))
     return list(runs.values())

@@ -19,8 +19,9 @@ from laser_fl.config.server_options import ServerOptions
 from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
-from laser_fl.registry import CHANNELS
+from laser_fl.registry import CHANNELS, SCHEMES
 from laser_fl.rng import Device
+from laser_fl.schemes.base import Scheme
 from strategies.over_the_air import OverTheAir
 
 
@@ -54,13 +55,32 @@ class _Named(OverTheAir):
 
     def __init__(self, **options: Unpack[Options]) -> None:
         """Prepare a run. Raises ConfigError where an option is unknown or its value is wrong."""
+        self._prepare(self.strategy, options)
+
+    def _prepare(self, scheme: Scheme | str, options: Options) -> None:
         keys: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_THE_CALLER}
         known = {kebab(name) for name in RunConfig.model_fields}
         if refused := [key for key in keys if key not in OF_THE_RUN and kebab(key) in known]:
             raise ConfigError(f"{refused[0]}: is no option of a strategy; those are {', '.join(sorted(OF_THE_RUN))}")
         rest: Any = {name: value for name, value in options.items() if name in OF_THE_CALLER}
         channel = CHANNELS.choice(keys.pop("channel", "awgn"))
-        super().__init__(parse({"strategy": self.strategy, **channel, **keys}), **rest)
+        OverTheAir.__init__(self, parse({**SCHEMES.choice(scheme), **channel, **keys}), **rest)
+
+
+class OwnScheme(_Named):
+    """A scheme from outside the package: ``OwnScheme(TopK(keep=0.05), power=10.0)``."""
+
+    def __init__(self, scheme: Scheme | str, **options: Unpack[Options]) -> None:
+        """Prepare a run.
+
+        Args:
+            scheme: an object, or its name; the client app imports its module, too.
+            options: as `Options` has them.
+
+        Raises:
+            ConfigError: an option is unknown or its value is wrong.
+        """
+        self._prepare(scheme, options)
 
 
 class Laser(_Named):

@@ -15,6 +15,11 @@ ENVIRONMENT, SPECTRUM, CHECKPOINTS = "environment.json", "spectrum.csv", "checkp
 LOCK = ".lock"
 
 
+def folder_name(part: str) -> str:
+    """Return the name of a part as a folder's: without the colon of ``module:object``."""
+    return part.replace(":", ".")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step, so that a killed run never leaves half of one. Raises StorageError."""
     part = path.with_name(f".{path.name}.part")

@@ -32,6 +32,7 @@ from laser_fl.storage.files import (
     SUMMARY,
     TIMING,
     WEIGHTS,
+    folder_name,
     lock,
     unlock,
     write_whole,
@@ -43,7 +44,7 @@ from laser_fl.storage.trackers.base import tracker_class
 
 def path_of(config: RunConfig, now: datetime) -> Path:
     """Return a run's folder: the one to go on with, else `out-dir`, else runs/<task>-<strategy>-<time>."""
-    default = f"runs/{config.task}-{config.strategy}-{now:%Y%m%d-%H%M%S}"
+    default = f"runs/{folder_name(config.task)}-{folder_name(config.strategy)}-{now:%Y%m%d-%H%M%S}"
     return Path(config.resume or config.out_dir or default).expanduser()
 
 

@@ -96,7 +96,7 @@ def compare(
         from laser_fl.registry import SCHEMES
 
         with packages_for("compare", "laser-fl"):
-            from laser_fl.storage.files import COMPARISON
+            from laser_fl.storage.files import COMPARISON, folder_name
             from simulations.compare import frame, listing, picture
         from simulations.progress import Display
         from simulations.side_by_side import run_all
@@ -108,7 +108,7 @@ def compare(
         settings = settings_of(preset, [*(config or []), f"strategy={names[0]}"], out)
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         values = settings.to_flat()
-        runs = {name: parse(values | {"strategy": name, "out-dir": str(root / name)}) for name in names}
+        runs = {name: parse(values | {"strategy": name, "out-dir": str(root / folder_name(name))}) for name in names}
         with Display(errors, quiet) as display:
             outcomes = run_all(runs, display.show)
         drawn = picture(outcomes, settings, root, OVER_COLUMNS.get(over, over.value))

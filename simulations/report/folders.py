@@ -9,7 +9,7 @@ import pandas as pd
 
 from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.errors import DataError
-from laser_fl.storage.files import COMPARISON, CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY
+from laser_fl.storage.files import COMPARISON, CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY, folder_name
 from simulations.reading import naming, read_csv, read_json, read_parquet, refuse_without_numbers
 from simulations.reproduction import FIGURE, Reproduction
 from simulations.results import RESULTS
@@ -90,8 +90,9 @@ def read(folder: Path) -> Record:
     if (folder / COMPARISON).is_file():
         with naming(folder / COMPARISON):
             names = [str(name) for name in read_csv(folder / COMPARISON)["strategy"]]
-        there = [name for name in names if (folder / name / CONFIG).is_file()]
-        records = tuple(RunRecord.read(name, folder / name) for name in there)
+        places = {name: folder / folder_name(name) for name in names}
+        there = {name: place for name, place in places.items() if (place / CONFIG).is_file()}
+        records = tuple(RunRecord.read(name, place) for name, place in there.items())
         return Record("comparison", folder.name, records, missing=len(names) - len(there))
     if (folder / CONFIG).is_file():
         return Record("run", folder.name, (RunRecord.read(folder.name, folder),))

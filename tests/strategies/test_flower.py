@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from safetensors.torch import load_file
 
 from clients.node import hosted, hosted_here, reply
+from laser_fl.channels.fading import Fading
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.federated.callbacks import Callback
@@ -24,11 +25,12 @@ from laser_fl.transport.arrays import read_tensors, write_tensors
 from laser_fl.transport.messages import read_broadcast, write_broadcast
 from laser_fl.transport.replies import hosted_by, read_reply, write_reply
 from simulations.engines import flower, in_process
-from strategies import Laser, OverTheAir, Sgd, ZSgd
+from strategies import Laser, OverTheAir, OwnScheme, Sgd, ZSgd
 from strategies.server_app import app as server_app
 from tests.effort import few, pairs
 from tests.grids import SHORT, FakeGrid, run_config, run_on_grid
 from tests.helpers import VARIANTS, assert_alike, names, tensors
+from tests.testing.schemes import TopK
 
 
 @pytest.mark.parametrize(("variant", "nodes"), pairs(VARIANTS, [2, 5, 1]))
@@ -305,6 +307,14 @@ def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
 def test_every_scheme_has_a_strategy_of_its_own():
     import strategies
 
-    found = {getattr(strategies, name)().config.strategy for name in strategies.__all__ if name != "OverTheAir"}
-    assert found == set(SCHEMES)
+    named = [name for name in strategies.__all__ if name not in ("OverTheAir", "OwnScheme")]
+    assert {getattr(strategies, name)().config.strategy for name in named} == set(SCHEMES)
     assert issubclass(Laser, OverTheAir)
+
+
+def test_a_scheme_of_ones_own_and_a_channel_with_options_make_a_strategy():
+    strategy = OwnScheme(TopK(keep=0.25), channel=Fading(gain_threshold=0.5), power=3.0)
+    assert (strategy.config.keep, strategy.config.gain_threshold, strategy.config.power) == (0.25, 0.5, 3.0)
+    assert SCHEMES.build(strategy.config.strategy, strategy.config) == TopK(keep=0.25)
+    with pytest.raises(ConfigError, match="keep: must be less than or equal to 1, got 2"):
+        OwnScheme(TopK(keep=2))
