@@ -13,7 +13,7 @@ import laser_fl
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
 from laser_fl.federated.setup import prepare
-from laser_fl.registry import CHANNELS, SCHEMES, Table
+from laser_fl.registry import CHANNELS, POLICIES, SCHEMES
 from simulations.cli import app
 from tests.parts import visiting
 
@@ -181,6 +181,29 @@ def test_a_wrong_plug_in_is_refused_in_one_line(here, case):
     assert not (here / "runs").exists()
 
 
+def test_options_of_classes_and_functions_are_keys_in_kebab_case(here):
+    code = """
+    from typing import Annotated, Literal
+    from laser_fl.registry import Option
+
+    @dataclass(frozen=True)
+    class Own(ZSgd):
+        first_half: Literal["up", "down"] = lf.option("up", "direction")
+
+    def rising(power, step, steps, slope_db: Annotated[float, Option("growth", ge=0)] = 1.0):
+        return power * 10 ** (slope_db * step / steps / 10)
+    """
+    write(here, code)
+    values = {"strategy": "plugin:Own", "first-half": "down", "power-policy": "plugin:rising", "slope-db": "10"}
+    config = parse(values)
+    assert SCHEMES.build(config.strategy, config).first_half == "down"
+    assert POLICIES.build(config.power_policy, config)(1.0, 2, 4) == pytest.approx(10**0.5)
+    with pytest.raises(ConfigError, match=r"^first-half: must be 'up' or 'down', got 'left'$"):
+        parse(values | {"first-half": "left"})
+    with pytest.raises(ConfigError, match=r"^slope-db: must be greater than or equal to 0, got -1$"):
+        parse(values | {"slope-db": -1})
+
+
 def test_a_wrong_class_is_refused_where_it_is_registered():
     with pytest.raises(
         ConfigError, match=r"^strategy: own must be a subclass of laser_fl[.]schemes[.]base:Scheme, got int$"
@@ -201,7 +224,7 @@ def test_a_part_that_is_defined_anew_takes_the_place_of_the_former():
 
     former, new = define(), define()
     assert former is not new
-    assert Table.load(laser_fl.registry.POLICIES, "own") is new
+    assert POLICIES.load("own") is new
 
 
 def test_a_config_with_the_keys_of_a_plug_in_survives_pickle(here):
