@@ -7,7 +7,7 @@ from laser_fl.config import RunConfig
 from laser_fl.config.part_options import DECLARED
 from laser_fl.config.rules import rule_of, rule_text
 from laser_fl.config.run_config import kebab
-from laser_fl.registry import KINDS, Entry
+from laser_fl.registry import KINDS, Entry, options_of
 from laser_fl.registry.outside import load_plugins
 from simulations import presets
 from simulations.benchmarks import BENCHMARKS
@@ -42,7 +42,11 @@ def items() -> Iterator[Item]:
             yield Item(key, name, _about(entry), entry.words, _options(key, name))
         for name, part in table.outside.items():
             about = ((part.__doc__ or "").strip().splitlines() or [""])[0]
-            yield Item(key, name, f"{about} (registered by {part.__module__})")
+            options = tuple(
+                (kebab(option), f"{one.option.description}; {rule_of(one.annotation)}; default {one.default!r}")
+                for option, one in options_of(part).items()
+            )
+            yield Item(key, name, f"{about} (registered by {part.__module__})", details=options)
     for section, named in (("figure", FIGURES), ("benchmark", BENCHMARKS)):
         for name, entry in named.items():
             yield Item(section, name, entry.summary, entry.words)

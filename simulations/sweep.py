@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from laser_fl.config import RunConfig, parse
+from laser_fl.config import RunConfig, parse, parse_all
 from laser_fl.errors import ConfigError, LaserError, brief, quoted
 from laser_fl.federated.setup import Setup, data_dir, device_of, prepare
 from laser_fl.storage.files import CONFIG, SUMMARY, folder_name
@@ -129,8 +129,8 @@ def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
     runs: dict[str, Run] = {}
     for grid in grids:
         varied = [*grid.over, *grid.best_of]
-        for values in grid:
-            config = parse(values)
+        points = list(grid)
+        for values, config in zip(points, parse_all(points), strict=True):
             digest = _digest(config)
             words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
             label = folder_name("-".join([config.task, config.strategy, *words, digest]).replace("/", "_"))

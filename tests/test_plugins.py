@@ -5,6 +5,7 @@ import pickle
 import re
 import textwrap
 from importlib.metadata import EntryPoint
+from typing import Annotated
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ import laser_fl
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError
 from laser_fl.federated.setup import prepare
-from laser_fl.registry import CHANNELS, POLICIES, SCHEMES
+from laser_fl.registry import CHANNELS, PARTITIONS, POLICIES, SCHEMES, Option, options_of
 from simulations.cli import app
 from tests.parts import visiting
 
@@ -53,6 +54,36 @@ WRONG = {
         "class Own(",
         {"task": "plugin:Own"},
         "task: plugin:Own cannot be imported: SyntaxError: '(' was never closed (plugin.py, line LINE)",
+    ),
+    "two parts with an option of one name": (
+        OWN
+        + """
+@dataclass(frozen=True)
+class Loud(Awgn):
+    scale: float = lf.option(2.0, "another factor")
+""",
+        {"strategy": "plugin:Own", "channel": "plugin:Loud"},
+        "channel: plugin:Loud: its option scale must be declared as that of strategy: plugin:Own",
+    ),
+    "an option with the name of an attribute": (
+        OWN + "    length: int = lf.option(1, 'of something')",
+        {"strategy": "plugin:Own"},
+        "strategy: plugin:Own: its option length must have another name, which no key can have",
+    ),
+    "an option with a private name": (
+        OWN + "    _loose: int = lf.option(1, 'of something')",
+        {"strategy": "plugin:Own"},
+        "strategy: plugin:Own: its option _loose must have another name, which no key can have",
+    ),
+    "a field that is no option": (
+        OWN + "    loose: int = 1",
+        {"strategy": "plugin:Own"},
+        "strategy: plugin:Own cannot be imported: strategy: own: its field loose must be declared by laser_fl.option",
+    ),
+    "an option of an unknown type": (
+        OWN + "    lam: 'Flaot' = lf.option(1.0, 'of something')",
+        {"strategy": "plugin:Own"},
+        "strategy: plugin:Own cannot be imported: Own: its annotations must be defined (name 'Flaot' is not defined)",
     ),
     "an object that does not exist": (
         OWN,
@@ -122,20 +153,19 @@ WRONG = {
     "a name of two parts": (
         "@lf.register_scheme('one')\nclass One(ZSgd): ...\n@lf.register_scheme('one')\nclass Two(ZSgd): ...",
         {"strategy": "plugin:Two"},
-        "strategy: plugin:Two cannot be imported: ConfigError: "
+        "strategy: plugin:Two cannot be imported: "
         "strategy: must be registered under a new name, got 'one', which is plugin:One",
     ),
     "a name of a built-in part": (
         "@lf.register_channel('awgn')\nclass Own(Awgn): ...",
         {"channel": "plugin:Own"},
-        "channel: plugin:Own cannot be imported: ConfigError: "
+        "channel: plugin:Own cannot be imported: "
         "channel: must be registered under a new name, got 'awgn', which is laser_fl.channels.awgn:Awgn",
     ),
     "a name with a colon": (
         "@lf.register_scheme('my:own')\nclass Own(ZSgd): ...",
         {"strategy": "plugin:Own"},
-        "strategy: plugin:Own cannot be imported: ConfigError: "
-        "strategy: a name must be a text without a colon, got 'my:own'",
+        "strategy: plugin:Own cannot be imported: strategy: a name must be a text without a colon, got 'my:own'",
     ),
     "a task that returns none": (
         "def own(data_dir, config): return 3",
@@ -293,3 +323,18 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(monkeypatch):
     install(monkeypatch, "json")
     result = call("run", "-c", "channel=unknown")
     assert result.stderr.splitlines() == [f"channel: must be one of {', '.join(CHANNELS)}, got 'unknown'"]
+
+
+def test_a_partition_that_returns_something_else_is_refused_in_one_line():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PARTITIONS._outside, "three", lambda labels, config: 3)
+        setup = prepare(parse({"partition": "three", "clients": 2}))
+        with pytest.raises(ConfigError, match="^partition: three must return 2 tensors of indices, .*, got int$"):
+            _ = setup.schedule
+
+
+def test_an_integer_default_of_a_number_is_a_number():
+    def own(labels, config, share: Annotated[float, Option("share")] = 1):
+        pass
+
+    assert isinstance(options_of(own)["share"].default, float)

@@ -34,6 +34,22 @@ def parse(values: Mapping[Any, Any]) -> RunConfig:
     return config
 
 
+def parse_all(many: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
+    """Read the configs of runs that are compared.
+
+    The options of a part from outside are keys of those runs that choose it, and are left out of the others.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    own = [{option for _, _, part in _outside_parts(values) for option in options_of(part)} for values in many]
+    everybody = set().union(*own) - RunConfig.model_fields.keys()
+    return [
+        parse({key: value for key, value in values.items() if key.replace("-", "_") not in everybody - options})
+        for values, options in zip(many, own, strict=True)
+    ]
+
+
 def restored(values: Mapping[str, Any], modules: Sequence[str]) -> RunConfig:
     """Read a config that comes from another process, after importing the modules that register its parts."""
     for module in modules:
@@ -63,9 +79,14 @@ def _with_model(values: dict[str, Any]) -> dict[str, Any]:
 def _extended(parts: tuple[tuple[str, str, Any], ...]) -> type[RunConfig]:
     """Return the config with the options of parts from outside. Raises ConfigError where two keys clash."""
     fields: dict[str, Any] = {}
+    owners: dict[str, tuple[str, Declared]] = {}
     for key, name, part in parts:
         for option, declared in options_of(part).items():
-            _refuse_clash(f"{key}: {name}", option, declared)
+            what = f"{key}: {name}"
+            other, known = owners.setdefault(option, (what, declared))
+            if known != declared:
+                raise ConfigError(f"{what}: its option {kebab(option)} must be declared as that of {other}")
+            _refuse_clash(what, option, declared)
             fields[option] = (declared.annotation, Field(declared.default, description=declared.option.description))
     return create_model("RunConfig", __base__=RunConfig, __module__=__name__, **fields) if fields else RunConfig
 
@@ -74,6 +95,8 @@ def _refuse_clash(what: str, option: str, declared: Declared) -> None:
     """Refuse an option with the name of a key that means something else."""
     field = RunConfig.model_fields.get(option)
     if field is None:
+        if hasattr(RunConfig, option) or option.startswith("_"):
+            raise ConfigError(f"{what}: its option {option} must have another name, which no key can have")
         return
     if option not in PartOptions.model_fields:
         raise ConfigError(f"{what}: its option {kebab(option)} must have another name, which is a key of every run")

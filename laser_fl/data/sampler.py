@@ -19,6 +19,9 @@ def deal(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
     """Deal the examples to the clients, by the config's partition. Raises ConfigError where a client would get none."""
     _refuse_too_many(config, len(labels))
     shards: Sequence[Tensor] = PARTITIONS.build(config.partition, config)(labels.cpu(), config)
+    if not isinstance(shards, list | tuple) or [type(s) for s in shards] != [Tensor] * config.clients:
+        rule = f"must return {config.clients} tensors of indices, one for each client"
+        raise ConfigError(f"partition: {config.partition} {rule}, got {type(shards).__name__}")
     if not all(map(len, shards)):
         raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
     return shards

@@ -144,20 +144,36 @@ def a_number(value: float) -> float:
 def _of_class(part: type) -> dict[str, Declared]:
     if not dataclasses.is_dataclass(part):
         return {}
-    hints = get_type_hints(part)
+    hints = _hints(part)
     fields = {field.name: field for field in dataclasses.fields(part) if METADATA in field.metadata}
-    return {name: Declared(hints[name], field.default, field.metadata[METADATA]) for name, field in fields.items()}
+    return {
+        name: Declared(hints[name], _default(field.default, hints[name]), field.metadata[METADATA])
+        for name, field in fields.items()
+    }
 
 
 def _of_function(part: Any) -> dict[str, Declared]:
     found = {}
-    for name, hint in get_type_hints(part, include_extras=True).items():
+    for name, hint in _hints(part).items():
         if get_origin(hint) is Annotated:
             kind, *notes = get_args(hint)
             for note in notes:
                 if isinstance(note, Option):
-                    found[name] = Declared(kind, inspect.signature(part).parameters[name].default, note)
+                    default = inspect.signature(part).parameters[name].default
+                    found[name] = Declared(kind, _default(default, kind), note)
     return found
+
+
+def _hints(part: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(part, include_extras=True)
+    except NameError as error:
+        raise ConfigError(f"{part.__qualname__}: its annotations must be defined ({error})") from None
+
+
+def _default(value: Any, kind: Any) -> Any:
+    """Return a default in its type, so that files write it as any other value of the key."""
+    return float(value) if kind is float and isinstance(value, int) else value
 
 
 @cache

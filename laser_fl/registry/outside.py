@@ -34,7 +34,7 @@ def imported(name: str, key: str) -> Any:
         lacks = f"there is no module {module} {where}" if error.name == module else reason_of(error)
         raise ConfigError(f"{key}: {brief(name)} cannot be imported: {lacks}") from None
     except Exception as error:
-        reason = f"{type(error).__name__}: {reason_of(error)}"
+        reason = reason_of(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {reason_of(error)}"
         raise ConfigError(f"{key}: {brief(name)} cannot be imported: {brief(reason)}") from error
     try:
         for part in place.split("."):

@@ -1,5 +1,6 @@
 """Tables of parts: built in, registered in this process, or named as ``module:object``."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -155,7 +156,10 @@ class Table(Mapping[str, Entry]):
 
     def _add(self, name: str, part: Any) -> None:
         outside.refuse_misfit(part, f"{self.key}: {name}", self._base, self._takes)
-        options_of(part)  # refuses those that cannot be keys
+        options = options_of(part)  # refuses those that cannot be keys
+        fields = dataclasses.fields(part) if isinstance(part, type) and dataclasses.is_dataclass(part) else ()
+        if plain := [field.name for field in fields if field.init and field.name not in options]:
+            raise ConfigError(f"{self.key}: {name}: its field {plain[0]} must be declared by laser_fl.option")
         self._outside[name] = part
 
     def _refuse_taken(self, name: str, part: Any) -> None:

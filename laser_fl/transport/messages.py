@@ -23,6 +23,7 @@ from laser_fl.transport.arrays import Publish, handle_of, put_tensors, reading, 
 
 WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
 ACKNOWLEDGEMENTS, NORM_BOUNDS = "acknowledgements", "norm-bounds"
+STRATEGY = "strategy"  # the scheme's name beside its options, none of which has that name
 NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared"
 REPLICA_UPDATE, RECEIVED, RECEIVED_STD = "replica-update", "received", "received-std"
 
@@ -102,7 +103,7 @@ def write_broadcast(broadcast: Broadcast, publish: Publish | None = None) -> Rec
     """Return a broadcast as records, which have the weights only in a round's first exchange."""
     ctx, down = broadcast.context, broadcast.downlink
     exchange = ConfigRecord(_write_context(ctx) | {"downlink": down.content, "downlink-noise-std": down.noise_std})
-    scheme = ConfigRecord({"name": SCHEMES.name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
+    scheme = ConfigRecord({STRATEGY: SCHEMES.name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
     acknowledgements = ConfigRecord(
         asdict(broadcast.acknowledgements) | {"last_acknowledged": list(broadcast.acknowledgements.last_acknowledged)}
     )
@@ -250,7 +251,7 @@ def _read_scheme(options: dict[str, Any]) -> Scheme:
     for part in (value for value in options.values() if isinstance(value, str) and ":" in value):
         if not any(part in table.outside for table in KINDS.values()):
             raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
-    name = str(options.pop("name"))
+    name = str(options.pop(STRATEGY))
     config = parse({key.replace("_", "-"): value for key, value in options.items()} | {"strategy": name})
     scheme: Scheme = SCHEMES.build(config.strategy, config)
     if options.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]

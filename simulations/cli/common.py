@@ -42,11 +42,16 @@ def settings_of(preset: str | None, overrides: list[str] | None, out: Path | Non
     Raises:
         ConfigError: an unknown preset, or a wrong key or value.
     """
+    return parse(values_of(preset, overrides, out))
+
+
+def values_of(preset: str | None, overrides: list[str] | None, out: Path | None) -> dict[str, Any]:
+    """Return the keys and values of `settings_of`, as they were given. Raises ConfigError as it does."""
     given = key_values(overrides)
     values: dict[str, Any] = {**(presets.beside(presets.load(preset), given) if preset else {}), **given}
     if out is not None:
         values["out-dir"] = str(out)
-    return parse(values)
+    return values
 
 
 def key_values(given: list[str] | None, option: str = "-c") -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from laser_fl.config import RunConfig, parse
+from laser_fl.config import RunConfig, parse_all
 from laser_fl.errors import ConfigError, LaserError, brief, packages_for
 from simulations.cli.common import (
     Overrides,
@@ -23,6 +23,7 @@ from simulations.cli.common import (
     settings_of,
     show,
     show_pairs,
+    values_of,
 )
 
 
@@ -105,10 +106,11 @@ def compare(
         names = [name.strip() for name in strategies.split(",")] if strategies is not None else list(SCHEMES)
         if len(set(names)) < len(names):
             raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
-        settings = settings_of(preset, [*(config or []), f"strategy={names[0]}"], out)
+        values = values_of(preset, config, out)
+        settings, *_ = parse_all([values | {"strategy": name} for name in names])
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
-        values = settings.to_flat()
-        runs = {name: parse(values | {"strategy": name, "out-dir": str(root / folder_name(name))}) for name in names}
+        each = [values | {"strategy": name, "out-dir": str(root / folder_name(name))} for name in names]
+        runs = dict(zip(names, parse_all(each), strict=True))
         with Display(errors, quiet) as display:
             outcomes = run_all(runs, display.show)
         drawn = picture(outcomes, settings, root, OVER_COLUMNS.get(over, over.value))
