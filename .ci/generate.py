@@ -9,6 +9,7 @@
 - pyproject.toml: the run config of the Flower app, since Flower refuses keys that are not declared there.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -52,7 +53,13 @@ def type_text(one: Declared) -> str:
 
 def loosest(ones: list[Declared]) -> Declared:
     """Return the option of a key that several parts declare: with the loosest of their rules."""
-    return min(ones, key=lambda one: (one.option.gt is not None, one.option.gt or one.option.ge or 0))
+    return min(ones, key=lambda one: (one.option.gt is not None, one.option.gt or one.option.ge or 0, _most(one)))
+
+
+def _most(one: Declared) -> float:
+    """Return a key that is least for the loosest upper bound."""
+    most = one.option.le if one.option.le is not None else one.option.lt
+    return -math.inf if most is None else -most
 
 
 def default_text(value: Any) -> str:
@@ -107,31 +114,29 @@ def part_options() -> Iterator[str]:
 
 def server_options() -> Iterator[str]:
     """Write laser_fl/config/server_options.py."""
-    from laser_fl.config import RunConfig, ServerConfig
+    from laser_fl.config import AirConfig, RunConfig, ServerConfig
     from laser_fl.config.part_options import DECLARED
 
-    of_server = {name for place, options in DECLARED.items() if place[0] not in CLIENTS_ONLY for name in options}
-    of_server |= ServerConfig.model_fields.keys()
+    of_parts = {name for place, options in DECLARED.items() if place[0] not in CLIENTS_ONLY for name in options}
+    of_models = {name for place, options in DECLARED.items() if place[0] in ("task", "model") for name in options}
+    of_air, of_server = (config.model_fields.keys() | of_parts for config in (AirConfig, ServerConfig))
     yield '"""The keys of a run as typed keyword arguments. Written by .ci/generate.py: do not edit."""'
     yield ""
     yield "from typing import Literal, TypedDict"
-    yield ""
-    yield ""
-    yield "class ServerOptions(TypedDict, total=False):"
-    yield '    """The keys that the server needs, in snake_case, but for scheme and channel; see ``laser-fl list``."""'
-    yield ""
-    for name in RunConfig.model_fields:
-        if name in of_server - ARGUMENTS:
-            yield from typed(name)
-    yield ""
-    yield ""
-    yield "class RunOptions(ServerOptions, total=False):"
-    yield '    """The keys of a run on own data, in snake_case."""'
-    yield ""
-    of_models = {name for place, options in DECLARED.items() if place[0] in ("task", "model") for name in options}
-    for name in RunConfig.model_fields:
-        if name not in of_server | of_models | ARGUMENTS:
-            yield from typed(name)
+    sections = (
+        ("AirOptions(TypedDict", "air interface, but for scheme and channel", of_air),
+        ("ServerOptions(AirOptions", "server", of_server - of_air),
+        ("RunOptions(ServerOptions", "run on own data", RunConfig.model_fields.keys() - of_server - of_models),
+    )
+    for opening, whose, names in sections:
+        yield ""
+        yield ""
+        yield f"class {opening}, total=False):"
+        yield f'    """The keys of a {whose}, in snake_case; see ``laser-fl list``."""'
+        yield ""
+        for name in RunConfig.model_fields:
+            if name in names - ARGUMENTS:
+                yield from typed(name)
 
 
 def typed(name: str) -> Iterator[str]:
@@ -142,7 +147,7 @@ def typed(name: str) -> Iterator[str]:
     kind: Any = field.annotation
     text = f"Literal{list(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
     yield f"    {name}: {text}".replace("'", '"')
-    about = f"{field.description[0].upper()}{field.description[1:]} (default {field.default!r})."
+    about = f"{field.description} (default {field.default!r})."
     yield textwrap.indent("\n".join(textwrap.wrap(f'"""{about}"""', 110)), "    ")
 
 

@@ -39,8 +39,7 @@ Optimization". Names are imported on first use: ``import laser_fl`` imports no P
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from laser_fl import registry as _registry
-from laser_fl.registry import option
+from laser_fl.registry import ALLOCATIONS, CHANNELS, MODELS, PARTITIONS, POLICIES, SCHEMES, TASKS, TRACKERS, option
 
 if TYPE_CHECKING:
     from laser_fl.channels.awgn import Awgn
@@ -93,14 +92,14 @@ __all__ = [
     "train",
 ]
 
-register_scheme = _registry.SCHEMES.register
-register_channel = _registry.CHANNELS.register
-register_task = _registry.TASKS.register
-register_model = _registry.MODELS.register
-register_partition = _registry.PARTITIONS.register
-register_policy = _registry.POLICIES.register
-register_allocation = _registry.ALLOCATIONS.register
-register_tracker = _registry.TRACKERS.register
+register_scheme = SCHEMES.register
+register_channel = CHANNELS.register
+register_task = TASKS.register
+register_model = MODELS.register
+register_partition = PARTITIONS.register
+register_policy = POLICIES.register
+register_allocation = ALLOCATIONS.register
+register_tracker = TRACKERS.register
 
 _PLACES = {
     "over_the_air": ("OverTheAir", "gradients", "step"),
@@ -132,4 +131,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

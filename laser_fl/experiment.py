@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from laser_fl.blocks import Tensors
 from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
+from laser_fl.config.keywords import only
 from laser_fl.config.server_options import RunOptions
 from laser_fl.data.metrics import TASK_METRICS
 from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train as run_rounds
@@ -145,9 +147,9 @@ def train(
         (8, 8)
     """
     task = Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, metric, loss=loss)
-    given: dict[str, Any] = dict(options)
-    about = {"task": OWN, "model": type(model).__name__, "checkpoint-every": 0 if out is None else 100}
-    config = parse({**about, **SCHEMES.choice(strategy), **CHANNELS.choice(channel), **given})
+    about = {"task": OWN, "model": type(model).__name__}
+    chosen = about, SCHEMES.choice(strategy), CHANNELS.choice(channel)
+    config = parse(only(options, RunOptions.__annotations__, "a run on own data", *chosen))
     return _run(config, task, callbacks, out)
 
 
@@ -183,13 +185,31 @@ def compare(
         ['sgd', 'z-sgd']
     """
     out, results = arguments.pop("out", None), Comparison()
-    for strategy in strategies:
-        name = str(SCHEMES.choice(strategy)[SCHEMES.key])
+    for name, strategy in _named(strategies).items():
         folder = None if out is None else Path(out) / folder_name(name)
         results[name] = train(model, train_data, test_data, strategy=strategy, out=folder, **arguments)
     if out is not None:
         results.table.to_csv(Path(out) / COMPARISON, index=False)
     return results
+
+
+def _named(strategies: Sequence[Scheme | str]) -> dict[str, Scheme | str]:
+    """Name strategies by their schemes, and by their options where several have one scheme.
+
+    Raises:
+        ConfigError: two are the same.
+    """
+    choices = [SCHEMES.choice(strategy) for strategy in strategies]
+    named: dict[str, Scheme | str] = {}
+    for strategy, choice in zip(strategies, choices, strict=True):
+        scheme = str(choice[SCHEMES.key])
+        alike = [other for other in choices if other[SCHEMES.key] == scheme]
+        options = [f"{k}={v}" for k, v in choice.items() if any(other.get(k, v) != v for other in alike)]
+        name = " ".join([scheme, *options])
+        if name in named:
+            raise ConfigError(f"strategies: must name each once, got {name!r} twice")
+        named[name] = strategy
+    return named
 
 
 class _Record(Callback):

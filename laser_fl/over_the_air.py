@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from laser_fl.blocks import Tensors, num_values, pick, place
 from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
-from laser_fl.config.server_options import ServerOptions
+from laser_fl.config.keywords import only
+from laser_fl.config.server_options import AirOptions
 from laser_fl.errors import ConfigError, TrainingError, quoted
 from laser_fl.federated.air_interface import AirInterface
 from laser_fl.federated.ledger import Ledger, LedgerRecord
@@ -54,7 +55,7 @@ class OverTheAir:
         channel: Channel | str = "awgn",
         rounds: int = 0,
         transposed: Collection[str] = (),
-        **options: Unpack[ServerOptions],
+        **options: Unpack[AirOptions],
     ) -> None:
         """Prepare the first round.
 
@@ -70,8 +71,8 @@ class OverTheAir:
         Raises:
             ConfigError: an option is unknown, or its value is wrong.
         """
-        given: dict[str, Any] = dict(options)
-        config = parse({**SCHEMES.choice(scheme), **CHANNELS.choice(channel), **given})
+        chosen = SCHEMES.choice(scheme), CHANNELS.choice(channel)
+        config = parse(only(options, AirOptions.__annotations__, "an own loop", *chosen))
         weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
         schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
         self._air = AirInterface(config, weights, schedule, transposed)
@@ -79,6 +80,7 @@ class OverTheAir:
         _refuse_unknown_length(config, receiver, rounds)
         self._filter = UPDATE_FILTERS.load(receiver)
         self._filter_state: Tensors = {}
+        self._like, self._rounds = next(iter(weights.values())), schedule.rounds
         self._optimizer_config = OptimizerConfig.of(config, schedule.rounds, receiver=receiver)
         self._memory: Tensors = {}
         self._air.begin_round()
@@ -98,6 +100,7 @@ class OverTheAir:
         """The costs of every round: power, noise, values sent."""
         return self._air.ledger
 
+    @torch.no_grad()
     def aggregate(self, gradients: Mapping[str, Tensor]) -> Tensors | None:
         """Send one round of gradients through the air.
 
@@ -110,10 +113,12 @@ class OverTheAir:
             stays as it is.
 
         Raises:
-            TrainingError: the gradients are not those of the model, or not finite.
+            TrainingError: the gradients are not those of the model, or not finite; or all rounds are over.
             PowerError: a client exceeded its budget.
         """
         air = self._air
+        if air.round >= self._rounds:
+            raise TrainingError(f"round {air.round + 1}: must be among the {self._rounds} rounds that were given")
         sent: Tensors | None = self._rows_of_participants(gradients)
         air.accounting.broadcast_floats += sum(block.size for block in air.blocks)
         while air.phase < air.phases:
@@ -132,31 +137,37 @@ class OverTheAir:
     def state_dict(self) -> dict[str, Any]:
         """Return all that determines the next rounds, as numbers and copies of tensors, for `torch.save`."""
         air = self._air
-        trees = {"shared": air.shared, "memory": self._memory, "filter": self._filter_state}
         return {
+            "config": self.config.to_flat(),
             "round": air.round,
             "updates": air.updates,
             "usual": air.norm_clipper.usual,
             "ledger": [asdict(record) for record in air.ledger],
-            **{name: {key: tensor.clone() for key, tensor in tree.items()} for name, tree in trees.items()},
+            **{name: _copied(tree) for name, tree in self._trees.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, bit by bit as where it was taken. Raises ConfigError where it is another object's."""
-        air = self._air
-        like = next(iter(air.shared.values()), None)
         try:
-            shared, memory, known = (
-                {key: tensor.clone() for key, tensor in state[name].items()} for name in ("shared", "memory", "filter")
-            )
+            trees = {name: _copied(state[name]) for name in self._trees}
             ledger = Ledger(LedgerRecord(**record) for record in state["ledger"])
-            fits = {n: t.shape for n, t in memory.items()} in ({}, self._memory_shapes())
-            air.restore(state["round"], state["updates"], state["usual"], shared, ledger)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            config, round, updates, usual = (state[name] for name in ("config", "round", "updates", "usual"))
+        except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"state: must be of an OverTheAir's state_dict, lacks or has {quoted(error)}") from None
-        if not fits or (like is not None and not air.scheme.fits(shared, air.context)):
-            raise ConfigError("state: must be of the same model, scheme and number of clients")
-        self._memory, self._filter_state = memory, known
+        own = self.config.to_flat()
+        if other := sorted(key for key in own.keys() | config.keys() if own.get(key) != config.get(key)):
+            rule = f"must be of an object with the same {other[0]}"
+            raise ConfigError(f"state: {rule}, {own.get(other[0])!r}, got {config.get(other[0])!r}")
+        memory = {name: (tensor.shape, tensor.dtype) for name, tensor in trees["memory"].items()}
+        if memory not in ({}, self._memory_kinds()):
+            raise ConfigError("state: must be of an object with the same model")
+        self._memory, self._filter_state = trees["memory"], trees["filter"]
+        self._air.restore(round, updates, usual, trees["shared"], ledger)
+        self._air.begin_round()
+
+    @property
+    def _trees(self) -> dict[str, Tensors]:
+        return {"shared": self._air.shared, "memory": self._memory, "filter": self._filter_state}
 
     def _exchange(self, gradients: Tensors | None) -> None:
         """Carry out one exchange of the round; after the first one the gradients wait in the memory."""
@@ -179,9 +190,11 @@ class OverTheAir:
         for block in self._air.blocks:
             gradient = gradients.get(block.name)
             allowed = [(count, *block.shape) for count in (clients, len(participants))]
-            if gradient is None or tuple(gradient.shape) not in allowed:
-                got = "nothing" if gradient is None else tuple(gradient.shape)
+            if not isinstance(gradient, Tensor) or tuple(gradient.shape) not in allowed:
+                got = tuple(gradient.shape) if isinstance(gradient, Tensor) else quoted(gradient)
                 raise TrainingError(f"gradients: {block.name} must be of shape {allowed[0]}, got {got}")
+            if gradient.dtype != self._like.dtype:
+                raise TrainingError(f"gradients: {block.name} must be {self._like.dtype}, got {gradient.dtype}")
             rows[block.name] = gradient if len(gradient) == len(participants) else gradient[list(participants)]
         if unknown := gradients.keys() - rows.keys():
             raise TrainingError(f"gradients: must be of the model's parameters, got {quoted(sorted(unknown)[0])}, too")
@@ -189,8 +202,9 @@ class OverTheAir:
             raise TrainingError(f"gradients: must be finite, got others for {broken[0]}")
         return rows
 
-    def _memory_shapes(self) -> dict[str, torch.Size]:
-        return {block.name: torch.Size((self.config.clients, *block.shape)) for block in self._air.blocks}
+    def _memory_kinds(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        shapes = {block.name: torch.Size((self.config.clients, *block.shape)) for block in self._air.blocks}
+        return {name: (shape, self._like.dtype) for name, shape in shapes.items()}
 
 
 def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], batched: bool | None = None) -> Tensors:
@@ -204,7 +218,10 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
             faster, for small models of common layers, and batches of one shape.
 
     Returns:
-        Gradients by name, (clients, *shape).
+        Gradients by name, (clients, *shape); zeros for a parameter that the loss does not depend on.
+
+    Raises:
+        TrainingError: there are no batches.
 
     Example:
         >>> import torch
@@ -213,6 +230,8 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         >>> gradients(model, torch.nn.functional.cross_entropy, batches)["weight"].shape
         torch.Size([4, 2, 3])
     """
+    if not batches:
+        raise TrainingError("batches: must have one (inputs, targets) of each client, got none")
     network = Network.of(model)
     if batched is None:
         batched = network.batches and len(batches) > 1 and len({_shapes(batch) for batch in batches}) == 1
@@ -225,7 +244,8 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         many: Tensors = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0))(network.weights, inputs, targets)[0]
         return many
     leaves = {name: weight.detach().requires_grad_() for name, weight in network.weights.items()}
-    each = [torch.autograd.grad(mean_loss(leaves, *batch), list(leaves.values())) for batch in batches]
+    values = list(leaves.values())
+    each = [torch.autograd.grad(mean_loss(leaves, *batch), values, materialize_grads=True) for batch in batches]
     return {name: torch.stack(rows) for name, rows in zip(leaves, zip(*each, strict=True), strict=True)}
 
 
@@ -238,7 +258,7 @@ def step(optimizer: Optimizer, model: nn.Module, update: Mapping[str, Tensor] | 
         update: by the parameters' names, as `OverTheAir.aggregate` returns it.
 
     Raises:
-        TrainingError: it has a name that is no parameter's.
+        TrainingError: it has a name that is no parameter's, or another shape.
 
     Example:
         >>> import torch
@@ -253,8 +273,12 @@ def step(optimizer: Optimizer, model: nn.Module, update: Mapping[str, Tensor] | 
     parameters = dict(model.named_parameters())
     if unknown := update.keys() - parameters.keys():
         raise TrainingError(f"update: must be of the model's parameters, got {quoted(sorted(unknown)[0])}, too")
-    for name, gradient in update.items():
-        parameters[name].grad = gradient
+    for name, parameter in parameters.items():
+        gradient = update.get(name)
+        if gradient is not None and gradient.shape != parameter.shape:
+            shapes = f"{tuple(parameter.shape)}, got {tuple(gradient.shape)}"
+            raise TrainingError(f"update: {name} must be of shape {shapes}")
+        parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -263,6 +287,10 @@ def _refuse_unknown_length(config: RunConfig, receiver: str, rounds: int) -> Non
     if not rounds and (config.power_policy != "constant" or receiver == "paced"):
         needs = f"power-policy {config.power_policy}" if config.power_policy != "constant" else f"receiver {receiver}"
         raise ConfigError(f"rounds: must be given for {needs}, got {rounds}")
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _shapes(batch: tuple[Any, Any]) -> tuple[torch.Size, ...]:

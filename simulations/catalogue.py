@@ -1,12 +1,14 @@
 """The catalogue of all that a user can name: parts, keys, presets, figures, benchmarks. It imports no PyTorch."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from laser_fl.config import RunConfig
 from laser_fl.config.part_options import DECLARED
 from laser_fl.config.rules import rule_of, rule_text
 from laser_fl.config.run_config import kebab
+from laser_fl.errors import ConfigError
 from laser_fl.registry import KINDS, Entry, options_of
 from laser_fl.registry.outside import load_plugins
 from simulations import presets
@@ -58,8 +60,18 @@ def items() -> Iterator[Item]:
 
 def found(name: str) -> list[Item]:
     """Return the items of this very name; where there are none, those that mention it."""
+    if ":" in name:
+        _look_for(name)
     everything = list(items())
     return [item for item in everything if item.name == name] or [item for item in everything if item.matches(name)]
+
+
+def _look_for(name: str) -> None:
+    """Load a part from outside into the table of its kind, if it is of one."""
+    for table in sorted(KINDS.values(), key=lambda table: not table.has_base):  # others take any function
+        with suppress(ConfigError):
+            if table.find(name):
+                return
 
 
 def _keys() -> Iterator[Item]:

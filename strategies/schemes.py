@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor
 
 from laser_fl.channels.base import Channel
-from laser_fl.config import RunConfig, parse
-from laser_fl.config.run_config import kebab
+from laser_fl.config import parse
+from laser_fl.config.keywords import only
 from laser_fl.config.server_options import ServerOptions
-from laser_fl.errors import ConfigError
 from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
 from laser_fl.registry import CHANNELS, SCHEMES
@@ -44,8 +43,7 @@ class Options(ServerOptions, total=False):
     device: Device
 
 
-OF_THE_RUN = {*ServerOptions.__annotations__, "channel"}
-OF_THE_CALLER = Options.__annotations__.keys() - OF_THE_RUN
+OF_THE_CALLER = Options.__annotations__.keys() - {*ServerOptions.__annotations__, "channel"}
 
 
 class _Named(OverTheAir):
@@ -59,12 +57,9 @@ class _Named(OverTheAir):
 
     def _prepare(self, scheme: Scheme | str, options: Options) -> None:
         keys: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_THE_CALLER}
-        known = {kebab(name) for name in RunConfig.model_fields}
-        if refused := [key for key in keys if key not in OF_THE_RUN and kebab(key) in known]:
-            raise ConfigError(f"{refused[0]}: is no option of a strategy; those are {', '.join(sorted(OF_THE_RUN))}")
         rest: Any = {name: value for name, value in options.items() if name in OF_THE_CALLER}
-        channel = CHANNELS.choice(keys.pop("channel", "awgn"))
-        OverTheAir.__init__(self, parse({**SCHEMES.choice(scheme), **channel, **keys}), **rest)
+        chosen = SCHEMES.choice(scheme), CHANNELS.choice(keys.pop("channel", "awgn"))
+        OverTheAir.__init__(self, parse(only(keys, ServerOptions.__annotations__, "a strategy", *chosen)), **rest)
 
 
 class OwnScheme(_Named):

@@ -329,7 +329,7 @@ def test_a_partition_that_returns_something_else_is_refused_in_one_line():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PARTITIONS._outside, "three", lambda labels, config: 3)
         setup = prepare(parse({"partition": "three", "clients": 2}))
-        with pytest.raises(ConfigError, match="^partition: three must return 2 tensors of indices, .*, got int$"):
+        with pytest.raises(ConfigError, match=r"^partition: three must return 2 tensors of indices, .*, got int$"):
             _ = setup.schedule
 
 

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from pydantic import Field, ValidationError, create_model
@@ -14,6 +13,7 @@ from laser_fl.config.run_config import RunConfig, kebab
 from laser_fl.errors import ConfigError, brief, quoted
 from laser_fl.registry import AUTO, KINDS, TASKS, options_of
 from laser_fl.registry.options import Declared, rule_in
+from laser_fl.registry.outside import import_here
 
 
 def parse(values: Mapping[Any, Any]) -> RunConfig:
@@ -53,7 +53,7 @@ def parse_all(many: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
 def restored(values: Mapping[str, Any], modules: Sequence[str]) -> RunConfig:
     """Read a config that comes from another process, after importing the modules that register its parts."""
     for module in modules:
-        import_module(module)
+        import_here(module)
     return parse(values)
 
 

@@ -4,7 +4,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -14,27 +13,9 @@ from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from laser_fl.registry import KINDS
-from laser_fl.registry.options import a_number
+from laser_fl.registry.options import OneOf, a_number
 
 SMALLEST, LARGEST = 1e-30, 1e30  # beyond any channel
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The rule that a value is the name of a part of a kind, or one of `more`.
-
-    key: of the parts' table. unlisted: a name that programs use, and no user.
-    """
-
-    key: str
-    more: tuple[str, ...] = ()
-    unlisted: str = ""
-
-    def __call__(self, name: str) -> str:
-        """Return a name that is allowed. Raises ValueError for another one."""
-        if name not in (*self.more, self.unlisted or None) and not KINDS[self.key].find(name):
-            raise ValueError(f"must be one of {', '.join((*self.more, *KINDS[self.key]))}")
-        return name
 
 
 def part(key: str, *more: str, unlisted: str = "") -> AfterValidator:

@@ -58,8 +58,8 @@ def adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-class ServerConfig(BaseModel):
-    """The keys that a run's server needs, whatever model and data the clients have."""
+class AirConfig(BaseModel):
+    """The keys of the air interface: what is sent, by whom, at which power, and the steps that the update is for."""
 
     strategy: Annotated[str, part("strategy")] = Field(
         "laser", description="scheme that encodes the clients' gradients"
@@ -69,11 +69,6 @@ class ServerConfig(BaseModel):
     )
     channel: Annotated[str, part("channel")] = Field("awgn", description="channel from the clients to the server")
     power: Power = Field(1.0, description="mean power budget of a client per round, linear; inf: no noise")
-    downlink: Literal["model", "update", "compressed"] = Field(
-        "model",
-        description="content of broadcasts; compressed: the server's estimates, from which nodes compute the model",
-    )
-    downlink_power: Power = Field(math.inf, description="power of a broadcast, linear; inf: no noise")
     channel_uses: CountOrNone = Field(
         0, description="channel uses per round, for d-dsgd; 0: as many as the model has values"
     )
@@ -90,20 +85,30 @@ class ServerConfig(BaseModel):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
     learning_rate: Positive = Field(0.02, description="the server's step size")
     momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
-    weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
-    lr_schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
-        "constant", description="step size over the run"
-    )
-    lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
-    ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
-    min_clients: Count = Field(1, description="least number of clients that reply; with fewer a round is repeated")
-    max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
     norm_cap: NormBound = Field(
         math.inf,
         description="norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; "
         "inf: none",
     )
+
+
+class ServerConfig(AirConfig):
+    """The keys that a run's server needs, whatever model and data the clients have."""
+
+    downlink: Literal["model", "update", "compressed"] = Field(
+        "model",
+        description="content of broadcasts; compressed: the server's estimates, from which nodes compute the model",
+    )
+    downlink_power: Power = Field(math.inf, description="power of a broadcast, linear; inf: no noise")
+    weight_decay: NonNegative = Field(0.0, description="weight decay, at the server")
+    lr_schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
+        "constant", description="step size over the run"
+    )
+    lr_decay_at: Fraction = Field(0.75, description="part of the run after which lr-schedule=step divides by 10")
+    ema_decay: Fraction = Field(0.99, description="decay per round of the averaged weights")
+    min_clients: Count = Field(1, description="least number of clients that reply; with fewer a round is repeated")
+    max_retries: CountOrNone = Field(3, description="times that a round is repeated before the run stops")
     min_available_nodes: Count = Field(1, description="nodes of a deployment that a run awaits before it begins")
 
 
@@ -193,7 +198,7 @@ class RunConfig(ServerConfig, PartOptions):
         """Go to other processes as keys and values; classes of parts from outside are loaded anew there."""
         from laser_fl.config.parsing import restored
 
-        return restored, (self.model_dump(by_alias=True, exclude_unset=True), modules_of_outside())
+        return restored, (self.model_dump(by_alias=True, exclude_unset=True), modules_of_outside(self))
 
     @property
     def evaluation_interval(self) -> int:

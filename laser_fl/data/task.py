@@ -68,9 +68,11 @@ class Examples:
         return Epochs(config, deal(self.targets, config), clients)
 
 
-def stratified(labels: Int64[Tensor, " examples"], count: int) -> Int64[Tensor, " count"]:
+def stratified(labels: Shaped[Tensor, "examples ..."], count: int) -> Int64[Tensor, " count"]:
     """Draw `count` examples, rising, at random but with each label in proportion: the same ones in every run."""
     drawn = torch.randperm(len(labels), generator=RandomStreams(0).generator("evaluation examples"))
+    if labels.is_floating_point() or labels.ndim > 1:  # no labels
+        return drawn[:count].sort().values
     shuffled, places = labels[drawn], torch.empty(len(labels), dtype=torch.float64)
     for label, size in enumerate(labels.bincount().tolist()):  # an example's place among those of its label, in (0, 1)
         places[shuffled == label] = (torch.arange(size, dtype=torch.float64) + 0.5) / size
@@ -100,8 +102,10 @@ def as_examples(data: Any, part: str) -> "Examples | Text":
         rule = "must be a pair of tensors (inputs, targets), or a torch Dataset"
         raise DataError(f"{part} data: {rule}, got {type(data).__name__}")
     inputs, targets = data
-    if len(inputs) != len(targets) or len(inputs) == 0:
+    if len(inputs) != len(targets):
         raise DataError(f"{part} data: must have a target for each input, got {len(inputs)} and {len(targets)}")
+    if len(inputs) == 0:
+        raise DataError(f"{part} data: must have examples, got none")
     return Examples(inputs, targets)
 
 
@@ -220,7 +224,7 @@ class Task:
             ConfigError: the task has no such model, or its builder returns something else.
         """
         name = next(iter(self.models)) if config.model == AUTO else config.model
-        builder = MODELS.outside.get(name, self.models.get(name))
+        builder = self.models.get(name, MODELS.outside.get(name))
         if builder is None:
             raise ConfigError(f"model: must be one of {', '.join(self.models)} for this task, got {quoted(name)}")
         with RandomStreams(config.seed).torch_global("initial weights"):
@@ -251,12 +255,19 @@ class Task:
             with autocast(config, device):
                 outputs = functional_call(module, state, (self.prepare(inputs) if self.prepare else inputs,))
                 loss += float(self.loss(outputs, targets)) * targets.numel()
-            correct += float((outputs.argmax(dim=-1) == targets).sum())
+            correct += self._correct(outputs, targets) if self.metric == "accuracy" else 0.0
             count += targets.numel()
         mean = loss / count
         if self.metric == "perplexity":
             return {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
         return {"loss": mean, self.metric: correct / count}
+
+    def _correct(self, outputs: Tensor, targets: Tensor) -> float:
+        """Count the outputs whose largest value is the target's. Raises DataError where these do not fit together."""
+        if outputs.ndim == 0 or outputs.shape[:-1] != targets.shape:
+            rule = f"must be of shape (*targets, classes), with targets {tuple(targets.shape)}, for the accuracy"
+            raise DataError(f"the model's outputs {rule}, got {tuple(outputs.shape)}")
+        return float((outputs.argmax(dim=-1) == targets).sum())
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:

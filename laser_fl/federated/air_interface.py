@@ -183,7 +183,7 @@ class AirInterface:
     def restore(
         self, round: int, updates: int, usual: Mapping[str, Sequence[float]], shared: Tensors, ledger: Ledger
     ) -> None:
-        """Go on between two rounds, from where another uplink of the same run was; the next round begins.
+        """Go on between two rounds, from where another one of the same run was; `begin_round` follows.
 
         Args:
             round: its number of rounds done.
@@ -194,5 +194,3 @@ class AirInterface:
         """
         self.round, self.updates, self.shared, self.ledger = round, updates, shared, ledger
         self.norm_clipper = NormClipper(self.config.norm_cap, usual)
-        if round < self.schedule.rounds:
-            self.begin_round()

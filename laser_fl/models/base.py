@@ -1,14 +1,15 @@
 """Networks: a module, its trained weights, and the facts needed to view its tensors as matrices."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from laser_fl.blocks import Block, Tensors, blocks_of
+from laser_fl.registry.options import take_options
 
 T = TypeVar("T")
 
@@ -68,8 +69,9 @@ class Network:
 
     @cached_property
     def draws(self) -> bool:
-        """True where a forward pass in training draws random numbers."""
-        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.module.modules())
+        """True where a layer draws random numbers in training; calls such as ``F.dropout`` are not seen."""
+        layers = list(self.module.modules())
+        return any(isinstance(m, nn.RReLU) or (isinstance(m, _DropoutNd) and m.p > 0) for m in layers)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -78,6 +80,6 @@ class Network:
 
 
 def build(builder: Callable[..., T], config: object, **fixed: Any) -> T:
-    """Call `builder` with those of its parameters that `config` has attributes for, and `fixed`."""
-    names = [name for name in inspect.signature(builder).parameters if name not in fixed and hasattr(config, name)]
-    return builder(**{name: getattr(config, name) for name in names}, **fixed)
+    """Call `builder` with its options, which are attributes of `config`, and with `fixed`."""
+    options = {name: value for name, value in take_options(builder, config).items() if name not in fixed}
+    return builder(**options, **fixed)

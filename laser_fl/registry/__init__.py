@@ -226,7 +226,7 @@ KINDS: dict[str, Table] = {
 }  # by the key that names a part of the kind
 
 
-def modules_of_outside() -> list[str]:
-    """Return the modules that parts from outside were defined in, for another process to import."""
-    parts = (part for table in KINDS.values() for part in table.outside.values())
-    return sorted({part.__module__ for part in parts} - {"__main__"})
+def modules_of_outside(config: object) -> list[str]:
+    """Return the modules of the parts from outside that a config chooses, for another process to import."""
+    chosen = (table.outside.get(getattr(config, key.replace("-", "_"), "")) for key, table in KINDS.items())
+    return sorted({part.__module__ for part in chosen if part is not None} - {"__main__"})

@@ -1,6 +1,6 @@
 """Options of parts: each is declared once, in the part that has it, and is a key of the run config.
 
-A class declares them as fields of its dataclass, a function as keyword parameters:
+A class declares them as fields of its dataclass, a function, or a class that is none, as keyword parameters:
 
     keep: float = option(0.01, "share of the values that is sent", gt=0, le=1)
 
@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from laser_fl.errors import ConfigError, quoted
 
@@ -42,6 +40,26 @@ class Option:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """The rule that a value is the name of a part of a kind, or one of `more`.
+
+    key: of the parts' table. unlisted: a name that programs use, and no user.
+    """
+
+    key: str
+    more: tuple[str, ...] = ()
+    unlisted: str = ""
+
+    def __call__(self, name: str) -> str:
+        """Return a name that is allowed. Raises ValueError for another one."""
+        from laser_fl.registry import KINDS
+
+        if name not in (*self.more, self.unlisted or None) and not KINDS[self.key].find(name):
+            raise ValueError(f"must be one of {', '.join((*self.more, *KINDS[self.key]))}")
+        return name
+
+
+@dataclass(frozen=True)
 class Declared:
     """An option as a part declares it: with its type and its default."""
 
@@ -52,8 +70,12 @@ class Declared:
     @property
     def annotation(self) -> Any:
         """The type with its rule, as pydantic takes it."""
+        from pydantic import AfterValidator, Field
+
         bounds = {name: getattr(self.option, name) for name in ("gt", "ge", "lt", "le")}
-        rules = {name: bound for name, bound in bounds.items() if bound is not None}
+        rules: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
+        if self.option.part:
+            return Annotated[str, AfterValidator(OneOf(self.option.part))]
         if self.type is not float:
             return Annotated[self.type, Field(**rules)] if rules else self.type
         if self.option.infinite:
@@ -98,7 +120,10 @@ def option(
 @cache
 def options_of(part: Any) -> Mapping[str, Declared]:
     """Return the options that a part declares, by name. Raises ConfigError for one of a type that no key has."""
-    found = _of_class(part) if isinstance(part, type) else _of_function(part) if inspect.isfunction(part) else {}
+    if dataclasses.is_dataclass(part):
+        found = _of_dataclass(part)
+    else:
+        found = _of_function(part.__init__ if isinstance(part, type) else part)  # type: ignore[misc]
     for name, declared in found.items():
         if declared.type not in TYPES and get_origin(declared.type) is not Literal:
             rule = "must be of type int, float, str or Literal"
@@ -118,13 +143,14 @@ def check_options(part: object) -> None:
         ConfigError: a value is wrong; the line has the key, the rule and the value.
     """
     cls: Any = type(part)
-    for name, adapter in _adapters(cls).items():
-        value = getattr(part, name)
-        try:
-            adapter.validate_python(value)
-        except ValidationError as error:
-            rule = rule_in(error.errors()[0]["msg"])
-            raise ConfigError(f"{_key(name)}: must be {rule}, got {quoted(value)}") from None
+    for name in options_of(cls):
+        _check(cls, name, getattr(part, name))
+
+
+def check_defaults(part: Any) -> None:
+    """Refuse a part with a default outside of its rule. Raises ConfigError."""
+    for name, declared in options_of(part).items():
+        _check(part, name, declared.default)
 
 
 def rule_in(message: str) -> str:
@@ -141,10 +167,28 @@ def a_number(value: float) -> float:
     return value
 
 
-def _of_class(part: type) -> dict[str, Declared]:
-    if not dataclasses.is_dataclass(part):
-        return {}
-    hints = _hints(part)
+def _check(part: Any, name: str, value: Any) -> None:
+    from pydantic import ValidationError
+
+    try:
+        _adapters(part)[name].validate_python(value)
+    except ValidationError as error:
+        rule = rule_in(error.errors()[0]["msg"])
+        raise ConfigError(f"{_key(name)}: must be {rule}, got {quoted(value)}") from None
+
+
+@cache
+def _adapters(part: Any) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    return {name: TypeAdapter(declared.annotation) for name, declared in options_of(part).items()}
+
+
+def _of_dataclass(part: Any) -> dict[str, Declared]:
+    try:
+        hints = get_type_hints(part)
+    except NameError as error:
+        raise ConfigError(f"{part.__qualname__}: its annotations must be defined ({error})") from None
     fields = {field.name: field for field in dataclasses.fields(part) if METADATA in field.metadata}
     return {
         name: Declared(hints[name], _default(field.default, hints[name]), field.metadata[METADATA])
@@ -153,32 +197,28 @@ def _of_class(part: type) -> dict[str, Declared]:
 
 
 def _of_function(part: Any) -> dict[str, Declared]:
+    if not inspect.isfunction(part):
+        return {}
+    parameters = inspect.signature(part).parameters
+    try:
+        hints = get_type_hints(part, include_extras=True)
+    except NameError as error:  # of an annotation for type checkers only
+        if not any("Option" in str(one.annotation) for one in parameters.values()):
+            return {}
+        raise ConfigError(f"{part.__qualname__}: its annotations must be defined ({error})") from None
     found = {}
-    for name, hint in _hints(part).items():
+    for name, hint in hints.items():
         if get_origin(hint) is Annotated:
             kind, *notes = get_args(hint)
             for note in notes:
                 if isinstance(note, Option):
-                    default = inspect.signature(part).parameters[name].default
-                    found[name] = Declared(kind, _default(default, kind), note)
+                    found[name] = Declared(kind, _default(parameters[name].default, kind), note)
     return found
-
-
-def _hints(part: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(part, include_extras=True)
-    except NameError as error:
-        raise ConfigError(f"{part.__qualname__}: its annotations must be defined ({error})") from None
 
 
 def _default(value: Any, kind: Any) -> Any:
     """Return a default in its type, so that files write it as any other value of the key."""
     return float(value) if kind is float and isinstance(value, int) else value
-
-
-@cache
-def _adapters(part: Any) -> dict[str, Any]:
-    return {name: TypeAdapter(declared.annotation) for name, declared in options_of(part).items()}
 
 
 def _key(name: str) -> str:

@@ -1,7 +1,9 @@
 """Parts from outside the package: their modules are imported, and their shape is checked."""
 
+import dataclasses
 import inspect
 import sys
+from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,10 +27,8 @@ def imported(name: str, key: str) -> Any:
         ConfigError: there is no such module or object, or importing it fails.
     """
     module, _, place = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     try:
-        found = import_module(module)
+        found = import_here(module)
     except ModuleNotFoundError as error:
         where = "here or among the installed packages"
         lacks = f"there is no module {module} {where}" if error.name == module else reason_of(error)
@@ -74,11 +74,39 @@ def refuse_misfit(part: Any, what: str, base: str, takes: tuple[str, ...] | None
         raise ConfigError(f"{what} must be a function, got {type(part).__name__}")
     elif takes is not None and not isinstance(part, type) and not _accepts(part, len(takes)):
         raise ConfigError(f"{what} must take ({', '.join(takes)}), takes {_shape(part)}")
+    elif takes and isinstance(part, type) and not _accepts(part.__call__, 1 + len(takes)):
+        raise ConfigError(f"{what} must be callable with ({', '.join(takes)}), takes {_shape(part.__call__)}")
+
+
+def refuse_other_arguments(part: type, what: str, options: Collection[str]) -> None:
+    """Refuse a class that is not made of its options alone, since a run makes it from the config.
+
+    Args:
+        part: the class.
+        what: the part, for messages.
+        options: the names of those that it declares.
+
+    Raises:
+        ConfigError: it is no dataclass where it declares one, or takes another argument.
+    """
+    if loose := [name for name, value in vars(part).items() if isinstance(value, dataclasses.Field)]:
+        raise ConfigError(f"{what} must be a dataclass, since it declares the option {loose[0]}")
+    others = [name for name in inspect.signature(part.__init__).parameters if name not in ("self", *options)]  # type: ignore[misc]
+    if others and part.__init__ is not object.__init__:  # type: ignore[misc]
+        raise ConfigError(f"{what}: its argument {others[0]} must be an option, declared by laser_fl.option")
 
 
 def place_of(part: Any) -> str:
-    """Return ``module:object`` of a class or a function."""
-    return f"{part.__module__}:{part.__qualname__}"
+    """Return ``module:object`` of a part."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def import_here(module: str) -> Any:
+    """Import a module, which may lie in the current folder."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return import_module(module)
 
 
 def _refuse_class(part: Any, what: str, base: type) -> None:

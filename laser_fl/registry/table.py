@@ -1,6 +1,5 @@
 """Tables of parts: built in, registered in this process, or named as ``module:object``."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 
 from laser_fl.errors import ConfigError, packages_for, quoted
 from laser_fl.registry import outside
-from laser_fl.registry.options import options_of, take_options
+from laser_fl.registry.options import check_defaults, options_of, take_options
 
 P = TypeVar("P")
 
@@ -64,6 +63,11 @@ class Table(Mapping[str, Entry]):
         return len(self._entries)
 
     @property
+    def has_base(self) -> bool:
+        """True where parts of this kind are subclasses of one class; else they are functions."""
+        return bool(self._base)
+
+    @property
     def outside(self) -> Mapping[str, Any]:
         """The parts from outside the package, by the names under which they were registered or loaded."""
         return self._outside
@@ -97,6 +101,12 @@ class Table(Mapping[str, Entry]):
         if isinstance(part, str):
             return {self.key: part}
         cls: Any = type(part)
+        base: Any = resolve_name(self._base) if self._base else object
+        if not isinstance(part, base):
+            hint = f": write {part.__name__}()" if isinstance(part, type) else ""
+            raise ConfigError(
+                f"{self.key}: must be a name or an object of {base.__qualname__}, got {quoted(part)}{hint}"
+            )
         options = {name.replace("_", "-"): getattr(part, name) for name in options_of(cls)}
         return {self.key: self.name_of(part), **options}
 
@@ -117,12 +127,12 @@ class Table(Mapping[str, Entry]):
         """
 
         def add(part: P) -> P:
-            if ":" in name or not name:
-                raise ConfigError(f"{self.key}: a name must be a text without a colon, got {quoted(name)}")
             self._refuse_taken(name, part)
             self._add(name, part)
             return part
 
+        if callable(name) or ":" in name or not name:
+            raise ConfigError(f"{self.key}: must be registered under a text without a colon, got {quoted(name)}")
         return add
 
     def find(self, name: str) -> bool:
@@ -156,10 +166,9 @@ class Table(Mapping[str, Entry]):
 
     def _add(self, name: str, part: Any) -> None:
         outside.refuse_misfit(part, f"{self.key}: {name}", self._base, self._takes)
-        options = options_of(part)  # refuses those that cannot be keys
-        fields = dataclasses.fields(part) if isinstance(part, type) and dataclasses.is_dataclass(part) else ()
-        if plain := [field.name for field in fields if field.init and field.name not in options]:
-            raise ConfigError(f"{self.key}: {name}: its field {plain[0]} must be declared by laser_fl.option")
+        check_defaults(part)
+        if self._base and isinstance(part, type) and self.key != "tracker":
+            outside.refuse_other_arguments(part, f"{self.key}: {name}", options_of(part))
         self._outside[name] = part
 
     def _refuse_taken(self, name: str, part: Any) -> None:

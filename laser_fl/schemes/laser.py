@@ -11,12 +11,14 @@ Source: paper, Algorithm 1 and §F.2; Vogels, Karimireddy, Jaggi, "PowerSGD", 20
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from laser_fl.blocks import Block, Tensors
+from laser_fl.errors import ConfigError, quoted
 from laser_fl.registry import FACTOR_EXCHANGES, option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, LowRank
@@ -47,9 +49,16 @@ class Laser(Scheme):
     factor_exchange: str = option("alternating", "way of the factors to the server", part="factor-exchange")
     phase_split: float = option(0.5, "power share of the first of two-phase's phases", gt=0, lt=1)
 
-    def __new__(cls, rank: int = 2, factor_exchange: str = "alternating", phase_split: float = 0.5) -> "Laser":
-        """Choose the class of the exchange; a subclass is its own."""
-        chosen: type[Laser] = FACTOR_EXCHANGES.load(factor_exchange) if cls is Laser else cls
+    def __new__(
+        cls, rank: int = 2, factor_exchange: str = "alternating", phase_split: float = 0.5, **more: Any
+    ) -> "Laser":
+        """Choose the class of the exchange; a subclass is its own. Raises ConfigError for an unknown exchange."""
+        if cls is not Laser:
+            return super().__new__(cls)
+        if not FACTOR_EXCHANGES.find(factor_exchange):
+            rule = f"must be one of {', '.join(FACTOR_EXCHANGES)}"
+            raise ConfigError(f"factor-exchange: {rule}, got {quoted(factor_exchange)}")
+        chosen: type[Laser] = FACTOR_EXCHANGES.load(factor_exchange)
         return super().__new__(chosen)
 
     @property

@@ -248,10 +248,10 @@ def _read_context(numbers: dict[str, Any]) -> RoundContext:
 
 def _read_scheme(options: dict[str, Any]) -> Scheme:
     """Return the scheme, its options checked like those of a run; a message imports no module."""
-    for part in (value for value in options.values() if isinstance(value, str) and ":" in value):
-        if not any(part in table.outside for table in KINDS.values()):
-            raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
     name = str(options.pop(STRATEGY))
+    for part in (name, *(value for value in options.values() if isinstance(value, str) and ":" in value)):
+        if not any(part in table or part in table.outside for table in KINDS.values()):
+            raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
     config = parse({key.replace("_", "-"): value for key, value in options.items()} | {"strategy": name})
     scheme: Scheme = SCHEMES.build(config.strategy, config)
     if options.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]

@@ -121,5 +121,5 @@ def _line(item: "Item") -> str:
 def _refuse_unknown_model(name: str) -> None:
     from laser_fl.registry import MODELS
 
-    if name not in MODELS:
+    if not MODELS.find(name):
         raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")
