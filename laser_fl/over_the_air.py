@@ -191,7 +191,8 @@ class OverTheAir:
             gradient = gradients.get(block.name)
             allowed = [(count, *block.shape) for count in (clients, len(participants))]
             if not isinstance(gradient, Tensor) or tuple(gradient.shape) not in allowed:
-                got = tuple(gradient.shape) if isinstance(gradient, Tensor) else quoted(gradient)
+                none = "nothing" if gradient is None else type(gradient).__name__
+                got = tuple(gradient.shape) if isinstance(gradient, Tensor) else none
                 raise TrainingError(f"gradients: {block.name} must be of shape {allowed[0]}, got {got}")
             if gradient.dtype != self._like.dtype:
                 raise TrainingError(f"gradients: {block.name} must be {self._like.dtype}, got {gradient.dtype}")

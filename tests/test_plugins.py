@@ -78,7 +78,8 @@ class Loud(Awgn):
     "a field that is no option": (
         OWN + "    loose: int = 1",
         {"strategy": "plugin:Own"},
-        "strategy: plugin:Own cannot be imported: strategy: own: its field loose must be declared by laser_fl.option",
+        "strategy: plugin:Own cannot be imported: "
+        "strategy: own: its argument loose must be an option, declared by laser_fl.option",
     ),
     "an option of an unknown type": (
         OWN + "    lam: 'Flaot' = lf.option(1.0, 'of something')",
@@ -165,7 +166,8 @@ class Loud(Awgn):
     "a name with a colon": (
         "@lf.register_scheme('my:own')\nclass Own(ZSgd): ...",
         {"strategy": "plugin:Own"},
-        "strategy: plugin:Own cannot be imported: strategy: a name must be a text without a colon, got 'my:own'",
+        "strategy: plugin:Own cannot be imported: "
+        "strategy: must be registered under a text without a colon, got 'my:own'",
     ),
     "a task that returns none": (
         "def own(data_dir, config): return 3",

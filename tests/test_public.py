@@ -17,7 +17,7 @@ from laser_fl.errors import ConfigError, DataError, TrainingError
 from laser_fl.federated import local_training
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
-from laser_fl.registry import CHANNELS, SCHEMES
+from laser_fl.registry import CHANNELS, MODELS, SCHEMES
 from laser_fl.storage.files import COMPARISON, SUMMARY
 
 ROOT = Path(lf.__file__).parents[1]
@@ -188,13 +188,87 @@ def test_wrong_gradients_are_refused_and_change_nothing():
     )
 
 
+def test_a_loop_ends_with_the_rounds_that_were_given_and_begins_there_from_its_state():
+    model, options = small(), {"clients": 4, "rounds": 2, "fraction": 0.5}
+    ota = lf.OverTheAir(model, **options)
+    gradients = {name: torch.ones(4, *p.shape) for name, p in model.named_parameters()}
+    for _ in range(2):
+        ota.aggregate(gradients)
+    again = lf.OverTheAir(model, **options)
+    again.load_state_dict(ota.state_dict())
+    assert again.participants == ota.participants
+    with pytest.raises(TrainingError, match="round 3: must be among the 2 rounds that were given"):
+        again.aggregate(gradients)
+
+
+def test_what_is_compared_has_names_of_its_own():
+    options = {"clients": 2, "batch_size": 4, "rounds": 2}
+    results = lf.compare(small(), DATA, DATA, strategies=["sgd", lf.Laser(rank=1), lf.Laser(rank=2)], **options)
+    assert list(results) == ["sgd", "laser rank=1", "laser rank=2"]
+    with pytest.raises(ConfigError, match="strategies: must name each once, got 'sgd' twice"):
+        lf.compare(small(), DATA, DATA, strategies=["sgd", "sgd"], **options)
+
+
+def test_outputs_that_are_no_classes_have_no_accuracy():
+    data, loss = (INPUTS, INPUTS.sum(dim=1, keepdim=True)), torch.nn.functional.mse_loss
+    with pytest.raises(DataError, match="the model's outputs must be of shape"):
+        lf.train(torch.nn.Linear(6, 1), data, data, loss=loss, clients=2, batch_size=4, rounds=1)
+
+
+def other_network():
+    return torch.nn.Linear(6, 3)
+
+
+def test_a_model_of_ones_own_is_trained_whatever_is_registered_under_its_class():
+    MODELS.register("Sequential")(other_network)
+    try:
+        result = lf.train(small(), DATA, DATA, clients=2, batch_size=4, rounds=1)
+    finally:
+        del MODELS._outside["Sequential"]
+    assert isinstance(result.model, torch.nn.Sequential)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout1d(0.5), torch.nn.AlphaDropout(0.5), torch.nn.RReLU()])
+def test_every_layer_that_draws_is_seeded(layer):
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), layer, torch.nn.Linear(8, 3))
+    options = {"clients": 2, "batch_size": 4, "rounds": 2}
+    first, second = (lf.train(model, DATA, DATA, **options).model for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: lf.OverTheAir(small(), downlink="update"), "downlink: is no option of an own loop; those are"),
+        (lambda: lf.OverTheAir(small(), scheme=lf.Laser(), rank=3), "rank: must be given once, got 3 beside 2"),
+        (lambda: lf.OverTheAir(small(), scheme=lf.Laser), "strategy: must be a name or an object of Scheme, got <cla"),
+        (lambda: lf.OverTheAir(small(), channel=lf.ZSgd()), "channel: must be a name or an object of Channel, got ZS"),
+        (lambda: lf.train(small(), DATA, DATA, tracker="wandb"), "tracker: is no option of a run on own data; those"),
+        (lambda: lf.Laser(factor_exchange="both"), "factor-exchange: must be one of alternating, two-phase, one-shot"),
+        (lambda: lf.ADsgd(recovery="both"), "recovery: must be one of lmmse, amp, got 'both'"),
+        (lambda: lf.register_scheme(lf.Laser), "strategy: must be registered under a text without a colon, got"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused_in_one_line(make, line):
+    with pytest.raises(ConfigError) as refusal:
+        make()
+    assert str(refusal.value).startswith(line)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_state_of_another_object_is_refused():
     state = lf.OverTheAir(small(), clients=3).state_dict()
     for wrong in ({}, {"round": 1}, {**state, "memory": {"0.weight": torch.ones(3, 2)}}):
         with pytest.raises(ConfigError, match=r"^state: must be of"):
             lf.OverTheAir(small(), clients=3).load_state_dict(wrong)
-    with pytest.raises(ConfigError, match="same model, scheme and number of clients"):
-        lf.OverTheAir(small(), scheme=lf.Laser(rank=1), clients=3).load_state_dict(state)
+    for other, line in (
+        (lf.OverTheAir(small(), scheme=lf.Laser(rank=1), clients=3), "same rank, 1, got 2"),
+        (lf.OverTheAir(small(), scheme="z-sgd", clients=3), "same strategy, 'z-sgd', got 'laser'"),
+        (lf.OverTheAir(small(), clients=3, seed=1), "same seed, 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            other.load_state_dict(state)
+        assert len(other.ledger) == 0
 
 
 def test_gradients_are_those_of_plain_autograd_batched_or_not():
@@ -210,6 +284,20 @@ def test_gradients_are_those_of_plain_autograd_batched_or_not():
     uneven = [(INPUTS[:5], DATA[1][:5]), (INPUTS[:7], DATA[1][:7])]
     assert lf.gradients(model, torch.nn.functional.cross_entropy, uneven)["0.bias"].shape == (2, 12)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_parameter_that_the_loss_does_not_see_gets_zeros_and_steps_leave_it():
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(6, 3), "idle": torch.nn.Linear(6, 3)})
+    model.forward = model["used"].forward
+    batches = [(INPUTS[:4], DATA[1][:4]), (INPUTS[4:8], DATA[1][4:8])]
+    computed = lf.gradients(model, torch.nn.functional.cross_entropy, batches)
+    assert not computed["idle.weight"].any()
+    with pytest.raises(TrainingError, match="batches: must have one"):
+        lf.gradients(model, torch.nn.functional.cross_entropy, [])
+    torch.nn.functional.cross_entropy(model["idle"](INPUTS), DATA[1]).backward()  # stale, and not to be stepped on
+    before = model["idle"].weight.clone()
+    lf.step(torch.optim.SGD(model.parameters(), lr=1.0), model, {"used.weight": torch.ones(3, 6)})
+    assert torch.equal(model["idle"].weight, before)
 
 
 def test_step_refuses_names_that_are_no_parameters():
@@ -257,7 +345,7 @@ def test_a_torch_dataset_is_stacked_once():
     [
         (INPUTS, "train data: must be a pair of tensors (inputs, targets), or a torch Dataset, got Tensor"),
         ((INPUTS, DATA[1][:5]), "train data: must have a target for each input, got 96 and 5"),
-        ((INPUTS[:0], DATA[1][:0]), "train data: must have a target for each input, got 0 and 0"),
+        ((INPUTS[:0], DATA[1][:0]), "train data: must have examples, got none"),
     ],
 )
 def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data, line):

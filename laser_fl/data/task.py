@@ -53,7 +53,7 @@ class Examples:
         if into is None or into.shape != shape:
             into = self.inputs.new_empty(shape)
         torch.index_select(self.inputs, 0, flat, out=into.view(len(flat), *self.inputs.shape[1:]))
-        return into, self.targets.index_select(0, flat).view(rows.shape)
+        return into, self.targets.index_select(0, flat).view(*rows.shape, *self.targets.shape[1:])
 
     def batches(self, count: int, size: int) -> Iterator[Batch]:
         """Yield `count` of the examples (0: all), always the same ones, `size` at a time."""

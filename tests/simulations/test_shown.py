@@ -2,6 +2,7 @@
 
 import io
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,7 +17,6 @@ from laser_fl.data.metrics import TASK_METRICS, Metric
 from laser_fl.data.task import Examples, Task
 from laser_fl.errors import ConfigError
 from laser_fl.federated.schedule import RoundSchedule
-from laser_fl.federated.server import Server
 from simulations.cli import app
 from simulations.compare import listing, picture
 from simulations.progress import MOST_LINES, Display, Report, Reporter
@@ -202,8 +202,7 @@ class TestProgress:
             assert (state in shown, "…" in shown) == (width >= 80, False)
 
     def test_the_pace_is_that_of_the_rounds_since_a_run_went_on(self):
-        server = Server.__new__(Server)
-        server.round, server.schedule, server.warning = 1001, RoundSchedule(2000), ""
+        server = SimpleNamespace(round=1001, schedule=RoundSchedule(2000), warning="")
         reports = []
         Reporter("laser", reports.append).on_round(server, 0.5)
         assert reports[0].rounds_per_second == 2.0

@@ -101,7 +101,7 @@ def test_a_sweep_that_is_told_to_end_leaves_no_process_and_says_nothing(tmp_path
     (tmp_path / "grid.toml").write_text('[fixed]\nmodel = "linear"\nrounds = 100000\n[grid]\nseed = [0, 1]\n')
     with started("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "--quiet") as process:
         while not list(tmp_path.glob("runs/*/config.json")):
-            assert process.poll() is None
+            assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
         below = psutil.Process(process.pid).children(recursive=True)
         process.terminate()

@@ -273,7 +273,7 @@ class TestTheCommand:
                 "--resume: takes all settings but rounds and epochs from the run, got -c rank, too",
             ),
             (["--resume", "run", "--engine", "flower"], "resume: must go on with the engine in-process, got flower"),
-            (["-c", "resume=run", "-c", "rank=3"], "model: must be linear as in the run that goes on, got mlp"),
+            (["-c", "resume=run", "-c", "rank=3"], "rank: must be 2 as in the run that goes on, got 3"),
         ],
     )
     def test_refuses_what_is_not_that_run(self, tmp_path, made, monkeypatch, arguments, line):
