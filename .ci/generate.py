@@ -5,7 +5,8 @@
 
 - laser_fl/config/part_options.py: the options as keys of the run config, so that a config and a list of keys import no
   PyTorch.
-- laser_fl/config/server_options.py: the keys that a strategy takes as keyword arguments.
+- laser_fl/config/server_options.py: the keys that loops of one's own, strategies and `laser_fl.train` take as keyword
+  arguments.
 - pyproject.toml: the run config of the Flower app, since Flower refuses keys that are not declared there.
 """
 
@@ -124,15 +125,15 @@ def server_options() -> Iterator[str]:
     yield ""
     yield "from typing import Literal, TypedDict"
     sections = (
-        ("AirOptions(TypedDict", "air interface, but for scheme and channel", of_air),
-        ("ServerOptions(AirOptions", "server", of_server - of_air),
-        ("RunOptions(ServerOptions", "run on own data", RunConfig.model_fields.keys() - of_server - of_models),
+        ("AirOptions(TypedDict", "an air interface, but for scheme and channel", of_air),
+        ("ServerOptions(AirOptions", "a server", of_server - of_air),
+        ("RunOptions(ServerOptions", "a run on own data", RunConfig.model_fields.keys() - of_server - of_models),
     )
     for opening, whose, names in sections:
         yield ""
         yield ""
         yield f"class {opening}, total=False):"
-        yield f'    """The keys of a {whose}, in snake_case; see ``laser-fl list``."""'
+        yield f'    """The keys of {whose}, in snake_case; see ``laser-fl list``."""'
         yield ""
         for name in RunConfig.model_fields:
             if name in names - ARGUMENTS:

@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from laser_fl.blocks import Tensors
 from laser_fl.channels.base import Channel
-from laser_fl.config import RunConfig, parse
+from laser_fl.config import RunConfig, parse_all
 from laser_fl.config.keywords import only
+from laser_fl.config.run_config import kebab
 from laser_fl.config.server_options import RunOptions
 from laser_fl.data.metrics import TASK_METRICS
 from laser_fl.data.task import Task, cross_entropy_of_all
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, packages_for
 from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train as run_rounds
 from laser_fl.federated.server import Server
-from laser_fl.federated.setup import Setup, device_of
+from laser_fl.federated.setup import setup_of
 from laser_fl.registry import CHANNELS, OWN, SCHEMES
+from laser_fl.registry.options import take_options
 from laser_fl.schemes.base import Scheme
 from laser_fl.storage.files import COMPARISON, folder_name
 from laser_fl.storage.run_folder import RunFolder
@@ -39,7 +41,8 @@ class Result:
     """A run that is over.
 
     config: of the run. model: a copy of the caller's, trained. averaged: the moving average of its weights, by name.
-    metrics: of each evaluation. summary: last scores, best score, costs; as in a run's summary.json.
+    metrics: of each evaluation. records: the ledger's, a mapping per round.
+    summary: last scores, best score, costs; as in a run's summary.json. metric: the name of the task's metric.
 
     Example:
         >>> import torch
@@ -60,14 +63,16 @@ class Result:
     @property
     def history(self) -> "pd.DataFrame":
         """The scores and what was spent until then, a row per evaluation; as in a run's metrics.csv."""
-        import pandas as pd
+        with packages_for("history"):
+            import pandas as pd
 
         return pd.DataFrame([one.flat() for one in self.metrics])
 
     @property
     def ledger(self) -> "pd.DataFrame":
         """The costs, a row per round; as in a run's ledger.csv."""
-        import pandas as pd
+        with packages_for("ledger"):
+            import pandas as pd
 
         return pd.DataFrame(self.records)
 
@@ -86,14 +91,16 @@ class Comparison(dict[str, Result]):
 
     @property
     def table(self) -> "pd.DataFrame":
-        """The summaries, a row per strategy."""
-        import pandas as pd
+        """The summaries, a row per strategy; as in the comparison.csv of ``laser-fl compare``."""
+        with packages_for("table"):
+            import pandas as pd
 
         return pd.DataFrame([{"strategy": name, "reason": "", **result.summary} for name, result in self.items()])
 
     def plot(self) -> "Figure":
         """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
-        from matplotlib.figure import Figure
+        with packages_for("plot"):
+            from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -133,6 +140,9 @@ def train(
         out: a new folder for the run's files, which ``laser-fl report`` reads; None: none.
         options: keys of the run config in snake_case: power, clients, rounds, learning_rate, batch_size, seed...
 
+    Returns:
+        Scores, ledger and summary of the run, and the trained copy of the model.
+
     Raises:
         ConfigError: an option is unknown, or its value is wrong.
         DataError: the data cannot be trained on.
@@ -146,11 +156,8 @@ def train(
         >>> len(result.history), len(result.ledger)
         (8, 8)
     """
-    task = Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, metric, loss=loss)
-    about = {"task": OWN, "model": type(model).__name__}
-    chosen = about, SCHEMES.choice(strategy), CHANNELS.choice(channel)
-    config = parse(only(options, RunOptions.__annotations__, "a run on own data", *chosen))
-    return _run(config, task, callbacks, out)
+    (config,) = _configs(model, [strategy], channel, options)
+    return _run(config, _task(model, train_data, test_data, metric, loss), callbacks, out)
 
 
 def compare(
@@ -159,7 +166,12 @@ def compare(
     test_data: Any,
     *,
     strategies: Sequence[Scheme | str] = ("sgd", "z-sgd", "laser"),
-    **arguments: Any,
+    channel: Channel | str = "awgn",
+    loss: Callable[[Any, Any], Tensor] = cross_entropy_of_all,
+    metric: str = "accuracy",
+    callbacks: Sequence[Callback] = (),
+    out: str | Path | None = None,
+    **options: Unpack[RunOptions],
 ) -> Comparison:
     """Train the same model with several strategies, one after the other, over the same channel at the same power.
 
@@ -168,13 +180,21 @@ def compare(
         train_data: as for `train`.
         test_data: as for `train`.
         strategies: schemes, or their names.
-        arguments: the other arguments of `train`; `out` gets a folder for each strategy.
+        channel: as for `train`.
+        loss: as for `train`.
+        metric: as for `train`.
+        callbacks: as for `train`, of every run.
+        out: a new folder, for a folder of each run and a table, which ``laser-fl report`` reads; None: none.
+        options: as for `train`; the option of a part from outside applies where that is chosen.
 
     Returns:
-        The results by the strategies' names, with `plot()` and `table`.
+        The results by the strategies' names, with `plot()` and `table`. Several of one scheme have the options in
+        which they differ in their names.
 
     Raises:
-        LaserError: as `train` does.
+        ConfigError: as `train` does, before the first run; or two strategies are the same.
+        DataError: as `train` does.
+        TrainingError: as `train` does.
 
     Example:
         >>> import torch
@@ -184,31 +204,47 @@ def compare(
         >>> list(results)
         ['sgd', 'z-sgd']
     """
-    out, results = arguments.pop("out", None), Comparison()
-    for name, strategy in _named(strategies).items():
-        folder = None if out is None else Path(out) / folder_name(name)
-        results[name] = train(model, train_data, test_data, strategy=strategy, out=folder, **arguments)
+    configs = _named(_configs(model, strategies, channel, options))
+    if out is not None:
+        with packages_for("compare with out"):
+            import pandas  # noqa: F401  before hours of training
+    results = Comparison()
+    for name, config in configs.items():
+        task = _task(model, train_data, test_data, metric, loss)
+        results[name] = _run(config, task, callbacks, None if out is None else Path(out) / folder_name(name))
     if out is not None:
         results.table.to_csv(Path(out) / COMPARISON, index=False)
     return results
 
 
-def _named(strategies: Sequence[Scheme | str]) -> dict[str, Scheme | str]:
-    """Name strategies by their schemes, and by their options where several have one scheme.
+def _configs(
+    model: nn.Module, strategies: Sequence[Scheme | str], channel: Channel | str, options: Mapping[str, Any]
+) -> list[RunConfig]:
+    """Return the configs of runs on own data, one for each strategy. Raises ConfigError."""
+    about = {"task": OWN, "model": type(model).__name__}, CHANNELS.choice(channel)
+    allowed, whose = RunOptions.__annotations__, "a run on own data"
+    return parse_all([only(options, allowed, whose, *about, SCHEMES.choice(strategy)) for strategy in strategies])
+
+
+def _task(model: nn.Module, train_data: Any, test_data: Any, metric: str, loss: Callable[[Any, Any], Tensor]) -> Task:
+    return Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, metric, loss=loss)
+
+
+def _named(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
+    """Name configs by their schemes, and by the options in which several of one scheme differ.
 
     Raises:
         ConfigError: two are the same.
     """
-    choices = [SCHEMES.choice(strategy) for strategy in strategies]
-    named: dict[str, Scheme | str] = {}
-    for strategy, choice in zip(strategies, choices, strict=True):
-        scheme = str(choice[SCHEMES.key])
-        alike = [other for other in choices if other[SCHEMES.key] == scheme]
-        options = [f"{k}={v}" for k, v in choice.items() if any(other.get(k, v) != v for other in alike)]
-        name = " ".join([scheme, *options])
+    options = [take_options(SCHEMES.load(config.strategy), config) for config in configs]
+    named: dict[str, RunConfig] = {}
+    for config, own in zip(configs, options, strict=True):
+        alike = [other for one, other in zip(configs, options, strict=True) if one.strategy == config.strategy]
+        differing = [f"{kebab(key)}={v}" for key, v in own.items() if any(other[key] != v for other in alike)]
+        name = " ".join([config.strategy, *differing])
         if name in named:
             raise ConfigError(f"strategies: must name each once, got {name!r} twice")
-        named[name] = strategy
+        named[name] = config
     return named
 
 
@@ -228,11 +264,8 @@ class _Record(Callback):
 
 def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str | Path | None) -> Result:
     """Run all rounds in this process."""
-    device = device_of(config)
-    network, record = task.network(config), _Record()
-    network.module.to(device)
-    setup = Setup(config, task.to(device), network, device)
-    engine = InProcess(setup)
+    setup, record = setup_of(config, task), _Record()
+    network, engine = setup.network, InProcess(setup)
     folder = None if out is None else RunFolder(Path(out).expanduser(), config, "in-process")
     try:
         listening = [record, *([folder] if folder else []), *callbacks]

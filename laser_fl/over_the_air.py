@@ -14,7 +14,7 @@ from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.keywords import only
 from laser_fl.config.server_options import AirOptions
-from laser_fl.errors import ConfigError, TrainingError, quoted
+from laser_fl.errors import ConfigError, TrainingError, brief, quoted
 from laser_fl.federated.air_interface import AirInterface
 from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
@@ -30,7 +30,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class OverTheAir:
-    """A wireless uplink: it takes all clients' gradients, and returns the update that the server makes of them.
+    """The air between clients and server: it takes all gradients, and returns the update that the server makes of them.
 
     It keeps the clients' error-feedback memory, splits the power, models channel and noise, decodes, and writes the
     ledger. The model and its optimizer stay the caller's.
@@ -60,19 +60,23 @@ class OverTheAir:
         """Prepare the first round.
 
         Args:
-            model: whose parameters that require a gradient are trained; or these, by name.
+            model: the module, of which the parameters that require a gradient are trained; or these, by name.
             scheme: an object, or a name as in ``laser-fl list``.
             channel: likewise.
             rounds: length of the run; 0: not known, which a power policy that changes, or the update filter ``paced``,
                 cannot do with.
             transposed: names of the parameters stored as (inputs, outputs).
-            options: keys of the run config in snake_case: power, clients, seed, fraction, power_policy...
+            options: keys of the run config in snake_case: power, clients, seed, fraction, power_policy... The keys
+                optimizer, learning_rate and momentum tell the update filter ``paced`` of the caller's optimizer, and
+                have no other effect.
 
         Raises:
             ConfigError: an option is unknown, or its value is wrong.
         """
+        if rounds < 0:
+            raise ConfigError(f"rounds: must be at least 0 (0: not known), got {rounds}")
         chosen = SCHEMES.choice(scheme), CHANNELS.choice(channel)
-        config = parse(only(options, AirOptions.__annotations__, "an own loop", *chosen))
+        config = parse(only(options, AirOptions.__annotations__, "a loop of one's own", *chosen))
         weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
         schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
         self._air = AirInterface(config, weights, schedule, transposed)
@@ -153,7 +157,9 @@ class OverTheAir:
             ledger = Ledger(LedgerRecord(**record) for record in state["ledger"])
             config, round, updates, usual = (state[name] for name in ("config", "round", "updates", "usual"))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"state: must be of an OverTheAir's state_dict, lacks or has {quoted(error)}") from None
+            raise ConfigError(
+                f"state: must come from OverTheAir.state_dict ({type(error).__name__}: {brief(str(error))})"
+            ) from None
         own = self.config.to_flat()
         if other := sorted(key for key in own.keys() | config.keys() if own.get(key) != config.get(key)):
             rule = f"must be of an object with the same {other[0]}"

@@ -10,7 +10,7 @@ from laser_fl.config.rules import rule_of, rule_text
 from laser_fl.config.run_config import kebab
 from laser_fl.errors import ConfigError
 from laser_fl.registry import KINDS, Entry, options_of
-from laser_fl.registry.outside import load_plugins
+from laser_fl.registry.outside import imported, load_plugins
 from simulations import presets
 from simulations.benchmarks import BENCHMARKS
 from simulations.figures import FIGURES
@@ -67,8 +67,12 @@ def found(name: str) -> list[Item]:
 
 
 def _look_for(name: str) -> None:
-    """Load a part from outside into the table of its kind, if it is of one."""
-    for table in sorted(KINDS.values(), key=lambda table: not table.has_base):  # others take any function
+    """Load a part from outside into the table of its kind, if it is of one. Raises ConfigError where it is not there.
+
+    Functions are told apart by their number of arguments only.
+    """
+    imported(name, "NAME")
+    for table in sorted(KINDS.values(), key=lambda table: not table.has_base):
         with suppress(ConfigError):
             if table.find(name):
                 return

@@ -1,10 +1,10 @@
 """One strategy per scheme, for use in anybody's ServerApp.
 
     strategy = Laser(rank=2, power=10.0, learning_rate=0.02)
-    result = strategy.start(grid=grid, initial_arrays=write_tensors(weights), num_rounds=600)
+    result = strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=600)
 
-Options are the keys of the run config in snake_case, as far as the server needs them; `ServerOptions` has them all,
-typed. Wrong ones, and those that only a whole run of laser-fl understands, are refused by name.
+Options are the keys of the run config in snake_case, as far as the server needs them; `Options` has them all, typed.
+Wrong ones, and those that only a whole run of laser-fl understands, are refused by name.
 """
 
 from collections.abc import Collection, Mapping, Sequence

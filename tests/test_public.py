@@ -15,6 +15,7 @@ import laser_fl as lf
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, DataError, TrainingError
 from laser_fl.federated import local_training
+from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
 from laser_fl.registry import CHANNELS, MODELS, SCHEMES
@@ -205,6 +206,13 @@ def test_what_is_compared_has_names_of_its_own():
     options = {"clients": 2, "batch_size": 4, "rounds": 2}
     results = lf.compare(small(), DATA, DATA, strategies=["sgd", lf.Laser(rank=1), lf.Laser(rank=2)], **options)
     assert list(results) == ["sgd", "laser rank=1", "laser rank=2"]
+    named = lf.compare(small(), DATA, DATA, strategies=["laser", lf.Laser(rank=4)], **options)
+    assert list(named) == ["laser rank=2", "laser rank=4"]
+    trained = []
+    options["callbacks"] = [type("Seen", (Callback,), {"on_begin": lambda self, server: trained.append(server)})()]
+    with pytest.raises(ConfigError, match="rank: must be given once, got 4 beside 2 of its part"):
+        lf.compare(small(), DATA, DATA, strategies=["sgd", lf.Laser(rank=2)], rank=4, **options)
+    assert trained == []
     with pytest.raises(ConfigError, match="strategies: must name each once, got 'sgd' twice"):
         lf.compare(small(), DATA, DATA, strategies=["sgd", "sgd"], **options)
 
@@ -239,11 +247,13 @@ def test_every_layer_that_draws_is_seeded(layer):
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: lf.OverTheAir(small(), downlink="update"), "downlink: is no option of an own loop; those are"),
+        (lambda: lf.OverTheAir(small(), downlink="update"), "downlink: is no option of a loop of one's own; those are"),
         (lambda: lf.OverTheAir(small(), scheme=lf.Laser(), rank=3), "rank: must be given once, got 3 beside 2"),
         (lambda: lf.OverTheAir(small(), scheme=lf.Laser), "strategy: must be a name or an object of Scheme, got <cla"),
         (lambda: lf.OverTheAir(small(), channel=lf.ZSgd()), "channel: must be a name or an object of Channel, got ZS"),
         (lambda: lf.train(small(), DATA, DATA, tracker="wandb"), "tracker: is no option of a run on own data; those"),
+        (lambda: lf.train(small(), DATA, DATA, evaluate_examples=97), "evaluate-examples: must be at most the 96 test"),
+        (lambda: lf.OverTheAir(small(), rounds=-1), "rounds: must be at least 0 (0: not known), got -1"),
         (lambda: lf.Laser(factor_exchange="both"), "factor-exchange: must be one of alternating, two-phase, one-shot"),
         (lambda: lf.ADsgd(recovery="both"), "recovery: must be one of lmmse, amp, got 'both'"),
         (lambda: lf.register_scheme(lf.Laser), "strategy: must be registered under a text without a colon, got"),
@@ -259,7 +269,7 @@ def test_what_would_have_no_effect_is_refused_in_one_line(make, line):
 def test_a_state_of_another_object_is_refused():
     state = lf.OverTheAir(small(), clients=3).state_dict()
     for wrong in ({}, {"round": 1}, {**state, "memory": {"0.weight": torch.ones(3, 2)}}):
-        with pytest.raises(ConfigError, match=r"^state: must be of"):
+        with pytest.raises(ConfigError, match=r"^state: must "):
             lf.OverTheAir(small(), clients=3).load_state_dict(wrong)
     for other, line in (
         (lf.OverTheAir(small(), scheme=lf.Laser(rank=1), clients=3), "same rank, 1, got 2"),

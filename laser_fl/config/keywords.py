@@ -15,7 +15,7 @@ def only(
     Args:
         options: the keyword arguments, in snake_case.
         allowed: the keys that have an effect.
-        whose: their taker, for messages.
+        whose: the function or class that takes the options, for messages.
         *choices: the keys of parts, as `Table.choice` returns them.
 
     Raises:

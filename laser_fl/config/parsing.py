@@ -43,9 +43,9 @@ def parse_all(many: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
         ConfigError: as `parse`.
     """
     own = [{option for _, _, part in _outside_parts(values) for option in options_of(part)} for values in many]
-    everybody = set().union(*own) - RunConfig.model_fields.keys()
+    foreign = set().union(*own) - RunConfig.model_fields.keys()
     return [
-        parse({key: value for key, value in values.items() if key.replace("-", "_") not in everybody - options})
+        parse({key: value for key, value in values.items() if key.replace("-", "_") not in foreign - options})
         for values, options in zip(many, own, strict=True)
     ]
 

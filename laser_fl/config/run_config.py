@@ -59,7 +59,7 @@ def adapter(kind: Any) -> Any:
 
 
 class AirConfig(BaseModel):
-    """The keys of the air interface: what is sent, by whom, at which power, and the steps that the update is for."""
+    """The keys of the air interface: scheme, channel, power, clients; and the steps, for the filter `paced`."""
 
     strategy: Annotated[str, part("strategy")] = Field(
         "laser", description="scheme that encodes the clients' gradients"
@@ -124,7 +124,7 @@ class RunConfig(ServerConfig, PartOptions):
     )
 
     task: Annotated[str, part("task", unlisted=OWN)] = Field("mnist-5k", description="data, loss and metric")
-    model: str = Field("mlp", description="network, one of the task's; auto: its first")
+    model: str = Field("mlp", description="network, one of the task's; auto: mlp where the task has it, else its first")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere",

@@ -4,7 +4,7 @@ from typing import Literal, TypedDict
 
 
 class AirOptions(TypedDict, total=False):
-    """The keys of a air interface, but for scheme and channel, in snake_case; see ``laser-fl list``."""
+    """The keys of an air interface, but for scheme and channel, in snake_case; see ``laser-fl list``."""
 
     compression_factor: float
     """values sent per value; 0: as many as the power carries (default 0.1)."""

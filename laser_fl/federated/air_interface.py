@@ -27,7 +27,7 @@ from laser_fl.schemes.base import RoundContext, Scheme
 
 
 class AirInterface:
-    """The clients' way to the server, advanced one exchange at a time.
+    """The air interface between clients and server, advanced one exchange at a time.
 
     A round begins with `begin_round`, has an exchange per phase of the scheme (`aggregate`), and ends with `end_round`.
 
@@ -130,7 +130,7 @@ class AirInterface:
     def aggregate(self, client_update: ClientUpdate) -> AggregationResult:
         """Carry one exchange of all participants through the air; the next phase follows.
 
-        Where nobody transmits after another phase, that phase is undone.
+        Where all who transmitted in the first phase were left out since, the shared state is as before the round.
 
         Raises:
             TrainingError: noise or signals are so large that an estimate is no number.
@@ -156,7 +156,7 @@ class AirInterface:
         return result
 
     def undoes(self, ctx: RoundContext) -> bool:
-        """Return True for an exchange before which all who had transmitted in the round were left out."""
+        """Return True for a later phase without transmitters: all who had transmitted in the round were left out."""
         return ctx.phase > 0 and not ctx.transmitters
 
     def end_round(self, broadcast_energy: float = 0.0) -> None:

@@ -58,12 +58,18 @@ def prepare(config: RunConfig) -> Setup:
     """
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    device = device_of(config)
+    device_of(config)  # refuses one that does not exist before the data are read
     if config.task == OWN:
         raise ConfigError(f"task: must be the name of a task here, since own data come by laser_fl.train, got {OWN!r}")
     task = TASKS.build(config.task, config)(data_dir(config), config)
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task} must return a laser_fl.Task, got {type(task).__name__}")
+    return setup_of(config, task)
+
+
+def setup_of(config: RunConfig, task: Task) -> Setup:
+    """Draw the initial model of a task, and put data and model on the device. Raises ConfigError as `prepare`."""
+    device = device_of(config)
     task = task.to(device)
     if config.evaluate_examples > len(task.test):
         rule = f"must be at most the {len(task.test)} test examples"

@@ -139,7 +139,7 @@ UPDATE_FILTERS = Table(
     "receiver",
     takes=("update", "noise", "known", "weighs", "due"),
 )
-AUTO = "auto"  # the update filter is the scheme's own; the model is the task's first
+AUTO = "auto"  # the update filter is the scheme's own; the model is mlp, or the task's first
 OWN = "own"  # the task is handed over in Python
 
 TASKS = Table(

@@ -1,10 +1,10 @@
 """Options of parts: each is declared once, in the part that has it, and is a key of the run config.
 
-A class declares them as fields of its dataclass, a function, or a class that is none, as keyword parameters:
+A dataclass declares them as fields; a function, or a class that is no dataclass, as keyword parameters:
 
     keep: float = option(0.01, "share of the values that is sent", gt=0, le=1)
 
-    def dirichlet(labels, config, alpha: Annotated[float, Option("concentration of the draw", gt=0)] = 0.5): ...
+    def dirichlet(labels, config, dirichlet_alpha: Annotated[float, Option("concentration", gt=0)] = 0.5): ...
 """
 
 import dataclasses
@@ -12,14 +12,17 @@ import inspect
 import math
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from laser_fl.errors import ConfigError, quoted
 
 METADATA = "laser_fl.option"
 TYPES = (int, float, str)
+_KNOWN: "WeakKeyDictionary[Any, Mapping[str, Declared]]" = WeakKeyDictionary()  # a builder may hold somebody's model
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,18 @@ def option(
     return dataclasses.field(default=default, metadata={METADATA: declared})
 
 
-@cache
 def options_of(part: Any) -> Mapping[str, Declared]:
     """Return the options that a part declares, by name. Raises ConfigError for one of a type that no key has."""
+    try:
+        return _KNOWN[part]
+    except (KeyError, TypeError):  # a part that cannot be a key is looked at each time
+        found = _declared(part)
+    with suppress(TypeError):
+        _KNOWN[part] = found
+    return found
+
+
+def _declared(part: Any) -> Mapping[str, Declared]:
     if dataclasses.is_dataclass(part):
         found = _of_dataclass(part)
     else:
@@ -171,17 +183,17 @@ def _check(part: Any, name: str, value: Any) -> None:
     from pydantic import ValidationError
 
     try:
-        _adapters(part)[name].validate_python(value)
+        _adapter(options_of(part)[name]).validate_python(value)
     except ValidationError as error:
         rule = rule_in(error.errors()[0]["msg"])
         raise ConfigError(f"{_key(name)}: must be {rule}, got {quoted(value)}") from None
 
 
 @cache
-def _adapters(part: Any) -> dict[str, Any]:
+def _adapter(declared: Declared) -> Any:
     from pydantic import TypeAdapter
 
-    return {name: TypeAdapter(declared.annotation) for name, declared in options_of(part).items()}
+    return TypeAdapter(declared.annotation)
 
 
 def _of_dataclass(part: Any) -> dict[str, Declared]:

@@ -1,8 +1,8 @@
 """Shared parts of the engines that use ``flwr run``: a SuperLink of their own, and a run on it to its end.
 
 The SuperLink gets a home, a port and a working directory of its own, so that neither the user's Flower settings nor a
-SuperLink that already runs is touched. The app is made for the run and uses the packages of this environment. It is
-stopped when the run is over. Its messages stay on the loopback, and no proxy is asked for them.
+SuperLink that already runs is touched. The SuperLink is stopped when the run is over; its messages stay on the
+loopback, and no proxy is asked for them. The app is made for the run, and uses the packages of this environment.
 """
 
 import io
