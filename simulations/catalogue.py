@@ -69,7 +69,7 @@ def found(name: str) -> list[Item]:
 def _look_for(name: str) -> None:
     """Load a part from outside into the table of its kind, if it is of one. Raises ConfigError where it is not there.
 
-    Functions are told apart by their number of arguments only.
+    Functions differ by their number of arguments only.
     """
     imported(name, "NAME")
     for table in sorted(KINDS.values(), key=lambda table: not table.has_base):
