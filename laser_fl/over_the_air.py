@@ -14,7 +14,7 @@ from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.keywords import only
 from laser_fl.config.server_options import AirOptions
-from laser_fl.errors import ConfigError, TrainingError, brief, quoted
+from laser_fl.errors import ConfigError, TrainingError, quoted
 from laser_fl.federated.air_interface import AirInterface
 from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
@@ -158,7 +158,7 @@ class OverTheAir:
             config, round, updates, usual = (state[name] for name in ("config", "round", "updates", "usual"))
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"state: must come from OverTheAir.state_dict ({type(error).__name__}: {brief(str(error))})"
+                f"state: must come from OverTheAir.state_dict ({type(error).__name__}: {error})"
             ) from None
         own = self.config.to_flat()
         if other := sorted(key for key in own.keys() | config.keys() if own.get(key) != config.get(key)):
@@ -241,7 +241,8 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         raise TrainingError("batches: must have one (inputs, targets) of each client, got none")
     network = Network.of(model)
     if batched is None:
-        batched = network.batches and len(batches) > 1 and len({_shapes(batch) for batch in batches}) == 1
+        shapes = {tuple(part.shape for part in batch) for batch in batches}
+        batched = network.batches and len(batches) > 1 and len(shapes) == 1
 
     def mean_loss(weights: Tensors, inputs: Any, targets: Any) -> Tensor:
         return loss(functional_call(model, weights, (inputs,)), targets)
@@ -298,7 +299,3 @@ def _refuse_unknown_length(config: RunConfig, receiver: str, rounds: int) -> Non
 
 def _copied(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def _shapes(batch: tuple[Any, Any]) -> tuple[torch.Size, ...]:
-    return tuple(part.shape for part in batch)

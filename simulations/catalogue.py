@@ -101,4 +101,4 @@ def _options(key: str, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _about(entry: Entry) -> str:
-    return entry.summary + (f"; models {', '.join(entry.options)}" if entry.options else "")
+    return entry.summary + (f"; models {', '.join(entry.models)}" if entry.models else "")

@@ -18,7 +18,7 @@ from laser_fl.federated import local_training
 from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
-from laser_fl.registry import CHANNELS, MODELS, SCHEMES
+from laser_fl.registry import CHANNELS, MODELS, POLICIES, SCHEMES
 from laser_fl.storage.files import COMPARISON, SUMMARY
 
 ROOT = Path(lf.__file__).parents[1]
@@ -200,6 +200,21 @@ def test_a_loop_ends_with_the_rounds_that_were_given_and_begins_there_from_its_s
     assert again.participants == ota.participants
     with pytest.raises(TrainingError, match="round 3: must be among the 2 rounds that were given"):
         again.aggregate(gradients)
+
+
+def test_a_policy_is_asked_for_the_steps_of_the_run_alone():
+    def listed(power, step, steps):
+        return [0.5 * power, 1.5 * power][step]
+
+    POLICIES.register("listed")(listed)
+    try:
+        model = small()
+        ota = lf.OverTheAir(model, clients=2, rounds=2, power_policy="listed")
+        for _ in range(2):
+            ota.aggregate({name: torch.ones(2, *p.shape) for name, p in model.named_parameters()})
+    finally:
+        del POLICIES._outside["listed"]
+    assert [record.power_budget for record in ota.ledger] == [0.5, 1.5]
 
 
 def test_what_is_compared_has_names_of_its_own():

@@ -70,7 +70,7 @@ def _with_model(values: dict[str, Any]) -> dict[str, Any]:
     task = values.get("task", RunConfig.model_fields["task"].default)
     if values.get("model", AUTO) != AUTO or not isinstance(task, str):
         return values
-    models = TASKS[task].options if task in TASKS else ()
+    models = TASKS[task].models if task in TASKS else ()
     usual = str(RunConfig.model_fields["model"].default)
     return values | {"model": usual if usual in models else models[0] if models else AUTO}
 

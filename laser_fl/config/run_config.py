@@ -175,7 +175,7 @@ class RunConfig(ServerConfig, PartOptions):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> "RunConfig":
-        models = TASKS[self.task].options if self.task in TASKS else ()
+        models = TASKS[self.task].models if self.task in TASKS else ()
         if models and self.model not in (*models, *MODELS.outside):
             raise ValueError(
                 f"model: must be one of {', '.join(models)} for task {self.task}, got {quoted(self.model)}"

@@ -79,10 +79,11 @@ class AirInterface:
 
     @property
     def power(self) -> float:
-        """The round's power budget, linear."""
+        """The round's power budget, linear; after the last round, that of the last one, which policies know."""
         if self.scheme.traits.noiseless:
             return math.inf
-        return float(self._policy(self.config.power, self.schedule.step(self.round), self.schedule.steps))
+        round = min(self.round, self.schedule.rounds - 1)
+        return float(self._policy(self.config.power, self.schedule.step(round), self.schedule.steps))
 
     @property
     def phases(self) -> int:

@@ -206,6 +206,7 @@ TRACKERS = Table(
     },
     "tracker",
     base="laser_fl.storage.trackers.base:Tracker",
+    made_of_options=False,  # but of a folder and a config
 )
 
 KINDS: dict[str, Table] = {

@@ -19,14 +19,14 @@ class Entry:
 
     target: ``module:object``, imported when first asked for.
     summary: a description in one line, for ``laser-fl list``.
-    options: names it accepts in turn (a task's models).
+    models: names of the networks that a task takes.
     words: other names that the field has for it, by which ``laser-fl list`` finds it.
     extra: the extra of this project that installs what it imports; "": no extra is needed.
     """
 
     target: str
     summary: str
-    options: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     extra: str = ""
 
@@ -38,7 +38,12 @@ class Table(Mapping[str, Entry]):
     """
 
     def __init__(
-        self, entries: Mapping[str, Entry], key: str = "", base: str = "", takes: tuple[str, ...] | None = None
+        self,
+        entries: Mapping[str, Entry],
+        key: str = "",
+        base: str = "",
+        takes: tuple[str, ...] | None = None,
+        made_of_options: bool = True,
     ) -> None:
         """Start with the built-in parts.
 
@@ -47,9 +52,10 @@ class Table(Mapping[str, Entry]):
             key: the key of the run config that names a part of this kind.
             base: ``module:class``, of which parts of this kind are subclasses.
             takes: the arguments with which a part of this kind is called, where it is a function.
+            made_of_options: True where a class of this kind is made of its options alone.
         """
         self.key = key
-        self._base, self._takes = base, takes
+        self._base, self._takes, self._made_of_options = base, takes, made_of_options
         self._entries = dict(entries)
         self._outside: dict[str, Any] = {}
 
@@ -167,7 +173,7 @@ class Table(Mapping[str, Entry]):
     def _add(self, name: str, part: Any) -> None:
         outside.refuse_misfit(part, f"{self.key}: {name}", self._base, self._takes)
         check_defaults(part)
-        if self._base and isinstance(part, type) and self.key != "tracker":
+        if self._base and self._made_of_options:
             outside.refuse_other_arguments(part, f"{self.key}: {name}", options_of(part))
         self._outside[name] = part
 

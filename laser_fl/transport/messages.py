@@ -22,8 +22,7 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme
 from laser_fl.transport.arrays import Publish, handle_of, put_tensors, reading, take_tensors
 
 WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
-ACKNOWLEDGEMENTS, NORM_BOUNDS = "acknowledgements", "norm-bounds"
-STRATEGY = "strategy"  # the scheme's name beside its options, none of which has that name
+ACKNOWLEDGEMENTS, NORM_BOUNDS, STRATEGY = "acknowledgements", "norm-bounds", "strategy"
 NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared"
 REPLICA_UPDATE, RECEIVED, RECEIVED_STD = "replica-update", "received", "received-std"
 
