@@ -153,8 +153,8 @@ def typed(name: str) -> Iterator[str]:
 
 
 # Given in other ways than as options, or not at all.
-ARGUMENTS = {"strategy", "channel", "task", "model", "resume", "tracker", "data_dir", "out_dir", "threads"}
-CLIENTS_ONLY = ("task", "model", "partition", "tracker")
+ARGUMENTS = {"strategy", "channel", "task", "model", "resume", "tracker", "callbacks", "data_dir", "out_dir", "threads"}
+CLIENTS_ONLY = ("task", "model", "partition", "tracker", "callbacks")
 
 
 def app_config() -> str:

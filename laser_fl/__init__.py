@@ -4,6 +4,7 @@ In a loop of one's own
     OverTheAir     takes all clients' gradients, returns the server's update; keeps memory, power, ledger
     gradients      computes each client's gradient, batched where that is faster
     step           lets an optimizer step on an update
+    ddp_hook       one added line in a loop of DistributedDataParallel: each rank is a client
 
 In one call, on own model and data
     train          one strategy                        -> Result (history, ledger, summary, model, plot)
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from laser_fl.channels.blind import Blind
     from laser_fl.channels.fading import Fading
     from laser_fl.data.task import Task
-    from laser_fl.experiment import Result, compare, train
+    from laser_fl.ddp import ddp_hook
+    from laser_fl.experiment import compare, train
     from laser_fl.over_the_air import OverTheAir, gradients, step
     from laser_fl.schemes.a_dsgd import ADsgd
     from laser_fl.schemes.base import Scheme
@@ -70,7 +72,6 @@ __all__ = [
     "LaserAdaptive",
     "OverTheAir",
     "RandomK",
-    "Result",
     "Scheme",
     "Sgd",
     "Signum",
@@ -78,6 +79,7 @@ __all__ = [
     "Task",
     "ZSgd",
     "compare",
+    "ddp_hook",
     "gradients",
     "option",
     "register_allocation",
@@ -103,7 +105,8 @@ register_tracker = TRACKERS.register
 
 _PLACES = {
     "over_the_air": ("OverTheAir", "gradients", "step"),
-    "experiment": ("Result", "compare", "train"),
+    "ddp": ("ddp_hook",),
+    "experiment": ("compare", "train"),
     "data.task": ("Task",),
     "schemes.base": ("Scheme",),
     "schemes.laser": ("Laser",),

@@ -124,7 +124,7 @@ def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Te
     """
     if len(rows) == count:
         return changed
-    index, result = torch.tensor(rows), {}
+    index, result = torch.tensor(rows, dtype=torch.long), {}
     for name, new in changed.items():
         before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
         result[name] = before.index_copy_(0, index.to(new.device), new)

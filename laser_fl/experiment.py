@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 from torch import Tensor, nn
 
 from laser_fl.blocks import Tensors
+from laser_fl.callbacks import Callback, Metrics, built
+from laser_fl.callbacks.running import apart
 from laser_fl.channels.base import Channel
 from laser_fl.config import RunConfig, parse_all
 from laser_fl.config.keywords import only
 from laser_fl.config.run_config import kebab
 from laser_fl.config.server_options import RunOptions
-from laser_fl.data.metrics import TASK_METRICS
+from laser_fl.data.metrics import Metric
+from laser_fl.data.streamed import Collate
 from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.errors import ConfigError, packages_for
-from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train as run_rounds
 from laser_fl.federated.server import Server
 from laser_fl.federated.setup import setup_of
-from laser_fl.registry import CHANNELS, OWN, SCHEMES
+from laser_fl.registry import AUTO, CHANNELS, OWN, SCHEMES
 from laser_fl.registry.options import take_options
 from laser_fl.schemes.base import Scheme
 from laser_fl.storage.files import COMPARISON, folder_name
@@ -42,7 +44,7 @@ class Result:
 
     config: of the run. model: a copy of the caller's, trained. averaged: the moving average of its weights, by name.
     metrics: of each evaluation. records: the ledger's, a mapping per round.
-    summary: last scores, best score, costs; as in a run's summary.json. metric: the name of the task's metric.
+    summary: last scores, best score, costs; as in a run's summary.json. metric: the name of the task's first metric.
 
     Example:
         >>> import torch
@@ -106,7 +108,7 @@ class Comparison(dict[str, Result]):
         axes = figure.subplots()
         for name, result in self.items():
             _draw(axes, name, result)
-        metric = TASK_METRICS[next(iter(self.values())).metric]
+        metric = Metric.named(next(iter(self.values())).metric)
         axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -121,8 +123,9 @@ def train(
     strategy: Scheme | str = "laser",
     channel: Channel | str = "awgn",
     loss: Callable[[Any, Any], Tensor] = cross_entropy_of_all,
-    metric: str = "accuracy",
-    callbacks: Sequence[Callback] = (),
+    metrics: Any = AUTO,
+    collate: Collate | None = None,
+    callbacks: Sequence[Callback | str] = (),
     out: str | Path | None = None,
     **options: Unpack[RunOptions],
 ) -> Result:
@@ -130,13 +133,16 @@ def train(
 
     Args:
         model: with the initial weights; it is left as it is.
-        train_data: a pair of tensors (inputs, targets), or a map-style torch Dataset of such pairs.
+        train_data: a pair of tensors (inputs, targets), a map-style torch Dataset, a data set of Hugging Face, or a
+            list with the data of each client.
         test_data: likewise.
         strategy: a scheme, or its name as in ``laser-fl list``.
         channel: an object, or a name.
         loss: (outputs, targets) -> the mean loss, a scalar.
-        metric: ``accuracy``, or ``perplexity``, which is that of the loss.
-        callbacks: called as the run goes on.
+        metrics: ``accuracy``, ``perplexity``, ``loss``, objects of torchmetrics, functions of (outputs, targets), or
+            several; auto: the accuracy where targets are classes, else the loss.
+        collate: makes (inputs, targets) of a list of examples, where a Dataset's have different shapes.
+        callbacks: called as the run goes on: names as in ``laser-fl list``, then objects.
         out: a new folder for the run's files, which ``laser-fl report`` reads; None: none.
         options: keys of the run config in snake_case: power, clients, rounds, learning_rate, batch_size, seed...
 
@@ -156,8 +162,10 @@ def train(
         >>> len(result.history), len(result.ledger)
         (8, 8)
     """
-    (config,) = _configs(model, [strategy], channel, options)
-    return _run(config, _task(model, train_data, test_data, metric, loss), callbacks, out)
+    names, objects = apart(callbacks)
+    (config,) = _configs(model, [strategy], channel, names, options)
+    task = _task(model, train_data, test_data, metrics=metrics, loss=loss, collate=collate)
+    return _run(config, task, objects, out)
 
 
 def compare(
@@ -168,8 +176,9 @@ def compare(
     strategies: Sequence[Scheme | str] = ("sgd", "z-sgd", "laser"),
     channel: Channel | str = "awgn",
     loss: Callable[[Any, Any], Tensor] = cross_entropy_of_all,
-    metric: str = "accuracy",
-    callbacks: Sequence[Callback] = (),
+    metrics: Any = AUTO,
+    collate: Collate | None = None,
+    callbacks: Sequence[Callback | str] = (),
     out: str | Path | None = None,
     **options: Unpack[RunOptions],
 ) -> Comparison:
@@ -182,8 +191,9 @@ def compare(
         strategies: schemes, or their names.
         channel: as for `train`.
         loss: as for `train`.
-        metric: as for `train`.
-        callbacks: as for `train`, of every run.
+        metrics: as for `train`.
+        collate: as for `train`.
+        callbacks: as for `train`, of every run; an object serves one run after the other.
         out: a new folder, for a folder of each run and a table, which ``laser-fl report`` reads; None: none.
         options: as for `train`; the option of a part from outside applies where that is chosen.
 
@@ -204,30 +214,36 @@ def compare(
         >>> list(results)
         ['sgd', 'z-sgd']
     """
-    configs = _named(_configs(model, strategies, channel, options))
+    names, objects = apart(callbacks)
+    configs = _named(_configs(model, strategies, channel, names, options))
     if out is not None:
         with packages_for("compare with out"):
             import pandas  # noqa: F401  before hours of training
     results = Comparison()
+    task = _task(model, train_data, test_data, metrics=metrics, loss=loss, collate=collate)
     for name, config in configs.items():
-        task = _task(model, train_data, test_data, metric, loss)
-        results[name] = _run(config, task, callbacks, None if out is None else Path(out) / folder_name(name))
+        results[name] = _run(config, task, objects, None if out is None else Path(out) / folder_name(name))
     if out is not None:
         results.table.to_csv(Path(out) / COMPARISON, index=False)
     return results
 
 
 def _configs(
-    model: nn.Module, strategies: Sequence[Scheme | str], channel: Channel | str, options: Mapping[str, Any]
+    model: nn.Module,
+    strategies: Sequence[Scheme | str],
+    channel: Channel | str,
+    callbacks: str,
+    options: Mapping[str, Any],
 ) -> list[RunConfig]:
     """Return the configs of runs on own data, one for each strategy. Raises ConfigError."""
-    about = {"task": OWN, "model": type(model).__name__}, CHANNELS.choice(channel)
+    about = {"task": OWN, "model": type(model).__name__, "callbacks": callbacks}, CHANNELS.choice(channel)
     allowed, whose = RunOptions.__annotations__, "a run on own data"
     return parse_all([only(options, allowed, whose, *about, SCHEMES.choice(strategy)) for strategy in strategies])
 
 
-def _task(model: nn.Module, train_data: Any, test_data: Any, metric: str, loss: Callable[[Any, Any], Tensor]) -> Task:
-    return Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, metric, loss=loss)
+def _task(model: nn.Module, train_data: Any, test_data: Any, **facts: Any) -> Task:
+    """Make the task of training copies of a model. facts: the task's other fields."""
+    return Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, **facts)
 
 
 def _named(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
@@ -264,11 +280,11 @@ class _Record(Callback):
 
 def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str | Path | None) -> Result:
     """Run all rounds in this process."""
-    setup, record = setup_of(config, task), _Record()
+    setup, record, others = setup_of(config, task), _Record(), [*built(config), *callbacks]
     network, engine = setup.network, InProcess(setup)
-    folder = None if out is None else RunFolder(Path(out).expanduser(), config, "in-process")
+    folder = None if out is None else RunFolder(Path(out).expanduser(), config, "in-process", others)
     try:
-        listening = [record, *([folder] if folder else []), *callbacks]
+        listening = [record, *([folder] if folder else []), *others]
         run_rounds(engine.server, engine.advance, setup.evaluate, listening)
     except BaseException as error:
         if folder is not None:
@@ -281,12 +297,12 @@ def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str 
     summary = summarise(server, "in-process", record.metrics, record.seconds)
     records = tuple(asdict(one) for one in server.ledger)
     averaged = dict(server.global_model.averaged)
-    return Result(config, network.module, averaged, tuple(record.metrics), records, summary, task.metric)
+    return Result(config, network.module, averaged, tuple(record.metrics), records, summary, task.metric.name)
 
 
 def _draw(axes: "Axes", name: str, result: Result) -> None:
     """Draw one run's curves."""
-    factor, rounds = TASK_METRICS[result.metric].factor, [one.round for one in result.metrics]
+    factor, rounds = Metric.named(result.metric).factor, [one.round for one in result.metrics]
     current, averaged = (
         [factor * getattr(one, score)[result.metric] for one in result.metrics] for score in ("test", "ema_test")
     )

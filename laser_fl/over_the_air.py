@@ -55,6 +55,7 @@ class OverTheAir:
         channel: Channel | str = "awgn",
         rounds: int = 0,
         transposed: Collection[str] = (),
+        sizes: Sequence[int] = (),
         **options: Unpack[AirOptions],
     ) -> None:
         """Prepare the first round.
@@ -66,6 +67,8 @@ class OverTheAir:
             rounds: length of the run; 0: not known, which a power policy that changes, or the update filter ``paced``,
                 cannot do with.
             transposed: names of the parameters stored as (inputs, outputs).
+            sizes: number of examples of each client, by which ``client_weighting="examples"`` weighs the mean; a client
+                of size 0 never takes part. (): not known.
             options: keys of the run config in snake_case: power, clients, seed, fraction, power_policy... The keys
                 optimizer, learning_rate and momentum tell the update filter ``paced`` of the caller's optimizer, and
                 have no other effect.
@@ -79,7 +82,7 @@ class OverTheAir:
         config = parse(only(options, AirOptions.__annotations__, "a loop of one's own", *chosen))
         weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
         schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
-        self._air = AirInterface(config, weights, schedule, transposed)
+        self._air = AirInterface(config, weights, schedule, transposed, sizes)
         receiver = update_filter_of(config, self._air.scheme)
         _refuse_unknown_length(config, receiver, rounds)
         self._filter = UPDATE_FILTERS.load(receiver)
@@ -145,6 +148,7 @@ class OverTheAir:
             "config": self.config.to_flat(),
             "round": air.round,
             "updates": air.updates,
+            "sizes": list(air.population.sizes),
             "usual": air.norm_clipper.usual,
             "ledger": [asdict(record) for record in air.ledger],
             **{name: _copied(tree) for name, tree in self._trees.items()},
@@ -156,10 +160,13 @@ class OverTheAir:
             trees = {name: _copied(state[name]) for name in self._trees}
             ledger = Ledger(LedgerRecord(**record) for record in state["ledger"])
             config, round, updates, usual = (state[name] for name in ("config", "round", "updates", "usual"))
+            sizes = tuple(state["sizes"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"state: must come from OverTheAir.state_dict ({type(error).__name__}: {error})"
             ) from None
+        if sizes != self._air.population.sizes:
+            raise ConfigError(f"state: must be of an object with the same sizes, got {quoted(sizes)}")
         own = self.config.to_flat()
         if other := sorted(key for key in own.keys() | config.keys() if own.get(key) != config.get(key)):
             rule = f"must be of an object with the same {other[0]}"

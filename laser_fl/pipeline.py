@@ -181,10 +181,13 @@ def aggregate_updates(
     allocation: Allocation,
     ctx: RoundContext,
     channel_uses: int = 0,
+    weights: Float64[Tensor, " transmitters"] | None = None,
 ) -> AggregationResult:
     """Split the power, transmit, decode: the server's half of an exchange.
 
-    A round in which nobody transmits changes nothing.
+    With weights w_i the estimate is that of Σ_i w_i s_i over ctx.averaged clients. Analog clients send w_i s_i, so that
+    the power is split, and the budget holds, for that; digital messages are weighed when they are decoded. A round in
+    which nobody transmits changes nothing.
 
     Args:
         client_update: of all participants.
@@ -194,6 +197,7 @@ def aggregate_updates(
         allocation: shares of the power per block.
         ctx: of the exchange.
         channel_uses: of an exchange by a digital scheme.
+        weights: of the transmitters, above 0; None: all weigh 1.
 
     Raises:
         PowerError: a digital message does not fit into its link.
@@ -206,11 +210,15 @@ def aggregate_updates(
         received, usage = Received({}, {}), ChannelUsage.none(len(ctx.transmitters))
     elif scheme.traits.digital:
         payload = scheme.payload(values_sent(client_update.signals), ctx)
-        received, usage = orthogonal.deliver(client_update.signals, payload, channel_uses, ctx)
+        received, usage = orthogonal.deliver(client_update.signals, payload, channel_uses, ctx, weights)
     else:
         names = list(client_update.signals)
         signal_norms, gradient_norms = client_update.signal_norms, client_update.gradient_norms
-        power = signal_powers(names, signal_norms, gradient_norms, scheme, allocation, ctx)
+        if weights is None:
+            power = signal_powers(names, signal_norms, gradient_norms, scheme, allocation, ctx)
+        else:
+            channel_state, rows = channel_state.weighted(weights), weights.to(signal_norms).unsqueeze(1)
+            power = signal_powers(names, rows * signal_norms, rows * gradient_norms, scheme, allocation, ctx)
         received, usage = mac.transmit(client_update.signals, signal_norms, power, channel_state, ctx)
         amplitudes = len(names)
     refuse_overflow(received.values, ctx.round)

@@ -45,7 +45,9 @@ class RandomStreams:
 
         The earlier state is put back afterwards.
         """
-        device = torch.device(device)
+        device, key = torch.device(device), self.key(purpose, *index)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.key(purpose, *index))
+            torch.default_generator.manual_seed(key)  # torch.manual_seed notes each call for GPUs not in use yet
+            if device.type == "cuda":
+                torch.cuda.manual_seed_all(key)
             yield

@@ -67,7 +67,7 @@ def measured_influence(config: RunConfig, gradient: Float[Tensor, "rows columns"
     Deviation: one draw of the noise stands for its expectation, to which it is close for many values.
     config: of one client, plain SGD and step size 1, so that the model's step is the update.
     """
-    server = Server(config, {"matrix": torch.zeros_like(gradient)}, RoundSchedule(1))
+    server = Server(config, {"matrix": torch.zeros_like(gradient)}, RoundSchedule(1), sizes=(1,))
     losses = torch.zeros(1, dtype=torch.float64)
     client_update, memory = encode_update(server.broadcast(), {"matrix": gradient.unsqueeze(0)}, losses, {})
     server.aggregate([Reply(0, (0,), client_update)])

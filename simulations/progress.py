@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from laser_fl.federated.callbacks import Callback, Metrics
+from laser_fl.callbacks import Callback, Metrics
 from laser_fl.federated.server import Server
 
 if TYPE_CHECKING:

@@ -249,7 +249,8 @@ def _probe(config: RunConfig) -> float:
     setup.evaluate(setup.network.weights | setup.network.buffers)
     evaluation = time.perf_counter() - started
     with TemporaryDirectory() as folder:
-        changes = {"tracker": "none", "rounds": PROBED_ROUNDS, "evaluate_every": PROBED_ROUNDS, "gain_threshold": 0.0}
+        changes = {"tracker": "none", "callbacks": "none", "gain_threshold": 0.0}
+        changes |= dict.fromkeys(("rounds", "evaluate_every"), PROBED_ROUNDS)
         few = config.model_copy(update=changes)
         summary = in_process.run(few, Path(folder) / "probe")
     return float(summary["seconds_per_round"]) * schedule.rounds + 2 * evaluation * evaluations

@@ -12,10 +12,10 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
+from laser_fl.callbacks import Callback
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, TrainingError, WireError
 from laser_fl.federated.broadcast import Broadcast
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate, train
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
@@ -52,6 +52,7 @@ class OverTheAir(Strategy):
         undecayed: Collection[str] = (),
         buffers: Mapping[str, Tensor] | None = None,
         device: Device = "cpu",
+        sizes: Sequence[int] = (),
     ) -> None:
         """Prepare a run, which `start` starts.
 
@@ -65,6 +66,9 @@ class OverTheAir(Strategy):
             buffers: tensors of the model, by name, that are not trained but follow the data; clients return theirs.
                 Integers among them stay as they are.
             device: where the server computes.
+            sizes: number of examples of each client, by which ``client-weighting=examples`` weighs the mean; a client
+                of size 0 never takes part. (): not known. The server needs them before the first transmission, so that
+                they cannot come with the replies.
         """
         self.config = config
         self.server: Server | None = None
@@ -75,6 +79,7 @@ class OverTheAir(Strategy):
         self._undecayed = undecayed
         self._buffers = {name: buffer.to(device) for name, buffer in (buffers or {}).items()}
         self._device = device
+        self._sizes = sizes
         self._shared_memory: SharedMemory | None = None
         self._elsewhere: set[int] = set()
         self._claims = Claims()
@@ -116,7 +121,7 @@ class OverTheAir(Strategy):
         schedule = self._schedule or RoundSchedule(num_rounds)
         initial_arrays = completed(initial_arrays, self._buffers)
         weights, buffers, self._template = read_model(initial_arrays, self._buffers, self._device)
-        server = Server(config, weights, schedule, self._transposed, self._undecayed, buffers)
+        server = Server(config, weights, schedule, self._transposed, self._undecayed, buffers, self._sizes)
         self.server = server
         result = Result(arrays=initial_arrays)
         self.summary()

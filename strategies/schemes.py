@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
+from laser_fl.callbacks import Callback
 from laser_fl.channels.base import Channel
 from laser_fl.config import parse
 from laser_fl.config.keywords import only
 from laser_fl.config.server_options import ServerOptions
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import Evaluate
 from laser_fl.registry import CHANNELS, SCHEMES
 from laser_fl.rng import Device
@@ -32,6 +32,7 @@ class Options(ServerOptions, total=False):
     transposed: names of the weights stored as (inputs, outputs). undecayed: names of those without weight decay.
     buffers: tensors of the model, by name, that are not trained but follow the data.
     device: where the server computes.
+    sizes: number of examples of each client, for ``client_weighting="examples"``; a client of size 0 never takes part.
     """
 
     channel: Channel | str
@@ -41,6 +42,7 @@ class Options(ServerOptions, total=False):
     undecayed: Collection[str]
     buffers: Mapping[str, Tensor] | None
     device: Device
+    sizes: Sequence[int]
 
 
 OF_THE_CALLER = Options.__annotations__.keys() - {*ServerOptions.__annotations__, "channel"}

@@ -8,9 +8,9 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
+from laser_fl.callbacks import Callback, Metrics, built
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
-from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.server import Server
 from laser_fl.federated.setup import prepare
 from laser_fl.storage.run_folder import RunFolder, path_of
@@ -33,18 +33,21 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     setup = prepare(config)
+    setup.refuse_untrainable()
     schedule = setup.schedule
-    folder = RunFolder(path_of(config, datetime.now()), config, "flower")
+    callbacks = built(config)
+    folder = RunFolder(path_of(config, datetime.now()), config, "flower", callbacks)
     network = setup.network
     strategy = OverTheAir(
         config,
         schedule=schedule,
         evaluate=setup.evaluate,
-        callbacks=[folder, _Log()],
+        callbacks=[folder, *callbacks, _Log()],
         transposed=network.transposed,
         undecayed=network.undecayed,
         buffers=network.buffers,
         device=setup.device,
+        sizes=setup.sizes,
     )
     log(INFO, "run folder: %s", folder.path.resolve())
     try:

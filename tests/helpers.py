@@ -100,7 +100,16 @@ def shared_of(scheme, shapes=SHAPES, dtype=torch.float64, round=0):
 
 
 def walk_round(
-    scheme, shared, memory, gradients, round=0, power=1.0, noise_variance=1.0, allocation=signal_norm, shapes=SHAPES
+    scheme,
+    shared,
+    memory,
+    gradients,
+    round=0,
+    power=1.0,
+    noise_variance=1.0,
+    allocation=signal_norm,
+    shapes=SHAPES,
+    weights=None,
 ):
     """Carry one round through all its phases of `encode_update` and `aggregate_updates`.
 
@@ -114,6 +123,7 @@ def walk_round(
         noise_variance: per value.
         allocation: split of the power over the blocks.
         shapes: of the model's blocks.
+        weights: of the clients in the mean; None: all weigh 1.
 
     Returns:
         (aggregation results, client updates and contexts, each per phase; memory).
@@ -125,7 +135,7 @@ def walk_round(
         broadcast, drawn = Broadcast(scheme, shared, ctx), gradients if phase == 0 else None
         client_update, memory = encode_update(broadcast, drawn, zero_losses(clients), memory)
         result = aggregate_updates(
-            client_update, shared, scheme, ChannelState.ideal(clients), allocation, ctx, channel_uses=USES
+            client_update, shared, scheme, ChannelState.ideal(clients), allocation, ctx, USES, weights
         )
         shared = result.shared
         results.append(result)

@@ -71,7 +71,7 @@ def transmit(signals, power, sigma, noise, averaged, channel_state):
 IDEAL = (1.0, 1.0)
 
 
-def simulate(scheme, gradients, noise, power, sigma, allocation, channel_states=None, noise_scales=None):
+def simulate(scheme, gradients, noise, power, sigma, allocation, channel_states=None, noise_scales=None, sizes=None):
     """Simulate all rounds.
 
     Args:
@@ -84,6 +84,7 @@ def simulate(scheme, gradients, noise, power, sigma, allocation, channel_states=
         channel_states: [round][client], a pair as in `transmit`, whose precoding is 0 for a client in outage; None for
             one that does not participate. Without them, all transmit over an ideal channel.
         noise_scales: [round], factors of sigma; without them 1.
+        sizes: [client], numbers of examples that weigh the mean; without them all clients weigh the same.
 
     Returns:
         (updates[round][block], or None for a round in which nobody transmitted; memory[client][block]).
@@ -96,25 +97,27 @@ def simulate(scheme, gradients, noise, power, sigma, allocation, channel_states=
         nu = noise_scales[t] if noise_scales else 1.0
         participants = [i for i in range(clients) if states[i] is not None]
         transmitters = [i for i in participants if states[i][0] > 0]
-        averaged = len(participants) if scheme.error_feedback else len(transmitters)
+        over = participants if scheme.error_feedback else transmitters
+        averaged = len(over)
+        weight = [sizes[i] * averaged / sum(sizes[j] for j in over) if sizes else 1.0 for i in transmitters]
         corrected = {i: [memory[i][b] + gradients[t][i][b] for b in range(blocks)] for i in participants}
         approximations = {i: [0.0] * blocks for i in participants}
         update = None
         for phase, phase_share in enumerate(scheme.phase_shares if transmitters else ()):
-            signals = []
-            for i in transmitters:
-                sent, approximated = scheme.encode(t, phase, corrected[i])
-                signals.append(sent)
+            signals, sending = [], []
+            for w, i in zip(weight, transmitters, strict=True):
+                made, approximated = scheme.encode(t, phase, corrected[i])
+                signals.append({key: w * s for key, s in made.items()})
+                sending.append([w * m for m in corrected[i]])
                 for b, part in approximated.items():
                     approximations[i][b] = part
-            sending = [corrected[i] for i in transmitters]
-            over = [states[i] for i in transmitters]
+            links = [states[i] for i in transmitters]
             budget, sigmas = power * phase_share, (sigma, nu)
             if scheme.digital:
                 received = {key: (sum(s[key] for s in signals) / averaged, 0.0) for key in signals[0]}
             else:
                 received = receive(
-                    scheme, signals, sending, noise[t][phase], budget, sigmas, allocation, averaged, over
+                    scheme, signals, sending, noise[t][phase], budget, sigmas, allocation, averaged, links
                 )
             update = scheme.decode(t, phase, received)
         updates.append(update)

@@ -21,10 +21,14 @@ WRONG = [
     (
         {"task": "imagenet"},
         "task: must be one of mnist-5k, mnist, fashion-mnist, cifar10, cifar100, wikitext-2, wikitext-2-raw, "
-        "wikitext-103, wikitext-103-raw, pydoc, "
+        "wikitext-103, wikitext-103-raw, pydoc, text, images, table, huggingface, "
         "got 'imagenet'",
     ),
-    ({"model": "resnet18"}, "model: must be one of linear, mlp for task mnist-5k, got 'resnet18'"),
+    (
+        {"model": "resnet18"},
+        "model: must be one of mlp, linear for task mnist-5k, or torchvision:NAME, timm:NAME, transformers:PATH or "
+        "module:function, got 'resnet18'",
+    ),
     ({"channel": "tin-can"}, "channel: must be one of awgn, fading, blind, got 'tin-can'"),
     (
         {"power-policy": "up"},
@@ -91,7 +95,10 @@ WRONG = [
         {"precision": "bfloat16", "client-batching": "vmap"},
         "client-batching: must be loop or auto for precision bfloat16, got 'vmap'",
     ),
-    ({"partition": "alphabet"}, "partition: must be one of iid, dirichlet, shards, got 'alphabet'"),
+    (
+        {"partition": "alphabet"},
+        "partition: must be one of iid, dirichlet, balanced-dirichlet, shards, by-column, got 'alphabet'",
+    ),
     ({"tokens": "words"}, "tokens: must be 'bytes' or 'gpt2', got 'words'"),
     ({"width": 0}, "width: must be greater than or equal to 1, got 0"),
     ({"client-batching": "all"}, "client-batching: must be 'auto', 'vmap' or 'loop', got 'all'"),

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import laser_fl as lf
+from laser_fl.callbacks import Callback
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, DataError, TrainingError
 from laser_fl.federated import local_training
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
 from laser_fl.registry import CHANNELS, MODELS, POLICIES, SCHEMES
@@ -133,6 +133,20 @@ def test_a_round_in_which_nobody_transmits_gives_no_update_and_no_step():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_a_round_from_which_all_drop_out_leaves_the_memory_as_it_is():
+    model = small()
+    gradients = {name: torch.ones(2, *p.shape) for name, p in model.named_parameters()}
+    ota, idle = lf.OverTheAir(model, clients=2, dropout_rate=0.8), 0
+    for _ in range(8):
+        participants, before = ota.participants, ota.state_dict()["memory"]
+        update, after = ota.aggregate(gradients), ota.state_dict()["memory"]
+        assert (update is None) == (not participants)
+        if not participants and before:
+            idle += 1
+            assert all(torch.equal(before[name], after[name]) for name in after)
+    assert idle > 0
+
+
 def test_a_laser_round_of_an_own_loop_is_told_by_twenty_files():
     model = small()
     ota = lf.OverTheAir(model, scheme=lf.Laser(rank=2), clients=4)
@@ -232,10 +246,13 @@ def test_what_is_compared_has_names_of_its_own():
         lf.compare(small(), DATA, DATA, strategies=["sgd", "sgd"], **options)
 
 
-def test_outputs_that_are_no_classes_have_no_accuracy():
+def test_a_regression_is_compared_by_its_loss():
     data, loss = (INPUTS, INPUTS.sum(dim=1, keepdim=True)), torch.nn.functional.mse_loss
-    with pytest.raises(DataError, match="the model's outputs must be of shape"):
-        lf.train(torch.nn.Linear(6, 1), data, data, loss=loss, clients=2, batch_size=4, rounds=1)
+    options = {"loss": loss, "clients": 2, "batch_size": 4, "rounds": 3, "learning_rate": 0.1}
+    results = lf.compare(torch.nn.Linear(6, 1), data, data, strategies=["sgd", "z-sgd"], **options)
+    assert results["sgd"].metric == "loss"
+    assert results["sgd"].summary["best_ema_test_loss"] == results["sgd"].history["ema_test_loss"].min()
+    assert results.plot().axes[0].get_ylabel() == "test loss"
 
 
 def other_network():
@@ -368,7 +385,11 @@ def test_a_torch_dataset_is_stacked_once():
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        (INPUTS, "train data: must be a pair of tensors (inputs, targets), or a torch Dataset, got Tensor"),
+        (
+            INPUTS,
+            "train data: must be a pair of tensors (inputs, targets), a map-style Dataset, or a list with the data of "
+            "each client, got a value of type Tensor",
+        ),
         ((INPUTS, DATA[1][:5]), "train data: must have a target for each input, got 96 and 5"),
         ((INPUTS[:0], DATA[1][:0]), "train data: must have examples, got none"),
     ],

@@ -7,7 +7,7 @@ through the air, which follows from the state, is in `laser_fl.channels.mac`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class ChannelState:
     def transmits(self) -> Bool[Tensor, " clients"]:
         """True for each client that transmits."""
         return self.precoding > 0
+
+    def weighted(self, weights: Float64[Tensor, " clients"]) -> "ChannelState":
+        """Return the state with clients that send weights · s: the weights, above 0, are part of the precoding."""
+        return replace(self, precoding=self.precoding * weights)
 
     def at(self, rows: Bool[Tensor, " clients"]) -> "ChannelState":
         """Return the state of some of the clients' links."""

@@ -18,7 +18,7 @@ from laser_fl.blocks import Tensors
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.errors import PowerError
 from laser_fl.schemes.base import Received, RoundContext
-from laser_fl.shapes import Float64
+from laser_fl.shapes import Float, Float64
 
 WORD = 32  # bits of a value
 
@@ -43,7 +43,11 @@ def capacity(
 
 
 def deliver(
-    signals: Tensors, payload: Float64[Tensor, " clients"], channel_uses: int, ctx: RoundContext
+    signals: Tensors,
+    payload: Float64[Tensor, " clients"],
+    channel_uses: int,
+    ctx: RoundContext,
+    weights: Float64[Tensor, " clients"] | None = None,
 ) -> tuple[Received, ChannelUsage]:
     """Give the server the mean of the transmitters' signals over ctx.averaged clients exactly.
 
@@ -52,6 +56,7 @@ def deliver(
         payload: bits of each transmitter's message.
         channel_uses: of the exchange.
         ctx: of the exchange.
+        weights: of the messages in the mean, applied by the server after it has decoded them; None: all weigh 1.
 
     Returns:
         The means, without noise, and the cost.
@@ -64,9 +69,16 @@ def deliver(
         row = int(excess.nonzero()[0])
         line = f"client {ctx.transmitters[row]} sent {payload[row]:.1f} bits over a link that carries {room[row]:.1f}"
         raise PowerError(f"round {ctx.round + 1}: {line}")
-    means = {name: signal.sum(dim=0) / ctx.averaged for name, signal in signals.items()}
+    means = {name: _sum(signal, weights) / ctx.averaged for name, signal in signals.items()}
     energy = sum(float(mean.double().square().sum()) for mean in means.values())
     spent = torch.full_like(payload, ctx.power)
     noise_std = torch.zeros((), dtype=torch.float64)
     num_values = math.ceil(float(payload.max()) / WORD)
     return Received(means, dict.fromkeys(means, noise_std)), ChannelUsage(spent, channel_uses, num_values, energy, 0.0)
+
+
+def _sum(signal: Float[Tensor, "clients ..."], weights: Float64[Tensor, " clients"] | None) -> Float[Tensor, "..."]:
+    if weights is None:
+        return signal.sum(dim=0)
+    total: Tensor = torch.tensordot(weights.to(signal), signal, dims=1)
+    return total

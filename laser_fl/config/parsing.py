@@ -60,9 +60,10 @@ def restored(values: Mapping[str, Any], modules: Sequence[str]) -> RunConfig:
 def _outside_parts(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Yield (key, name, part) of every part from outside that the values choose. Raises ConfigError."""
     for key, table in KINDS.items():
-        name = values.get(key, values.get(key.replace("-", "_")))
-        if isinstance(name, str) and name not in table and name != AUTO and table.find(name):
-            yield key, name, table.load(name)
+        value = values.get(key, values.get(key.replace("-", "_")))
+        for name in table.names_in(value) if isinstance(value, str) else []:
+            if name not in table and name != AUTO and table.find(name):
+                yield key, name, table.load(name)
 
 
 def _with_model(values: dict[str, Any]) -> dict[str, Any]:
@@ -71,8 +72,7 @@ def _with_model(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("model", AUTO) != AUTO or not isinstance(task, str):
         return values
     models = TASKS[task].models if task in TASKS else ()
-    usual = str(RunConfig.model_fields["model"].default)
-    return values | {"model": usual if usual in models else models[0] if models else AUTO}
+    return values | {"model": models[0] if models else AUTO}
 
 
 @cache

@@ -15,6 +15,26 @@ class PartOptions(BaseModel):
         "bytes",
         description="unit of a text: its bytes, or GPT-2's 50,257 tokens",
     )
+    image_size: Annotated[int, Field(ge=0, le=8192)] = Field(
+        0,
+        description="height and width of images, cut and scaled; 0: as they are",
+    )
+    target: str = Field(
+        "",
+        description="column to predict: texts and integers are classes, other numbers are numbers",
+    )
+    client_column: str = Field(
+        "",
+        description="column that names each example's client, for partition=by-column",
+    )
+    dataset: str = Field(
+        "",
+        description="folder or file here, or name on the hub",
+    )
+    input_column: str = Field(
+        "",
+        description="column that the model reads; empty: the only one beside the others",
+    )
     width: Annotated[int, Field(ge=1, lt=2147483648)] = Field(
         64,
         description="channels of resnet18's first stage",
@@ -99,6 +119,26 @@ class PartOptions(BaseModel):
         64,
         description="antennas M of the server",
     )
+    monitor: str = Field(
+        "",
+        description="score that callbacks watch, as test_accuracy; empty: the task's, of averaged weights",
+    )
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0,
+        description="least change that early-stopping and reduce-on-plateau count as better",
+    )
+    patience: Annotated[int, Field(ge=1, lt=2147483648)] = Field(
+        5,
+        description="evaluations in a row without a better score after which early-stopping ends a run",
+    )
+    plateau_patience: Annotated[int, Field(ge=1, lt=2147483648)] = Field(
+        2,
+        description="evaluations in a row without a better score after which reduce-on-plateau acts",
+    )
+    plateau_factor: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        0.5,
+        description="factor by which reduce-on-plateau multiplies the learning rate",
+    )
 
 
 # The options of each part, by (key, name): their rules and descriptions.
@@ -118,6 +158,25 @@ DECLARED: dict[tuple[str, str], dict[str, tuple[Any, str]]] = {
     ("task", "pydoc"): {
         "tokens": (Literal["bytes", "gpt2"], "unit of a text: its bytes, or GPT-2's 50,257 tokens"),
     },
+    ("task", "text"): {
+        "tokens": (Literal["bytes", "gpt2"], "unit of a text: its bytes, or GPT-2's 50,257 tokens"),
+    },
+    ("task", "images"): {
+        "image_size": (
+            Annotated[int, Field(ge=0, le=8192)],
+            "height and width of images, cut and scaled; 0: as they are",
+        ),
+    },
+    ("task", "table"): {
+        "target": (str, "column to predict: texts and integers are classes, other numbers are numbers"),
+        "client_column": (str, "column that names each example's client, for partition=by-column"),
+    },
+    ("task", "huggingface"): {
+        "dataset": (str, "folder or file here, or name on the hub"),
+        "input_column": (str, "column that the model reads; empty: the only one beside the others"),
+        "target": (str, "column to predict: texts and integers are classes, other numbers are numbers"),
+        "client_column": (str, "column that names each example's client, for partition=by-column"),
+    },
     ("model", "resnet18"): {
         "width": (Annotated[int, Field(ge=1, lt=2147483648)], "channels of resnet18's first stage"),
     },
@@ -132,6 +191,12 @@ DECLARED: dict[tuple[str, str], dict[str, tuple[Any, str]]] = {
         ),
     },
     ("partition", "dirichlet"): {
+        "dirichlet_alpha": (
+            Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)],
+            "concentration of the draw; small: uneven",
+        ),
+    },
+    ("partition", "balanced-dirichlet"): {
         "dirichlet_alpha": (
             Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)],
             "concentration of the draw; small: uneven",
@@ -203,5 +268,34 @@ DECLARED: dict[tuple[str, str], dict[str, tuple[Any, str]]] = {
             "variance σ² of the channel noise per received value",
         ),
         "antennas": (Annotated[int, Field(ge=1, le=65536)], "antennas M of the server"),
+    },
+    ("callbacks", "early-stopping"): {
+        "monitor": (str, "score that callbacks watch, as test_accuracy; empty: the task's, of averaged weights"),
+        "min_delta": (
+            Annotated[float, Field(ge=0, allow_inf_nan=False)],
+            "least change that early-stopping and reduce-on-plateau count as better",
+        ),
+        "patience": (
+            Annotated[int, Field(ge=1, lt=2147483648)],
+            "evaluations in a row without a better score after which early-stopping ends a run",
+        ),
+    },
+    ("callbacks", "reduce-on-plateau"): {
+        "monitor": (str, "score that callbacks watch, as test_accuracy; empty: the task's, of averaged weights"),
+        "min_delta": (
+            Annotated[float, Field(ge=0, allow_inf_nan=False)],
+            "least change that early-stopping and reduce-on-plateau count as better",
+        ),
+        "plateau_patience": (
+            Annotated[int, Field(ge=1, lt=2147483648)],
+            "evaluations in a row without a better score after which reduce-on-plateau acts",
+        ),
+        "plateau_factor": (
+            Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],
+            "factor by which reduce-on-plateau multiplies the learning rate",
+        ),
+    },
+    ("callbacks", "best-weights"): {
+        "monitor": (str, "score that callbacks watch, as test_accuracy; empty: the task's, of averaged weights"),
     },
 }

@@ -93,7 +93,8 @@ def rule_text(kind: Any, notes: tuple[Any, ...]) -> str:
     for note in notes:
         if isinstance(note, AfterValidator):
             if isinstance(note.func, OneOf):
-                return f"one of {', '.join((*note.func.more, *KINDS[note.func.key]))}, or module:object"
+                several = "; several with commas between" if KINDS[note.func.key].several else ""
+                return f"one of {', '.join((*note.func.more, *KINDS[note.func.key]))}, or module:object{several}"
             return TEXTS[note.func]
     bounds = [
         f"{sign} {getattr(note, name):g}"

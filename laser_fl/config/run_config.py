@@ -23,7 +23,7 @@ from laser_fl.config.rules import (
     part,
 )
 from laser_fl.errors import quoted
-from laser_fl.registry import AUTO, MODELS, OWN, TASKS, modules_of_outside
+from laser_fl.registry import AUTO, KINDS, MODELS, OWN, TASKS, modules_of_outside
 from laser_fl.registry.options import rule_in
 
 EVALUATIONS = 20  # in a run that does not set evaluate-every
@@ -41,7 +41,7 @@ def refuse_unfit_options(config: BaseModel) -> None:
         ValueError: the line has the key, the rule, the part and the value.
     """
     for (key, name), options in DECLARED.items():
-        if getattr(config, key.replace("-", "_")) == name:
+        if name in KINDS[key].names_in(getattr(config, key.replace("-", "_"))):
             for option, (kind, _) in options.items():
                 value = getattr(config, option)
                 try:
@@ -82,6 +82,9 @@ class AirConfig(BaseModel):
     clients: Count = Field(16, description="number of clients")
     fraction: float = Field(1.0, gt=0, le=1, description="part of the clients that the server asks in a round")
     dropout_rate: Fraction = Field(0.0, description="chance of a client that was asked to drop out of a round")
+    client_weighting: Literal["equal", "examples"] = Field(
+        "equal", description="weights of the clients in the mean: the same for all, or by their numbers of examples"
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the server's optimizer")
     learning_rate: Positive = Field(0.02, description="the server's step size")
     momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
@@ -124,13 +127,19 @@ class RunConfig(ServerConfig, PartOptions):
     )
 
     task: Annotated[str, part("task", unlisted=OWN)] = Field("mnist-5k", description="data, loss and metric")
-    model: str = Field("mlp", description="network, one of the task's; auto: mlp where the task has it, else its first")
+    model: str = Field("mlp", description="network, one of the task's, or library:name; auto: the task's first")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere",
     )
     partition: Annotated[str, part("partition")] = Field(
         "iid", description="distribution of the examples over the clients"
+    )
+    empty_clients: Literal["refuse", "skip"] = Field(
+        "refuse", description="a partition that leaves clients without examples: refuse it, or never ask these clients"
+    )
+    evaluate_clients: Fraction = Field(
+        0.0, description="share of each client's examples that is held out from training; a client keeps at least one"
     )
     client_batching: Literal["auto", "vmap", "loop"] = Field(
         "auto", description="clients in one batched call, or one by one; auto: the faster for the model"
@@ -160,8 +169,14 @@ class RunConfig(ServerConfig, PartOptions):
         "", description="folder of a run to go on with, from its last checkpoint; other keys as there"
     )
     tracker: Annotated[str, part("tracker")] = Field("none", description="further log of the run")
+    callbacks: Annotated[str, part("callbacks")] = Field(
+        "none", description="called after rounds and evaluations, in this order"
+    )
     reply_timeout: Positive = Field(3600.0, description="longest wait for a node's reply, in seconds")
     device: Device = Field("cpu", description="auto, cpu, cuda or cuda:N")
+    data_workers: CountOrNone = Field(
+        0, description="processes that read ahead, for data sets that do not fit into tensors; 0: none"
+    )
     threads: int = Field(1, ge=0, le=1024, description="PyTorch threads; 0: PyTorch's own choice")
     data_dir: PathName = Field("", description="folder of the data sets; default $LASER_FL_DATA, else a cache folder")
     out_dir: PathName = Field("", description="the run's folder; default runs/<task>-<strategy>-<time>")
@@ -177,9 +192,9 @@ class RunConfig(ServerConfig, PartOptions):
     def _keys_fit_together(self) -> "RunConfig":
         models = TASKS[self.task].models if self.task in TASKS else ()
         if models and self.model not in (*models, *MODELS.outside):
-            raise ValueError(
-                f"model: must be one of {', '.join(models)} for task {self.task}, got {quoted(self.model)}"
-            )
+            more = "torchvision:NAME, timm:NAME, transformers:PATH or module:function"
+            rule = f"must be one of {', '.join(models)} for task {self.task}, or {more}"
+            raise ValueError(f"model: {rule}, got {quoted(self.model)}")
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")

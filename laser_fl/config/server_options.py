@@ -50,6 +50,8 @@ class AirOptions(TypedDict, total=False):
     """part of the clients that the server asks in a round (default 1.0)."""
     dropout_rate: float
     """chance of a client that was asked to drop out of a round (default 0.0)."""
+    client_weighting: Literal["equal", "examples"]
+    """weights of the clients in the mean: the same for all, or by their numbers of examples (default 'equal')."""
     optimizer: Literal["sgd", "adamw"]
     """the server's optimizer (default 'sgd')."""
     learning_rate: float
@@ -94,11 +96,27 @@ class RunOptions(ServerOptions, total=False):
     """concentration of the draw; small: uneven (default 0.5)."""
     shards_per_client: int
     """pieces per client (default 2)."""
+    monitor: str
+    """score that callbacks watch, as test_accuracy; empty: the task's, of averaged weights (default '')."""
+    min_delta: float
+    """least change that early-stopping and reduce-on-plateau count as better (default 0.0)."""
+    patience: int
+    """evaluations in a row without a better score after which early-stopping ends a run (default 5)."""
+    plateau_patience: int
+    """evaluations in a row without a better score after which reduce-on-plateau acts (default 2)."""
+    plateau_factor: float
+    """factor by which reduce-on-plateau multiplies the learning rate (default 0.5)."""
     precision: Literal["float32", "bfloat16", "auto"]
     """type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere (default
     'float32')."""
     partition: str
     """distribution of the examples over the clients (default 'iid')."""
+    empty_clients: Literal["refuse", "skip"]
+    """a partition that leaves clients without examples: refuse it, or never ask these clients (default
+    'refuse')."""
+    evaluate_clients: float
+    """share of each client's examples that is held out from training; a client keeps at least one (default
+    0.0)."""
     client_batching: Literal["auto", "vmap", "loop"]
     """clients in one batched call, or one by one; auto: the faster for the model (default 'auto')."""
     batch_size: int
@@ -126,3 +144,5 @@ class RunOptions(ServerOptions, total=False):
     """longest wait for a node's reply, in seconds (default 3600.0)."""
     device: str
     """auto, cpu, cuda or cuda:N (default 'cpu')."""
+    data_workers: int
+    """processes that read ahead, for data sets that do not fit into tensors; 0: none (default 0)."""

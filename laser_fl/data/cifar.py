@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from laser_fl.config import RunConfig
+from laser_fl.data.examples import Examples
 from laser_fl.data.sources import missing
-from laser_fl.data.task import Examples, Task
+from laser_fl.data.task import Task
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.models.resnet18 import resnet18
 from laser_fl.shapes import Float, UInt8
@@ -42,7 +43,7 @@ def _task(dataset: Any, root: Path, classes: int, mean: tuple[float, ...], std: 
         train=_split(dataset, root, True),
         test=_split(dataset, root, False),
         models={"resnet18": resnet18},
-        fixed={"classes": classes},
+        fixed={"classes": classes, "channels": 3},
         evaluation_batch=500,
         augment=augment,
         prepare=partial(normalised, mean=mean, std=std),

@@ -1,7 +1,23 @@
-"""The metrics of tasks. A new one is a line here; every table, picture and choice of the best follows."""
+"""Metrics: how scores of a name are compared and shown, and how they are measured on outputs and targets.
 
-from collections.abc import Callable, Collection, Mapping
+Files and tables carry a score under its name alone, so the name decides the rest: less is better where it has one of
+the words in LESS_IS_BETTER, as torchmetrics' MeanSquaredError, Perplexity or HammingDistance do.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from laser_fl.errors import ConfigError, DataError, brief, quoted, reason_of
+
+LOSS, PERPLEXITY, ACCURACY = "loss", "perplexity", "accuracy"
+CLIENTS = "clients_"  # before the name of a score of the clients on their own examples
+LESS_IS_BETTER = (LOSS, PERPLEXITY, "error", "distance", "divergence", "deviation")
 
 
 @dataclass(frozen=True)
@@ -15,6 +31,11 @@ class Metric:
     best: Callable[[list[float]], float]
     factor: float = 1.0
     unit: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> "Metric":
+        """Return the rule of a name."""
+        return KNOWN.get(name) or cls(name, min if any(word in name for word in LESS_IS_BETTER) else max)
 
     @property
     def label(self) -> str:
@@ -32,11 +53,147 @@ class Metric:
         return 1 if self.best is max else -1
 
 
-TASK_METRICS: Mapping[str, Metric] = {
-    metric.name: metric for metric in (Metric("accuracy", max, 100.0, "%"), Metric("perplexity", min))
-}
+KNOWN: Mapping[str, Metric] = {ACCURACY: Metric(ACCURACY, max, 100.0, "%")}
+
+
+def scored(names: Collection[str]) -> list[str]:
+    """Return the names by which runs are compared: all but the loss, or the loss where there is nothing else.
+
+    The scores of the clients, ``clients_...``, do not count.
+    """
+    central = [name for name in names if not name.startswith(CLIENTS)]
+    return [name for name in central if name != LOSS] or central
 
 
 def metrics_in(columns: Collection[str], score: str = "test") -> list[Metric]:
     """List the metrics that have a score ``<score>_<name>`` among `columns`, of a summary, a table or a file."""
-    return [metric for name, metric in TASK_METRICS.items() if f"{score}_{name}" in columns]
+    opening = f"{score}_"
+    return [Metric.named(n) for n in scored([c.removeprefix(opening) for c in columns if c.startswith(opening)])]
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """An object that measures a metric batch by batch, as those of torchmetrics do."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take a batch."""
+
+    def compute(self) -> Any:
+        """Return the metric over all batches since the reset, as a single number."""
+
+
+class Accuracy:
+    """The share of outputs (*batch, classes) whose largest value is at the target's place."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._correct = self._count = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take a batch. Raises DataError where outputs and targets do not fit together."""
+        if outputs.ndim == 0 or outputs.shape[:-1] != targets.shape:
+            rule = f"must be of shape (*targets, classes), with targets {tuple(targets.shape)}, for the accuracy"
+            raise DataError(f"the model's outputs {rule}, got {tuple(outputs.shape)}")
+        self._correct += float((outputs.argmax(dim=-1) == targets).sum())
+        self._count += targets.numel()
+
+    def compute(self) -> float:
+        """Return the share, in [0, 1]."""
+        return self._correct / self._count
+
+
+class MeanOver:
+    """The mean of a function of (outputs, targets) over examples."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        """function: returns the mean over a batch, as a single number."""
+        self._function = function
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._total = self._count = 0.0
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take a batch."""
+        self._total += float(self._function(outputs, targets)) * len(targets)
+        self._count += len(targets)
+
+    def compute(self) -> float:
+        """Return the mean."""
+        return self._total / self._count
+
+
+Given = str | Measure | Callable[[Any, Any], Any]
+
+
+def named_metrics(given: Given | Sequence[Given] | Mapping[str, Given]) -> dict[str, Measure | str]:
+    """Return metrics by name; those that follow from the mean loss stay texts: ``loss`` itself, ``perplexity``.
+
+    given: one or several of: the names ``accuracy``, ``loss``, ``perplexity``; objects of torchmetrics; functions of
+        (outputs, targets) that return the mean over a batch. A mapping names them.
+
+    Raises:
+        ConfigError: there is none, or one is of another kind, or has a name that contradicts its direction.
+    """
+    if isinstance(given, Mapping):
+        named = [(str(name), metric) for name, metric in given.items()]
+    else:
+        alone = isinstance(given, str) or not isinstance(given, Sequence)
+        many: Sequence[Any] = [given] if alone else given  # type: ignore[assignment]
+        named = [(_name(metric), metric) for metric in many]
+    found = {name: _measure(name, metric) for name, metric in named}
+    if not found or len(found) < len(named):
+        raise ConfigError(f"metrics: must be named differently, at least one, got {', '.join(n for n, _ in named)}")
+    return found
+
+
+def _name(metric: Given) -> str:
+    if isinstance(metric, str):
+        return metric
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
+
+
+def _measure(name: str, metric: Given) -> Measure | str:
+    if not name.isidentifier() or name.startswith(CLIENTS):
+        raise ConfigError(f"metrics: must have names of letters, digits and _, not {CLIENTS}..., got {quoted(name)}")
+    if isinstance(metric, str):
+        if metric not in (ACCURACY, LOSS, PERPLEXITY):
+            rule = f"must be {ACCURACY}, {LOSS}, {PERPLEXITY}, a function or a metric of torchmetrics"
+            raise ConfigError(f"metrics: {rule}, got {quoted(metric)}")
+        return Accuracy() if metric == ACCURACY else metric
+    better = getattr(metric, "higher_is_better", None)
+    if better is not None and better != (Metric.named(name).best is max):
+        rule = "have" if not better else "not have"
+        words = ", ".join(LESS_IS_BETTER)
+        raise ConfigError(f"metrics: {quoted(name)} must {rule} one of {words} in its name, which tells the direction")
+    if isinstance(metric, Measure):
+        return metric
+    if not callable(metric):
+        raise ConfigError(f"metrics: {name} must be a function or a metric of torchmetrics, got {quoted(metric)}")
+    return MeanOver(metric)
+
+
+def fresh(measure: Measure, device: torch.device) -> Measure:
+    """Return a copy of a measure without batches, on the device of the outputs."""
+    own = copy.deepcopy(measure)
+    if isinstance(own, torch.nn.Module):
+        own = own.to(device)
+    own.reset()
+    return own
+
+
+def number(name: str, measure: Measure) -> float:
+    """Compute a measure. Raises DataError where it fails, or is no single number."""
+    try:
+        return float(measure.compute())
+    except Exception as error:
+        kind = type(error).__name__
+        raise DataError(f"metric {name}: must give a single number, raised {kind}: {brief(reason_of(error))}") from None

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.data.examples import Examples
 from laser_fl.data.sources import Source, found, missing
-from laser_fl.data.task import Examples, Task
+from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError, DataError, brief, packages_for, reason_of
 from laser_fl.models.base import Network
 from laser_fl.models.small import linear, mlp
 from laser_fl.shapes import UInt8
 
-MODELS: Mapping[str, Callable[[], Network]] = {"linear": linear, "mlp": mlp}
+MODELS: Mapping[str, Callable[[], Network]] = {"mlp": mlp, "linear": linear}
 SIDE, CLASSES = 28, 10
 # The four files as they are distributed, unpacked, or with the names that gzip itself has stored in them.
 FILES = [
@@ -43,7 +44,7 @@ KNOWN = {"d385e6215b5ea07d": "MNIST", "03c8618a00b90d33": "FashionMNIST"}
 
 def task(train: Examples, test: Examples) -> Task:
     """Make a classification task on normalised grey images and their labels."""
-    return Task(train=train, test=test, models=MODELS)
+    return Task(train=train, test=test, models=MODELS, fixed={"classes": CLASSES, "channels": 1})
 
 
 def normalised(images: Examples, mean: float, std: float) -> Examples:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -14,17 +15,83 @@ from laser_fl.rng import RandomStreams
 from laser_fl.shapes import Int64
 
 
+def deal(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Sequence[Tensor]:
+    """Deal the examples to the clients, by the config's partition, and return those that each client trains on.
+
+    Args:
+        labels: the targets, (examples, ...).
+        config: of the run.
+        groups: the natural client of each example, counted from 0, (examples,); for partitions that go by groups.
+
+    Returns:
+        Indices of examples, for each client; none for a client without examples where ``empty-clients=skip``.
+
+    Raises:
+        ConfigError: a client would get no examples, or the partition needs groups and there are none.
+    """
+    return _dealt(labels, config, groups)[0]
+
+
+def held_out(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Sequence[Tensor]:
+    """Return the examples of each client that are held out from training: the share ``evaluate-clients`` of its own.
+
+    A client keeps at least one example to train on, so that those with few may have none held out.
+
+    Args:
+        labels: as for `deal`.
+        config: of the run.
+        groups: as for `deal`.
+
+    Returns:
+        Indices of examples, for each client.
+
+    Raises:
+        ConfigError: as for `deal`.
+    """
+    return _dealt(labels, config, groups)[1]
+
+
 @lru_cache(maxsize=4)  # the trainers of one process ask for the same
-def deal(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
-    """Deal the examples to the clients, by the config's partition. Raises ConfigError where a client would get none."""
+def _dealt(labels: Tensor, config: RunConfig, groups: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Return the training examples and the held-out examples of each client."""
     _refuse_too_many(config, len(labels))
-    shards: Sequence[Tensor] = PARTITIONS.build(config.partition, config)(labels.cpu(), config)
+    partition = PARTITIONS.build(config.partition, config)
+    by_groups = next(iter(signature(partition).parameters), "") == "groups"
+    shards: Sequence[Tensor] = partition(_known(groups, len(labels), config) if by_groups else labels.cpu(), config)
     if not isinstance(shards, list | tuple) or [type(s) for s in shards] != [Tensor] * config.clients:
         rule = f"must return {config.clients} tensors of indices, one for each client"
         raise ConfigError(f"partition: {config.partition} {rule}, got {type(shards).__name__}")
-    if not all(map(len, shards)):
-        raise ConfigError(f"partition: must leave an example to each client, got {config.partition!r}")
-    return shards
+    empty = [len(shard) == 0 for shard in shards]
+    if all(empty):
+        raise ConfigError(f"partition: must leave an example to a client, got {config.partition!r}")
+    if any(empty) and config.empty_clients == "refuse":
+        rule = f"must leave an example to each client, or take empty-clients=skip; {sum(empty)} have none"
+        raise ConfigError(f"partition: {rule}, got {config.partition!r}")
+    if config.evaluate_clients == 0:
+        return shards, [shard[:0] for shard in shards]
+    divided = [_divide(shard, client, config) for client, shard in enumerate(shards)]
+    return [training for training, _ in divided], [held for _, held in divided]
+
+
+def _known(groups: Tensor | None, examples: int, config: RunConfig) -> Tensor:
+    """Return the groups. Raises ConfigError where there are none, or others than one number from 0 per example."""
+    if groups is None:
+        ways = "by client-column, or as a list of data sets, one per client"
+        raise ConfigError(
+            f"partition: {config.partition} needs data that name each example's client ({ways}), got none"
+        )
+    if groups.dtype != torch.int64 or groups.shape != (examples,) or bool((groups < 0).any()):
+        got = f"{str(groups.dtype).removeprefix('torch.')} {list(groups.shape)}"
+        rule = f"needs {examples} groups of type int64 from 0, one per example"
+        raise ConfigError(f"partition: {config.partition} {rule}, got {got}")
+    return groups.cpu()
+
+
+def _divide(shard: Tensor, client: int, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """Divide a client's examples at random into those to train on and those held out."""
+    held = max(0, min(int(config.evaluate_clients * len(shard) + 0.5), len(shard) - 1))
+    drawn = torch.randperm(len(shard), generator=RandomStreams(config.seed).generator("held-out examples", client))
+    return shard[drawn[held:]], shard[drawn[:held]]
 
 
 def _refuse_too_many(config: RunConfig, examples: int) -> None:
@@ -43,6 +110,11 @@ class Sampler(ABC):
 
     @property
     @abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """The number of examples that each client of the run trains on."""
+
+    @property
+    @abstractmethod
     def rounds_per_epoch(self) -> int:
         """Rounds of one pass over the largest shard."""
 
@@ -53,9 +125,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def batch(self, round: int, participants: Sequence[int] | None = None) -> Int64[Tensor, "clients batch"]:
-        """Return the examples that the clients `participants` (default: all in the range) take in `round`.
+        """Return the examples that the clients `participants` take in `round`.
 
-        A client that does not participate misses its examples; the round's place in the epoch is the same for all.
+        By default these are all in the range that hold examples. A client that does not participate misses its
+        examples; the round's place in the epoch is the same for all.
         """
 
 
@@ -69,10 +142,17 @@ class Epochs(Sampler):
     def __init__(self, config: RunConfig, shards: Sequence[Tensor], clients: range) -> None:
         """shards: the examples of each client, of all clients."""
         super().__init__(config, clients)
-        self._largest = max(map(len, shards))
-        self._even = -(-sum(map(len, shards)) // len(shards))
-        self._shards = {client: shards[client] for client in clients}
+        self._sizes = tuple(map(len, shards))
+        self._largest = max(self._sizes)
+        self._even = -(-sum(self._sizes) // len(shards))
+        self._shards = {client: shards[client] for client in clients if self._sizes[client]}
+        self._rows = {client: row for row, client in enumerate(self._shards)}
         self._shuffled: tuple[int, Tensor] | None = None
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The lengths of the shards."""
+        return self._sizes
 
     @property
     def rounds_per_epoch(self) -> int:
@@ -91,7 +171,7 @@ class Epochs(Sampler):
         rows = self._epoch(epoch)[:, start : start + self._per_round]
         if participants is None or len(participants) == len(rows):
             return rows
-        return rows[[client - self.clients.start for client in participants]]
+        return rows[[self._rows[client] for client in participants]]
 
     def _epoch(self, epoch: int) -> Int64[Tensor, "clients examples"]:
         """Shuffle each client's shard, wrapped around to the length of the largest."""
@@ -113,12 +193,20 @@ class Windows(Sampler):
         """tokens: length of the text. window: tokens that one example takes.
 
         Raises:
-            ConfigError: a client's stretch is shorter than a window.
+            ConfigError: a client's stretch is shorter than a window, or a part of it is to be held out.
         """
         super().__init__(config, clients)
+        if config.evaluate_clients > 0:
+            raise ConfigError(f"evaluate-clients: must be 0 for a text, got {config.evaluate_clients:g}")
         _refuse_too_many(config, tokens // window)
         self._window = window
         self._stretch = tokens // config.clients
+        self._sizes = (self._stretch // window,) * config.clients
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The number of windows that fill a stretch, the same for all."""
+        return self._sizes
 
     @property
     def rounds_per_epoch(self) -> int:

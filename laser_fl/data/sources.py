@@ -3,6 +3,7 @@
 import gzip
 import os
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 from laser_fl.errors import DataError, reason_of
 
+DATA_VARIABLE = "LASER_FL_DATA"
 GZIP = b"\x1f\x8b"  # the beginning of gzip's files, whatever their name: some browsers unpack and keep the name
 PAGE = (b"<!doctype", b"<html")  # servers send a page instead of a file
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, BadZipFile)
@@ -18,6 +20,11 @@ DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, BadZipFile)
 def cache_folder() -> Path:
     """Return the user's folder of files that can be had again: $XDG_CACHE_HOME/laser-fl, else ~/.cache/laser-fl."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "laser-fl").expanduser()
+
+
+def default_folder() -> Path:
+    """Return the folder of the data sets of a run that sets no data-dir: $LASER_FL_DATA, else a cache folder."""
+    return Path(os.environ.get(DATA_VARIABLE) or cache_folder()).expanduser()
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,14 @@ class Source:
         return data
 
     def text(self) -> str:
-        """Return the content as text, with Unix line ends. Raises DataError where it is not UTF-8, or as `read`."""
+        """Return the content as text, with Unix line ends, without a byte-order mark.
+
+        Raises:
+            DataError: it is not UTF-8, or as `read` does.
+        """
         data = self.read()
         try:
-            return data.decode().replace("\r\n", "\n").replace("\r", "\n")
+            return data.removeprefix(BOM_UTF8).decode().replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{self}: must be UTF-8, got {data[error.start]:#04x} as byte {error.start}") from None
 

@@ -1,240 +1,78 @@
-"""Language modelling: WikiText-2 and -103 (Merity, Xiong, Bradbury, Socher, 2016), and Python's documentation.
+"""A text as data: an example is a window of its tokens."""
 
-WikiText comes in two versions: with every word, raw, which the paper's experiments train on, or with rare words as
-<unk>. Perplexities on the two cannot be compared.
-
-A text is cut into tokens once; they stay in a cache and are mapped into memory from there. Tokens are the text's bytes,
-or those of GPT-2's vocabulary.
-"""
-
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
-from importlib.resources import files
-from itertools import islice
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.data.sources import Source, cache_folder, found, missing
-from laser_fl.data.task import Task, Text
-from laser_fl.errors import DataError, StorageError, brief, packages_for, reason_of
-from laser_fl.models.gpt2 import gpt2
-from laser_fl.registry import Option
-from laser_fl.shapes import Int32
-
-Tokens = Annotated[Literal["bytes", "gpt2"], Option("unit of a text: its bytes, or GPT-2's 50,257 tokens")]
-
-CACHE_VARIABLE = "LASER_FL_CACHE"
-VOCABULARY = {"bytes": 256, "gpt2": 50304}  # GPT-2's 50,257, padded to a multiple of 64
-GPT2_TOKENS = 50257
-GPT2_MERGES = 50000
-PIECE = 1 << 18  # characters that are cut into tokens by one thread at once
-PIECES = 16  # pieces at a time
-LOGITS = 1 << 26  # outputs of a forward pass in an evaluation
-PYDOC_TEST_SHARE = 0.1
-SUFFIX, TOKEN_BYTES = ".int32", 4  # a file of tokens; its name ends with its length in bytes
+from laser_fl.data.examples import Batch
+from laser_fl.data.sampler import Sampler, Windows
+from laser_fl.errors import ConfigError
+from laser_fl.rng import Device
+from laser_fl.shapes import Int64, Shaped
 
 
-def load_wikitext_2(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
-    """Read WikiText-2 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-2", "tokens", data_dir, config, tokens)
+@dataclass(frozen=True)
+class Text:
+    """A text as tokens; an example is a window of `context` of them, and its targets the next ones.
 
-
-def load_wikitext_103(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
-    """Read WikiText-103 with rare words as <unk>. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-103", "tokens", data_dir, config, tokens)
-
-
-def load_wikitext_2_raw(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
-    """Read WikiText-2 with every word. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-2-raw", "raw", data_dir, config, tokens)
-
-
-def load_wikitext_103_raw(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
-    """Read WikiText-103 with every word. Raises DataError where it cannot be had or is damaged."""
-    return _wikitext("wikitext-103-raw", "raw", data_dir, config, tokens)
-
-
-def load_pydoc(data_dir: Path, config: RunConfig, tokens: Tokens = "bytes") -> Task:
-    """Read the standard library's pydoc_data/topics.py; its last tenth is the test."""
-    text = (files("pydoc_data") / "topics.py").read_text(encoding="utf-8")
-    cut = round(len(text) * (1 - PYDOC_TEST_SHARE))
-    parts = {"pydoc, train": text[:cut], "pydoc, test": text[cut:]}
-    return _task({name: tokenised(part, data_dir, tokens) for name, part in parts.items()}, config, tokens)
-
-
-def _task(texts: Mapping[str, Tensor], config: RunConfig, tokens: Tokens) -> Task:
-    """Make the task on two texts, to learn and to test on. Raises DataError where one is shorter than a context."""
-    vocabulary = VOCABULARY[tokens]
-    for name, text in texts.items():
-        if len(text) <= config.context:
-            raise DataError(f"{name}: must have more tokens than a context of {config.context}, got {len(text)}")
-    train, test = texts.values()
-    return Task(
-        train=Text(train, config.context),
-        test=Text(test, config.context),
-        models={"gpt2": gpt2},
-        metric="perplexity",
-        fixed={"vocabulary": vocabulary},
-        evaluation_batch=max(1, LOGITS // (vocabulary * config.context)),
-    )
-
-
-def _wikitext(name: str, ending: str, data_dir: Path, config: RunConfig, tokens: Tokens) -> Task:
-    """Read the files of the release in `data_dir`/name, its archive in `data_dir`, else Hugging Face's copy of them."""
-    folder, archive = data_dir / name, data_dir / f"{name}-v1.zip"
-    names = [f"wiki.{split}.{ending}" for split in ("train", "valid")]
-    here = found([folder], [(file, f"{file}.gz") for file in names])
-    if here is None and archive.is_file():
-        here = [Source(archive, f"{name}/{file}") for file in names]
-    if here is not None:
-        return _task({str(file): _cached(file.stamp, file.text, data_dir, tokens) for file in here}, config, tokens)
-    try:
-        with packages_for("download", "laser-fl[hub]"):
-            from datasets import load_dataset
-        splits = [load_dataset("Salesforce/wikitext", f"{name}-v1", split=s) for s in ("train", "validation")]
-    except Exception as error:  # any error of the network, the hub or its cache; no such package
-        raise missing(name, [folder, archive], " and ".join(names), brief(reason_of(error))) from None
-    read = {f"{name}, {s.split}": _cached(s._fingerprint, partial(_joined, s), data_dir, tokens) for s in splits}
-    return _task(read, config, tokens)
-
-
-def _joined(split: Any) -> str:
-    return "".join(split["text"])
-
-
-def tokenised(text: str, data_dir: Path, tokens: Tokens) -> Int32[Tensor, " tokens"]:
-    """Cut a text into tokens, mapped into memory; it is cut once, and its tokens stay in the cache.
-
-    Args:
-        text: the whole text.
-        data_dir: the folder of GPT-2's vocabulary, where the tokens are GPT-2's.
-        tokens: their kind.
-
-    Raises:
-        DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
-        StorageError: the cache cannot be written.
+    tokens: may be memory-mapped. context: tokens that a model reads at once.
     """
-    return _cached(hashlib.blake2b(text.encode()).hexdigest(), lambda: text, data_dir, tokens)
 
+    tokens: Shaped[Tensor, " tokens"]
+    context: int
 
-def _cached(stamp: str, text: Callable[[], str], data_dir: Path, tokens: Tokens) -> Int32[Tensor, " tokens"]:
-    """Return the tokens of the text that `stamp` stands for; it is read only where they are not in the cache, whole.
+    def __len__(self) -> int:
+        """Count the windows that fill the text, the last one perhaps short."""
+        return math.ceil((len(self.tokens) - 1) / self.context)
 
-    Raises:
-        DataError: the text or GPT-2's vocabulary is wrong or cannot be had.
-        StorageError: the cache cannot be written.
-    """
-    vocabulary = _vocabulary(data_dir) if tokens == "gpt2" else ()
-    digest = hashlib.blake2b(stamp.encode(), digest_size=16)
-    for file in vocabulary:
-        digest.update(file.read())
-    stem = f"{tokens}-{digest.hexdigest()}"
-    for path in cache_dir().glob(f"{stem}-*{SUFFIX}"):
-        if (mapped := _whole(path, VOCABULARY[tokens])) is not None:
-            return mapped
-    return _mapped(_written(stem, _bpe(text(), *vocabulary) if vocabulary else _bytes(text())))
+    @property
+    def device(self) -> torch.device:
+        """The device on which the data lies."""
+        return self.tokens.device
 
+    @property
+    def stacked(self) -> bool:
+        """True: all windows have one shape, so that clients can be computed in one call."""
+        return True
 
-def cache_dir() -> Path:
-    """Return the folder of the tokens: $LASER_FL_CACHE, else a cache folder of the user's."""
-    return Path(os.environ.get(CACHE_VARIABLE) or cache_folder()) / "tokens"
+    def to(self, device: Device) -> "Text":
+        """Return the same text on `device`."""
+        return Text(self.tokens.to(device), self.context)
 
+    def at(self, starts: Int64[Tensor, "*rows"], into: Tensor | None = None) -> Batch:
+        """Return (tokens, the tokens after them) of the windows that begin at `starts`; `into` is left alone."""
+        places = starts.unsqueeze(-1) + torch.arange(self.context + 1, device=starts.device)
+        windows = self.tokens[places].long()
+        return windows[..., :-1], windows[..., 1:]
 
-def _mapped(path: Path) -> Int32[Tensor, " tokens"]:
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size // TOKEN_BYTES, dtype=torch.int32)
+    def batches(self, count: int, size: int, workers: int = 0) -> Iterator[Batch]:
+        """Yield `count` windows, evenly spread over the text (0: all, the last perhaps short), `size` at a time."""
+        some, whole = 0 < count < len(self), (len(self.tokens) - 1) // self.context
+        places = torch.arange(count if some else whole, device=self.tokens.device)
+        if some:
+            places = places * whole // count
+        for starts in torch.split(places * self.context, size) if len(places) else ():
+            yield self.at(starts)
+        if not some and (rest := len(self.tokens) - 1 - whole * self.context):
+            yield replace(self, context=rest).at(places.new_tensor([whole * self.context]))
 
+    def held_out(self, config: RunConfig) -> Sequence[Tensor]:
+        """Return no examples: windows overlap, so that none can be held out."""
+        return ()
 
-def _whole(path: Path, vocabulary: int) -> Int32[Tensor, " tokens"] | None:
-    """Map the tokens in a file of the cache; None where its length is not the one in its name, or others are in it."""
-    if not path.stem.endswith(f"-{path.stat().st_size}"):
-        return None
-    tokens = _mapped(path)
-    if len(tokens) > 0:
-        least, most = tokens.aminmax()
-        return tokens if least >= 0 and most < vocabulary else None
-    return tokens
+    def sampler(self, config: RunConfig, clients: range) -> Sampler:
+        """Return windows at random places.
 
-
-def _written(stem: str, pieces: Iterator[Tensor]) -> Path:
-    """Write a file of the cache, whole or not at all: another process may be doing the same. Raises StorageError."""
-    part = cache_dir() / f"{stem}.{os.getpid()}.part"
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            for piece in pieces:
-                file.write(piece.numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        return part.replace(part.with_name(f"{stem}-{size}{SUFFIX}"))
-    except OSError as error:
-        mend = f"name another cache with ${CACHE_VARIABLE}"
-        raise StorageError(f"{part}: cannot be written ({reason_of(error)}); {mend}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _bytes(text: str) -> Iterator[Tensor]:
-    for start in range(0, len(text), PIECE):
-        piece = bytearray(text[start : start + PIECE].encode())
-        yield torch.frombuffer(piece, dtype=torch.uint8).to(torch.int32)
-
-
-def _bpe(text: str, encoder: Source, merges: Source) -> Iterator[Tensor]:
-    """Yield GPT-2's tokens, of pieces that end with a line."""
-    tokenizer, pieces = _tokenizer(encoder, merges), _pieces(text)
-    while some := list(islice(pieces, PIECES)):
-        for encoded in tokenizer.encode_batch(some):
-            yield torch.tensor(encoded.ids, dtype=torch.int32)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + PIECE) + 1 or len(text)
-        yield text[start:end]
-        start = end
-
-
-def _vocabulary(data_dir: Path) -> tuple[Source, Source]:
-    """Find (encoder.json, vocab.bpe) in `data_dir`/gpt2-bpe, else at Hugging Face. Raises DataError."""
-    folder = data_dir / "gpt2-bpe"
-    if (here := found([folder], [("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")])) is None:
-        from huggingface_hub import hf_hub_download
-
-        try:
-            here = [Source(Path(hf_hub_download("gpt2", name))) for name in ("vocab.json", "merges.txt")]
-        except Exception as error:  # any error of the network, the hub or its cache
-            reason = brief(reason_of(error))
-            raise missing("gpt2 vocabulary", [folder], "encoder.json and vocab.bpe", reason) from None
-    encoder, merges = here
-    return encoder, merges
-
-
-def _tokenizer(encoder: Source, merges: Source) -> Any:
-    """Build GPT-2's tokenizer. Raises DataError where the files are not GPT-2's."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    try:
-        entries = json.loads(encoder.text())
-        numbers = sorted(entries.values())
-    except (ValueError, AttributeError, TypeError):
-        numbers = []
-    if numbers != list(range(GPT2_TOKENS)):
-        raise DataError(f"{encoder}: must be GPT-2's {GPT2_TOKENS:,} tokens in JSON, got others")
-    pairs = [tuple(line.split(" ")) for line in merges.text().split("\n")[1:] if line]
-    if len(pairs) != GPT2_MERGES:
-        raise DataError(f"{merges}: must be GPT-2's {GPT2_MERGES:,} merges, one a line, got {len(pairs):,}")
-    try:
-        return ByteLevelBPETokenizer(entries, pairs)
-    except Exception as error:  # the library raises no narrower one
-        raise DataError(f"{merges}: must be merges of tokens in {encoder} ({reason_of(error)})") from None
+        Raises:
+            ConfigError: the text is shorter than the context, or a client's stretch of it is; or the partition goes by
+                labels, which a text does not have.
+        """
+        if config.partition != "iid":
+            raise ConfigError(f"partition: must be iid for a text, got {config.partition!r}")
+        if len(self.tokens) <= self.context:
+            raise ConfigError(f"context: must be below the text's {len(self.tokens)} tokens, got {self.context}")
+        return Windows(config, len(self.tokens), self.context + 1, clients)

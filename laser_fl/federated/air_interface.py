@@ -17,7 +17,7 @@ from laser_fl.clipping import NormClipper
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.federated.ledger import Ledger, RoundAccounting
-from laser_fl.federated.participation import Participation, refuse_outage
+from laser_fl.federated.participation import Participation, Population, refuse_outage
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.pipeline import AggregationResult, ClientUpdate, aggregate_updates, values_reported
 from laser_fl.power.split import phase_share
@@ -48,6 +48,7 @@ class AirInterface:
         weights: Mapping[str, Tensor],
         schedule: RoundSchedule,
         transposed: Collection[str] = (),
+        sizes: Sequence[int] = (),
     ) -> None:
         """Build the parts of the air. No round begins yet.
 
@@ -56,13 +57,16 @@ class AirInterface:
             weights: the model's, by name, on the device on which the server computes; only their shapes matter.
             schedule: of the run.
             transposed: names of the weights that are stored as (inputs, outputs).
+            sizes: number of examples of each client; (): not known, and all hold some.
 
         Raises:
-            ConfigError: the weights cannot be sent, or no client is expected to transmit in the whole run.
+            ConfigError: the weights cannot be sent, or no client is expected to transmit in the whole run; or the sizes
+                are not those of the clients, or lack for a mean that is weighted by them.
         """
         if not weights:
             raise ConfigError("model: must have weights to train, got none")
         self.config, self.schedule = config, schedule
+        self.population = Population.of(config, sizes)
         self.blocks = blocks_of(weights, transposed)
         self.streams = RandomStreams(config.seed)
         self.scheme: Scheme = SCHEMES.build(config.strategy, config)
@@ -75,7 +79,7 @@ class AirInterface:
         self.norm_clipper = NormClipper(config.norm_cap)
         self.ledger = Ledger()
         self.round = self.updates = 0
-        refuse_outage(config, self.channel, schedule.rounds, self.streams)
+        refuse_outage(config, self.channel, schedule.rounds, self.streams, self.population.holders)
 
     @property
     def power(self) -> float:
@@ -93,8 +97,7 @@ class AirInterface:
     @property
     def context(self) -> RoundContext:
         """The facts of the next exchange that both sides know."""
-        power, traits, participation = self.power, self.scheme.traits, self.participation
-        averaged = participation.participants if traits.error_feedback else participation.transmitters
+        power, participation = self.power, self.participation
         ctx = RoundContext(
             blocks=self.blocks,
             round=self.round,
@@ -105,16 +108,29 @@ class AirInterface:
             clients=self.config.clients,
             participants=participation.participants,
             transmitters=participation.transmitters,
-            averaged=len(averaged),
+            averaged=len(self._averaged),
             bits=participation.bits,
             streams=self.streams,
         )
         return replace(ctx, power=power * phase_share(self.scheme, ctx))
 
+    @property
+    def _averaged(self) -> tuple[int, ...]:
+        """The numbers of the clients that the server's mean is over."""
+        remembers, participation = self.scheme.traits.error_feedback, self.participation
+        return participation.participants if remembers else participation.transmitters
+
     def begin_round(self) -> None:
         """Draw the participation of a round."""
         self.participation = Participation.drawn(
-            self.config, self.channel, self.scheme, self.blocks, self.round, self.power, self.streams
+            self.config,
+            self.channel,
+            self.scheme,
+            self.blocks,
+            self.round,
+            self.power,
+            self.streams,
+            self.population.holders,
         )
         self.phase, self.shared_before, self.result = 0, self.shared, None
         self.accounting = RoundAccounting(torch.zeros(self.config.clients, dtype=torch.float64))
@@ -146,6 +162,7 @@ class AirInterface:
             self._allocation,
             ctx,
             participation.channel_uses,
+            self.population.weights(participation.transmitters, self._averaged),
         )
         at_bound = clipper.reached(client_update.signals, client_update.signal_norms)
         self.accounting.clipped |= {client for client, cut in zip(ctx.transmitters, at_bound, strict=True) if cut}

@@ -9,7 +9,13 @@ class InProcess:
     """A run whose clients are all in this process."""
 
     def __init__(self, setup: Setup) -> None:
-        """Make server and clients. Raises ConfigError for settings that do not fit the data or the run's length."""
+        """Make server and clients, after a trial of the model on the data.
+
+        Raises:
+            ConfigError: settings do not fit the data or the run's length.
+            DataError: the model cannot be trained on the data.
+        """
+        setup.refuse_untrainable()
         self.server = setup.server()
         clients = range(setup.config.clients)
         trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)

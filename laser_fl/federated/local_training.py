@@ -8,45 +8,30 @@ sends the sum of its gradients:
 so that plain SGD at the server, at the same η, makes the mean of the clients' models; τ = 1 is the paper's.
 Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data", 2017,
 Algorithm 1 (FedAvg); Stich, "Local SGD converges fast and communicates little", 2019. Deviation: τ counts
-steps, not epochs; clients weigh the same; the average is of g, which is compressed and sent through the air.
+steps, not epochs; clients weigh the same, unless client-weighting=examples; the average is of g, which is compressed
+and sent through the air.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.data.task import Task, autocast
-from laser_fl.errors import TrainingError
+from laser_fl.data.task import Task
+from laser_fl.errors import LaserError, TrainingError, brief, reason_of
+from laser_fl.federated.batches import Batches
 from laser_fl.federated.broadcast import Broadcast
-from laser_fl.federated.traced import Traced
+from laser_fl.federated.differentiation import Computed, Differentiation
+from laser_fl.federated.trial import can_batch
 from laser_fl.models.base import Network
 from laser_fl.pipeline import ClientUpdate, encode_update, join
 from laser_fl.schemes.base import RoundContext
-from laser_fl.shapes import Float
 
 EXAMPLES_AT_ONCE = 2048  # by all clients in one call of vmap: enough to be fast, and few enough for the memory
-
-
-@dataclass(frozen=True)
-class Computed:
-    """The clients' results of a round or a part of it.
-
-    gradients: per block, of the mean loss, summed over local steps, (clients, *shape).
-    buffers: of the model after the forward passes, (clients, *shape).
-    losses: mean training losses.
-    """
-
-    gradients: Tensors
-    buffers: Tensors
-    losses: Float[Tensor, " clients"]
 
 
 class GroupTrainer:
@@ -61,12 +46,10 @@ class GroupTrainer:
             config: of the run.
             clients: their numbers in the run.
         """
-        self._task = task
         self._network = network
         self._config = config
-        self._sampler = task.train.sampler(config, clients)
-        self._fetched: Tensor | None = None  # the last inputs; the next ones reuse their memory
-        self._of_shared_weights, self._of_own_weights = self._batched(None), self._batched(0)
+        self._batches = Batches(task, config, clients)
+        self._differentiation = Differentiation(task, network, config)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> ClientUpdate:
         """Compute the round's gradients and encode them; the memory becomes the next one in place."""
@@ -84,8 +67,8 @@ class GroupTrainer:
         """
         ctx = broadcast.context
         clients = len(ctx.participants)
-        batch = self._sampler.batch(ctx.round, ctx.participants)
-        parts = torch.split(batch, self._config.batch_size, dim=1)
+        parts = self._batches.rows(ctx)
+        taken = sum(part.shape[1] for part in parts)
         accumulated, here = self._config.accumulation_steps, broadcast
         buffers = {name: b.expand(clients, *b.shape).clone() for name, b in broadcast.buffers.items()}
         total: Tensors = {}
@@ -95,15 +78,13 @@ class GroupTrainer:
             if step % accumulated == 0:
                 examples = sum(micro.shape[1] for micro in parts[step : step + accumulated])
                 here = self._moved(broadcast, total) if step else broadcast
-            inputs, targets = self._examples(part, ctx, step)
-            with self._drawing(ctx, step):
-                one = self._differentiate(here, buffers, inputs, targets)
+            one = self._micro_step(here, buffers, part, step)
             weight = part.shape[1] / examples
             if step == 0:
                 total = one.gradients if len(parts) == 1 else {n: weight * g for n, g in one.gradients.items()}
             else:
                 torch._foreach_add_(list(total.values()), list(one.gradients.values()), alpha=weight)
-            losses += part.shape[1] / batch.shape[1] * one.losses.cpu()
+            losses += part.shape[1] / taken * one.losses.cpu()
             buffers = one.buffers
         return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)
 
@@ -113,51 +94,27 @@ class GroupTrainer:
         weights = {name: torch.sub(w, total[name], alpha=rate) for name, w in broadcast.weights.items()}
         return replace(broadcast, weights=weights, own_weights=True)
 
-    def _examples(self, rows: Tensor, ctx: RoundContext, step: int) -> tuple[Tensor, Tensor]:
-        """Return the examples at `rows`, augmented where the task asks for it, on the device of the model."""
-        data = self._task.train
-        inputs, targets = data.at(rows.to(data.device), self._fetched)
-        self._fetched = inputs if len(rows) > 1 else None  # there may be many trainers of single clients
-        inputs, targets = inputs.to(self._device), targets.to(self._device)
-        if self._task.augment is not None:
-            generators = [ctx.streams.generator("augment", ctx.round, client, step) for client in ctx.participants]
-            inputs = self._task.augment(inputs, generators)
-        return self._task.prepare(inputs) if self._task.prepare else inputs, targets
-
-    def _differentiate(self, broadcast: Broadcast, buffers: Tensors, inputs: Tensor, targets: Tensor) -> Computed:
-        """Do one micro-step: one client by plain autograd, many in one call."""
-        if len(inputs) == 1:
-            weights = {n: w[0] for n, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
-            leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            loss, after = self._loss(leaves, {name: b[0] for name, b in buffers.items()}, inputs[0], targets[0])
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
-            one = dict(zip(leaves, gradients, strict=True))
-            return Computed(_as_row(one), _as_row(after), loss.detach().double().unsqueeze(0))
-        batched = self._of_own_weights if broadcast.own_weights else self._of_shared_weights
-        with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
-            gradients, (losses, after) = batched(broadcast.weights, buffers, inputs, targets)
-        return Computed(gradients, after, losses.double())
-
-    def _batched(self, weights: int | None) -> Callable[..., Any]:
-        """Build the function that computes gradients, losses and buffers of many clients.
-
-        weights: the axis along which clients have their own weights; None where they share them.
-        """
-        function = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0))
-        # A small network's arithmetic takes no longer than vmap's own Python.
-        return Traced(function) if self._network.batches else function
-
-    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensors]:
-        """Return one client's mean loss, and its buffers after the forward pass."""
-        after = {name: b.clone() for name, b in buffers.items()}
-        with autocast(self._config, inputs.device):
-            outputs = functional_call(self._network.module, weights | after, (inputs,))
-            return self._task.loss(outputs, targets), after
+    def _micro_step(self, broadcast: Broadcast, buffers: Tensors, rows: Tensor, step: int) -> Computed:
+        """Compute the gradients on the examples at `rows`. Raises TrainingError where model or loss fail on them."""
+        ctx = broadcast.context
+        try:
+            inputs, targets = self._batches.at(rows, ctx, step, self._device)
+            with self._drawing(ctx, step):
+                return self._differentiation(broadcast.weights, broadcast.own_weights, buffers, inputs, targets)
+        except LaserError:
+            raise
+        except Exception as error:
+            who = f"client {ctx.participants[0]}" if len(ctx.participants) == 1 else "a client"
+            reason = f"{type(error).__name__}: {brief(reason_of(error))}"
+            raise TrainingError(f"round {ctx.round + 1}: {who}: the model or the loss raised {reason}") from error
 
     @contextmanager
     def _drawing(self, ctx: RoundContext, step: int) -> Iterator[None]:
-        """Seed the model's own random draws (dropout), for the one client that computes."""
-        if not self._network.draws:
+        """Seed the model's own random draws, as dropout has them, for the one client that computes.
+
+        Where many clients are computed in one call, the model has none.
+        """
+        if len(ctx.participants) > 1:
             yield
             return
         (client,) = ctx.participants
@@ -167,10 +124,6 @@ class GroupTrainer:
     @property
     def _device(self) -> torch.device:
         return next(self._network.module.parameters()).device
-
-
-def _as_row(tensors: Tensors) -> Tensors:
-    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
 class LocalTrainer:
@@ -190,7 +143,7 @@ class LocalTrainer:
             clients: their numbers in the run.
         """
         self._model = _shapes(network.weights), _shapes(network.buffers)
-        self._at_once = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, network) else 1
+        self._at_once = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, task, network, clients) else 1
         self._trainer = GroupTrainer(task, network, config, clients)
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
@@ -235,11 +188,15 @@ class LocalTrainer:
         return [broadcast.of(range(batch[0], batch[-1] + 1)) for batch in batches]
 
 
-def _batches(config: RunConfig, network: Network) -> bool:
+def _batches(config: RunConfig, task: Task, network: Network, clients: range) -> bool:
     """Return True where many clients are computed in one call."""
-    if config.client_batching == "auto":
-        return network.batches and not network.draws and config.precision == "float32"
-    return config.client_batching == "vmap"
+    if len(clients) < 2 or not task.train.stacked or config.client_batching == "loop":
+        return False
+    if config.client_batching == "vmap":
+        return network.batches or can_batch(task, network, config)
+    if network.draws or config.precision != "float32":
+        return False
+    return network.batches or (network.might_batch and can_batch(task, network, config))
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

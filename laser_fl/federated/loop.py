@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from laser_fl.blocks import Tensors
+from laser_fl.callbacks.base import Callback, Metrics
+from laser_fl.callbacks.running import notify
 from laser_fl.errors import TrainingError
-from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.server import Server
 
 Evaluate = Callable[[Tensors], Mapping[str, float]]
@@ -22,7 +23,7 @@ def train(
     evaluate: Evaluate | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Run all rounds.
+    """Run all rounds, or those until a callback stops the run; the last one is evaluated.
 
     Args:
         server: of the run.
@@ -31,24 +32,19 @@ def train(
         callbacks: called in their order.
 
     Raises:
-        TrainingError: a score is not finite.
+        TrainingError: a score is not finite, or a callback raised an error.
     """
-    for callback in callbacks:
-        callback.on_begin(server)
+    notify(callbacks, "on_begin", server)
     while not server.finished:
         started = time.perf_counter()
         while not advance():
             pass
         seconds = time.perf_counter() - started
-        for callback in callbacks:
-            callback.on_round(server, seconds)
-        if evaluate is not None and server.schedule.evaluates_after(server.round - 1):
-            metrics = _metrics(server, evaluate)
-            for callback in callbacks:
-                callback.on_evaluation(server, metrics)
+        notify(callbacks, "on_round", server, seconds)
+        if evaluate is not None and (server.schedule.evaluates_after(server.round - 1) or server.finished):
+            notify(callbacks, "on_evaluation", server, _metrics(server, evaluate))
         if server.saves_after(server.round):
-            for callback in callbacks:
-                callback.on_checkpoint(server)
+            notify(callbacks, "on_checkpoint", server)
 
 
 def _metrics(server: Server, evaluate: Evaluate) -> Metrics:

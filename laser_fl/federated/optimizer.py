@@ -14,6 +14,7 @@ from laser_fl.errors import ConfigError
 from laser_fl.registry import AUTO, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
 
+NOT_IN_A_CONFIG = ("rounds", "undecayed", "rate_factor")
 WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
 REACH = 10.0  # sum of a run's step sizes: 1 / (p (1 - p)), a ten-class softmax's curvature along a standardised input
 
@@ -23,7 +24,8 @@ class OptimizerConfig:
     """The optimizer and its learning rate over a run of `rounds`.
 
     undecayed: names of the weights to which weight decay does not apply. receiver: name of the filter that weighs the
-        updates, in UPDATE_FILTERS. The rest is as in the config.
+        updates, in UPDATE_FILTERS. rate_factor: multiplies the schedule's learning rates; a callback may change it. The
+        rest is as in the config.
     """
 
     optimizer: str
@@ -35,6 +37,7 @@ class OptimizerConfig:
     rounds: int
     undecayed: tuple[str, ...]
     receiver: str = "plain"
+    rate_factor: float = 1.0
 
     @classmethod
     def of(
@@ -80,7 +83,7 @@ class OptimizerConfig:
     def options(self) -> dict[str, str | float]:
         """The part of it that is in a run's config, by its keys there."""
         own = asdict(self)
-        return {key.replace("_", "-"): own[key] for key in own if key not in ("rounds", "undecayed")}
+        return {key.replace("_", "-"): own[key] for key in own if key not in NOT_IN_A_CONFIG}
 
 
 def update_filter_of(config: RunConfig, scheme: Scheme) -> str:

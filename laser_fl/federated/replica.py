@@ -5,6 +5,7 @@ and steps by itself. A `ReplicaState` is all that a node must know of the server
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -39,7 +40,7 @@ class ReplicaState:
 
     exchange: number of exchanges that it has followed. optimizer, filter_state: the state of the optimizer and of the
     update filter, by ``<key>/<weight's name>``. shared: the scheme's shared state. steps: of the learning-rate
-    schedule. rates: the current learning rates.
+    schedule. rates: its current learning rates, without the factor.
     """
 
     exchange: int
@@ -84,6 +85,9 @@ class ReplicaState:
             optimizer_config.undecayed,
             optimizer_config.receiver,
         )
+        if not 0 <= (factor := optimizer_config.rate_factor) < math.inf:
+            raise ValueError(f"the learning rate cannot be multiplied by {factor}")
+        checked = replace(checked, rate_factor=factor)
         if exchange < 0 or not 0 <= steps <= optimizer_config.rounds:
             raise ValueError(f"{steps} of {optimizer_config.rounds} steps and {exchange} exchanges cannot be")
         weights, optimizer, filter_state = (
@@ -173,13 +177,33 @@ class Replica:
         )
         for name, weight in self.weights.items():
             weight.grad = update[name]
+        groups, rates = self._optimizer.param_groups, self._rates
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate
         self._optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):  # the schedule computes its next rates from its last ones
+            group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
 
     @property
+    def rate_factor(self) -> float:
+        """The factor by which callbacks have multiplied the schedule's learning rates."""
+        return self._optimizer_config.rate_factor
+
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of all later steps by `factor`."""
+        config = self._optimizer_config
+        self._optimizer_config = replace(config, rate_factor=config.rate_factor * factor)
+
+    @property
     def rates(self) -> tuple[float, ...]:
-        """The current learning rate of each group of weights."""
+        """The learning rate of the next step, for each group of weights."""
+        return tuple(rate * self._optimizer_config.rate_factor for rate in self._rates)
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        """The schedule's current learning rates."""
         return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def state(self, exchange: int, shared: Tensors) -> ReplicaState:
@@ -193,7 +217,7 @@ class Replica:
         }
         steps: int = self._schedule.last_epoch
         return ReplicaState(
-            exchange, self._optimizer_config, self.weights, optimizer, self._filter_state, shared, steps, self.rates
+            exchange, self._optimizer_config, self.weights, optimizer, self._filter_state, shared, steps, self._rates
         )
 
 

@@ -57,5 +57,8 @@ class RoundSchedule:
 
     def evaluates_after(self, round: int) -> bool:
         """Return True after every `evaluate_every` steps and after the last round."""
-        done = round + 1
-        return done == self.rounds or done % (self.evaluate_every * self.rounds_per_step) == 0
+        return round + 1 == self.rounds or self.evaluates_regularly_after(round)
+
+    def evaluates_regularly_after(self, round: int) -> bool:
+        """Return True after every `evaluate_every` steps: in a run of any length."""
+        return (round + 1) % (self.evaluate_every * self.rounds_per_step) == 0

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -34,6 +36,8 @@ class Server:
     warning: the clients left out of the last round, with reasons, in a line for a log; empty where there are none.
     snapshots: folder in which client groups save their client state, in rounds after which the run could go on;
         "": none.
+    folder: of the run's files; None where it has none.
+    stop_reason: of a run that was stopped before its last round; empty for any other.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Server:
         transposed: Collection[str] = (),
         undecayed: Collection[str] = (),
         buffers: Mapping[str, Tensor] | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Build the parts of the run, and begin its first round.
 
@@ -54,20 +59,23 @@ class Server:
             transposed: names of the weights that are stored as (inputs, outputs).
             undecayed: names of the weights to which weight decay does not apply.
             buffers: the part of the model that follows the data without being trained.
+            sizes: number of examples of each client; (): not known, and all hold some.
 
         Raises:
             ConfigError: no client is expected to transmit in the whole run; min-clients is above the number of
-                clients; or the weights cannot be sent.
+                clients; the weights cannot be sent; or the sizes do not fit.
         """
         if config.min_clients > config.clients:
             raise ConfigError(f"min-clients: must be at most the {config.clients} clients, got {config.min_clients}")
         self.config = config
         self.schedule = schedule
-        self.air = AirInterface(config, weights, schedule, transposed)
+        self.air = AirInterface(config, weights, schedule, transposed, sizes)
         self.train_loss: float | None = None
         self.spectrum: dict[str, float] = {}
         self.warning = ""
         self.snapshots = ""
+        self.folder: Path | None = None
+        self.stop_reason = ""
         scheme = self.air.scheme
         receiver = update_filter_of(config, scheme)
         self.global_model = GlobalModel(weights, config, schedule.rounds, undecayed, buffers or {}, receiver)
@@ -90,8 +98,27 @@ class Server:
 
     @property
     def finished(self) -> bool:
-        """True after the last round."""
-        return self.round >= self.schedule.rounds
+        """True after the last round, and in a run that was stopped."""
+        return self.round >= self.schedule.rounds or bool(self.stop_reason)
+
+    def stop(self, reason: str) -> None:
+        """End the run after the current round, as completed; after the last one this changes nothing.
+
+        reason: one line, for the run's summary.
+        """
+        if not self.finished:
+            self.stop_reason = brief(reason) or "no reason was given"
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate of all later steps, under any schedule, by `factor`.
+
+        Nodes that compute the model by themselves get the server's whole state with the next broadcast, and the ledger
+        counts it. Raises ConfigError where the factor is no positive number.
+        """
+        if not 0 < factor < math.inf:
+            raise ConfigError(f"factor: must be a positive number, got {factor}")
+        self.global_model.replica.scale_rates(factor)
+        self._broadcaster.forget()
 
     def saves_after(self, round: int) -> bool:
         """Return True where the run needs a checkpoint after `round` rounds."""
@@ -129,6 +156,7 @@ class Server:
             update_values=update_values,
             replica=replica.numbers,
             steps=steps,
+            stop_reason=self.stop_reason,
         ).model_dump()
         trees = {"replica": replica.model, "shared": self.air.shared, "server": beside, "sent": sent}
         return numbers, {f"{tree}/{name}": t for tree, named in trees.items() for name, t in named.items()}
@@ -160,6 +188,7 @@ class Server:
             )
         self._last_acknowledged = known.last_acknowledged
         self.train_loss, self._exchange, self._since = known.train_loss, state.exchange, state.exchange
+        self.stop_reason = known.stop_reason
         self._broadcaster.restore(known.update_values, trees["sent"])
         self.air.restore(known.round, known.updates, known.usual, state.shared, Ledger(ledger))
         if not self.finished:
@@ -251,8 +280,9 @@ class Server:
         """Aggregate the accepted updates of one exchange through the air."""
         ctx, before = self.air.context, self.air.shared
         if ctx.phase == 0 and ctx.participants:
-            self.train_loss = float(client_update.losses.mean())
-            self._buffers = {name: b.mean(dim=0) for name, b in client_update.buffers.items()}
+            mean = partial(self.air.population.mean, clients=ctx.participants)
+            self.train_loss = float(mean(client_update.losses))
+            self._buffers = {name: mean(b) for name, b in client_update.buffers.items()}
         result = self.air.aggregate(client_update)
         self._broadcaster.record(self._exchange, ctx, result.received, before)
         if self.air.undoes(ctx):

@@ -1,6 +1,6 @@
 """Build the device, task and model of a run from its config, the same way in every engine."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 
 from laser_fl.config import RunConfig
-from laser_fl.data.sources import cache_folder
+from laser_fl.data.sampler import Sampler
+from laser_fl.data.sources import default_folder
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
+from laser_fl.federated.evaluation import evaluate
 from laser_fl.federated.loop import Evaluate
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
+from laser_fl.federated.trial import refuse_untrainable
 from laser_fl.models.base import Network
 from laser_fl.registry import OWN, TASKS
-
-DATA_VARIABLE = "LASER_FL_DATA"
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,39 @@ class Setup:
     @property
     def evaluate(self) -> Evaluate:
         """The function that scores a model's weights and buffers on the test data."""
-        return partial(self.task.evaluate, self.network.module, config=self.config)
+        return partial(evaluate, self.task, self.network.module, config=self.config)
 
     @cached_property
     def schedule(self) -> RoundSchedule:
         """The run's schedule. Raises ConfigError where there are more clients than examples."""
-        sampler = self.task.train.sampler(self.config, range(0))
+        sampler = self._sampler
         return RoundSchedule.of(self.config, sampler.rounds_per_epoch, sampler.rounds_per_even_epoch)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The number of training examples of each client. Raises ConfigError as `schedule`."""
+        return self._sampler.sizes
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        sampler: Sampler = self.task.train.sampler(self.config, range(0))
+        return sampler
+
+    def refuse_untrainable(self) -> None:
+        """Try a gradient and an evaluation. Raises ConfigError or DataError where the model cannot be trained."""
+        refuse_untrainable(self.task, self.network, self.config)
 
     def server(self) -> Server:
         """Build the server before the first round. Raises ConfigError for errors that only data and length show."""
         network = self.network
         return Server(
-            self.config, network.weights, self.schedule, network.transposed, network.undecayed, network.buffers
+            self.config,
+            network.weights,
+            self.schedule,
+            network.transposed,
+            network.undecayed,
+            network.buffers,
+            self.sizes,
         )
 
 
@@ -75,8 +96,9 @@ def setup_of(config: RunConfig, task: Task) -> Setup:
         rule = f"must be at most the {len(task.test)} test examples"
         raise ConfigError(f"evaluate-examples: {rule}, got {config.evaluate_examples}")
     network = task.network(config)
-    if network.draws and config.client_batching == "vmap":
-        raise ConfigError("client-batching: must be loop or auto for a model with dropout, got 'vmap'")
+    if config.client_batching == "vmap" and (network.draws or not task.train.stacked):
+        about = "a model with dropout" if network.draws else "data that are read while the run goes on"
+        raise ConfigError(f"client-batching: must be loop or auto for {about}, got 'vmap'")
     network.module.to(device)
     return Setup(config, task, network, device)
 
@@ -93,4 +115,4 @@ def device_of(config: RunConfig) -> torch.device:
 
 def data_dir(config: RunConfig) -> Path:
     """Return the folder of the data sets: data-dir, else $LASER_FL_DATA, else a cache folder."""
-    return Path(config.data_dir or os.environ.get(DATA_VARIABLE) or cache_folder()).expanduser()
+    return Path(config.data_dir).expanduser() if config.data_dir else default_folder()

@@ -1,14 +1,18 @@
 """Networks: a module, its trained weights, and the facts needed to view its tensors as matrices."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from laser_fl.blocks import Block, Tensors, blocks_of
+from laser_fl.errors import ConfigError, quoted
 from laser_fl.registry.options import take_options
 
 T = TypeVar("T")
@@ -48,10 +52,40 @@ class Network:
     @classmethod
     def of(cls, module: nn.Module) -> "Network":
         """Make the network of anybody's module; it batches where that is known to work, and to be faster."""
-        network = cls(module)
+        network = cls(module, stored_transposed(module))
         known = all(type(layer) in BATCHED_LAYERS for layer in module.modules())
-        small = sum(w.numel() for w in network.weights.values()) <= BATCHED_VALUES
-        return replace(network, batches=known and small)
+        return replace(network, batches=known and network.is_small)
+
+    def restricted(self, trained: Collection[str], undecayed: Collection[str]) -> "Network":
+        """Return the network with some of its weights frozen, in place, and more of them without weight decay.
+
+        Args:
+            trained: patterns of names; none: all stay trained.
+            undecayed: patterns of names.
+
+        Raises:
+            ConfigError: a pattern fits no weight.
+        """
+        for pattern in (*trained, *undecayed):
+            if not any(fnmatchcase(name, pattern) for name, _ in self.module.named_parameters()):
+                raise ConfigError(f"model: must have a weight whose name fits {quoted(pattern)}, got none")
+        if trained:
+            for name, parameter in self.module.named_parameters():
+                parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trained))
+        more = [n for n in Network(self.module).weights if any(fnmatchcase(n, pattern) for pattern in undecayed)]
+        return replace(self, undecayed=tuple(dict.fromkeys((*self.undecayed, *more))))
+
+    @property
+    def is_small(self) -> bool:
+        """True where the arithmetic of a gradient takes no longer than its calls."""
+        return sum(w.numel() for w in self.weights.values()) <= BATCHED_VALUES
+
+    @property
+    def might_batch(self) -> bool:
+        """True for a small network all of whose layers with weights are known to batch; its own code may not."""
+        layers = self.module.modules()
+        leaves = [m for m in layers if not list(m.children()) or list(m.parameters(recurse=False))]
+        return self.is_small and not self.draws and all(type(leaf) in BATCHED_LAYERS for leaf in leaves)
 
     @cached_property
     def weights(self) -> Tensors:
@@ -79,7 +113,36 @@ class Network:
         return blocks_of(self.weights, self.transposed)
 
 
-def build(builder: Callable[..., T], config: object, **fixed: Any) -> T:
-    """Call `builder` with its options, which are attributes of `config`, and with `fixed`."""
-    options = {name: value for name, value in take_options(builder, config).items() if name not in fixed}
-    return builder(**options, **fixed)
+def outputs_of(module: nn.Module, state: Tensors, inputs: Any) -> Any:
+    """Return a module's outputs at other weights and buffers.
+
+    Args:
+        module: the network.
+        state: weights and buffers by name; the module's own take the place of those that are missing.
+        inputs: a tensor; a tuple is taken as several arguments, a mapping as arguments by name.
+
+    Returns:
+        The outputs; of an output object of transformers its logits.
+    """
+    args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
+    outputs = functional_call(module, state, args, dict(inputs) if isinstance(inputs, Mapping) else None)
+    return getattr(outputs, "logits", outputs)
+
+
+def build(builder: Callable[..., T], config: object, fixed: Mapping[str, Any] | None = None) -> T:
+    """Call `builder` with its options, which are attributes of `config`, and with those of `fixed` that it takes."""
+    fixed = fixed or {}
+    takes = inspect.signature(builder).parameters.values()
+    all_of_them = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
+    facts = {name: fixed[name] for name in fixed if all_of_them or name in {parameter.name for parameter in takes}}
+    options = {name: value for name, value in take_options(builder, config).items() if name not in facts}
+    return builder(**options, **facts)
+
+
+def stored_transposed(module: nn.Module) -> tuple[str, ...]:
+    """Name the weights of transformers' Conv1D layers, which are stored as (inputs, outputs)."""
+    return tuple(
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
+    )

@@ -39,10 +39,13 @@ def signal_powers(
 ) -> Float64[Tensor, " signals"]:
     """Split the budget over blocks by the allocation, and a block's over its signals by the scheme.
 
+    Weights of the clients move the split where it follows the strongest transmission: that of ``min-mse``, and the
+    schemes' own. The paper's allocations average each client's own shares, which its weight does not change.
+
     Args:
         names: of the signals; those of one block follow each other.
-        signal_norms: per transmitter and signal.
-        gradient_norms: per transmitter and block of the signals.
+        signal_norms: per transmitter and signal, of what it sends: times its weight in the mean, where it has one.
+        gradient_norms: per transmitter and block of the signals, likewise.
         scheme: splits a block's power.
         allocation: splits the budget.
         ctx: of the exchange; its power is the budget.

@@ -139,31 +139,42 @@ UPDATE_FILTERS = Table(
     "receiver",
     takes=("update", "noise", "known", "weighs", "due"),
 )
-AUTO = "auto"  # the update filter is the scheme's own; the model is mlp, or the task's first
+AUTO = "auto"  # the update filter is the scheme's own; the model is the task's first
 OWN = "own"  # the task is handed over in Python
 
 TASKS = Table(
     {
-        "mnist-5k": Entry("laser_fl.data.mnist:load_mnist_5k", "5,000 handwritten digits, embedded", ("linear", "mlp")),
-        "mnist": Entry("laser_fl.data.mnist:load_mnist", "70,000 handwritten digits", ("linear", "mlp")),
+        "mnist-5k": Entry("laser_fl.data.mnist:load_mnist_5k", "5,000 handwritten digits, embedded", ("mlp", "linear")),
+        "mnist": Entry("laser_fl.data.mnist:load_mnist", "70,000 handwritten digits", ("mlp", "linear")),
         "fashion-mnist": Entry(
-            "laser_fl.data.mnist:load_fashion_mnist", "70,000 pieces of clothing", ("linear", "mlp")
+            "laser_fl.data.mnist:load_fashion_mnist", "70,000 pieces of clothing", ("mlp", "linear")
         ),
         "cifar10": Entry("laser_fl.data.cifar:load_10", "60,000 colour images, 10 classes", ("resnet18",)),
         "cifar100": Entry("laser_fl.data.cifar:load_100", "60,000 colour images, 100 classes", ("resnet18",)),
         "wikitext-2": Entry(
-            "laser_fl.data.text:load_wikitext_2", "2 million words of Wikipedia, rare ones as <unk>", ("gpt2",)
+            "laser_fl.data.wikitext:load_wikitext_2", "2 million words of Wikipedia, rare ones as <unk>", ("gpt2",)
         ),
         "wikitext-2-raw": Entry(
-            "laser_fl.data.text:load_wikitext_2_raw", "2 million words of Wikipedia, raw: every one", ("gpt2",)
+            "laser_fl.data.wikitext:load_wikitext_2_raw", "2 million words of Wikipedia, raw: every one", ("gpt2",)
         ),
         "wikitext-103": Entry(
-            "laser_fl.data.text:load_wikitext_103", "103 million words of Wikipedia, rare ones as <unk>", ("gpt2",)
+            "laser_fl.data.wikitext:load_wikitext_103", "103 million words of Wikipedia, rare ones as <unk>", ("gpt2",)
         ),
         "wikitext-103-raw": Entry(
-            "laser_fl.data.text:load_wikitext_103_raw", "103 million words of Wikipedia, raw: every one", ("gpt2",)
+            "laser_fl.data.wikitext:load_wikitext_103_raw", "103 million words of Wikipedia, raw: every one", ("gpt2",)
         ),
-        "pydoc": Entry("laser_fl.data.text:load_pydoc", "Python's own documentation, embedded", ("gpt2",)),
+        "pydoc": Entry("laser_fl.data.wikitext:load_pydoc", "Python's own documentation, embedded", ("gpt2",)),
+        "text": Entry("laser_fl.data.language:load_text", "your own: UTF-8 files in data-dir", ("gpt2",)),
+        "images": Entry(
+            "laser_fl.data.images:load_images", "your own: a folder per class in data-dir", ("cnn", "mlp", "linear")
+        ),
+        "table": Entry("laser_fl.data.table:load_table", "your own: CSV or Parquet in data-dir", ("mlp", "linear")),
+        "huggingface": Entry(
+            "laser_fl.data.huggingface:load_huggingface",
+            "a data set of Hugging Face: a folder, a file or a name",
+            ("cnn", "mlp", "linear"),
+            extra="hub",
+        ),
     },
     "task",
     takes=("data_dir", "config"),
@@ -173,18 +184,30 @@ MODELS = Table(
     {
         "linear": Entry("laser_fl.models.small:linear", "784 -> 10, the paper's network for MNIST"),
         "mlp": Entry("laser_fl.models.small:mlp", "784 -> 256 -> 10"),
+        "cnn": Entry("laser_fl.models.small:cnn", "two convolutions, for images of any size"),
         "resnet18": Entry("laser_fl.models.resnet18:resnet18", "ResNet18 for 32 x 32 images and 10 classes"),
         "gpt2": Entry("laser_fl.models.gpt2:gpt2", "GPT-2, 12 layers, vocabulary 50304, context 512, without biases"),
     },
     "model",
     takes=(),
+    libraries={name: f"laser_fl.models.libraries:{name}" for name in ("torchvision", "timm", "transformers")},
 )
 
 PARTITIONS = Table(
     {
         "iid": Entry("laser_fl.data.partition:iid", "dealt at random, equally many to each client"),
         "dirichlet": Entry("laser_fl.data.partition:dirichlet", "each label by a Dirichlet draw over clients"),
+        "balanced-dirichlet": Entry(
+            "laser_fl.data.partition:balanced_dirichlet",
+            "equally many to each client, in label proportions by a Dirichlet draw",
+            words=("non-IID", "label skew"),
+        ),
         "shards": Entry("laser_fl.data.partition:shards", "sorted by label, so many pieces to each client"),
+        "by-column": Entry(
+            "laser_fl.data.partition:by_column",
+            "whole groups of the data to each client, such as a writer's or a hospital's",
+            words=("natural clients", "LEAF", "groups"),
+        ),
     },
     "partition",
     takes=("labels", "config"),
@@ -209,6 +232,28 @@ TRACKERS = Table(
     made_of_options=False,  # but of a folder and a config
 )
 
+CALLBACKS = Table(
+    {
+        "none": Entry("laser_fl.callbacks.base:Callback", "no callback"),
+        "early-stopping": Entry(
+            "laser_fl.callbacks.early_stopping:EarlyStopping", "ends a run whose score no longer improves"
+        ),
+        "reduce-on-plateau": Entry(
+            "laser_fl.callbacks.reduce_on_plateau:ReduceOnPlateau",
+            "makes steps smaller where the score no longer improves",
+            words=("ReduceLROnPlateau",),
+        ),
+        "best-weights": Entry(
+            "laser_fl.callbacks.best_weights:BestWeights",
+            "keeps the weights of the best evaluation",
+            words=("ModelCheckpoint",),
+        ),
+    },
+    "callbacks",
+    base="laser_fl.callbacks.base:Callback",
+    several=True,
+)
+
 KINDS: dict[str, Table] = {
     table.key: table
     for table in (
@@ -223,11 +268,13 @@ KINDS: dict[str, Table] = {
         POLICIES,
         ALLOCATIONS,
         TRACKERS,
+        CALLBACKS,
     )
 }  # by the key that names a part of the kind
 
 
 def modules_of_outside(config: object) -> list[str]:
     """Return the modules of the parts from outside that a config chooses, for another process to import."""
-    chosen = (table.outside.get(getattr(config, key.replace("-", "_"), "")) for key, table in KINDS.items())
+    values = ((table, getattr(config, key.replace("-", "_"), "")) for key, table in KINDS.items())
+    chosen = (table.outside.get(name) for table, value in values for name in table.names_in(value))
     return sorted({part.__module__ for part in chosen if part is not None} - {"__main__"})

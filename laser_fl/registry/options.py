@@ -44,7 +44,7 @@ class Option:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The rule that a value is the name of a part of a kind, or one of `more`.
+    """The rule that a value is the name of a part of a kind, or one of `more`; several where the kind allows it.
 
     key: of the parts' table. unlisted: a name that programs use, and no user.
     """
@@ -53,13 +53,19 @@ class OneOf:
     more: tuple[str, ...] = ()
     unlisted: str = ""
 
-    def __call__(self, name: str) -> str:
-        """Return a name that is allowed. Raises ValueError for another one."""
+    def __call__(self, value: str) -> str:
+        """Return a value that is allowed, without spaces between names. Raises ValueError for another one."""
         from laser_fl.registry import KINDS
 
-        if name not in (*self.more, self.unlisted or None) and not KINDS[self.key].find(name):
-            raise ValueError(f"must be one of {', '.join((*self.more, *KINDS[self.key]))}")
-        return name
+        table = KINDS[self.key]
+        names = table.names_in(value)
+        for name in names:
+            if name not in (*self.more, self.unlisted or None) and not table.find(name):
+                several = ", or several with commas between" if table.several else ""
+                raise ValueError(f"must be one of {', '.join((*self.more, *table))}{several}")
+        if len(set(names)) < len(names):
+            raise ValueError("must be names that differ")
+        return ",".join(names)
 
 
 @dataclass(frozen=True)

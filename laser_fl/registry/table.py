@@ -34,7 +34,7 @@ class Entry:
 class Table(Mapping[str, Entry]):
     """Named parts of one kind, in reading order. The built-in ones are imported on first use.
 
-    key: the key of the run config that names a part of this kind.
+    key: the key of the run config that names a part of this kind. several: True where it may name several.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class Table(Mapping[str, Entry]):
         base: str = "",
         takes: tuple[str, ...] | None = None,
         made_of_options: bool = True,
+        several: bool = False,
+        libraries: Mapping[str, str] | None = None,
     ) -> None:
         """Start with the built-in parts.
 
@@ -53,9 +55,13 @@ class Table(Mapping[str, Entry]):
             base: ``module:class``, of which parts of this kind are subclasses.
             takes: the arguments with which a part of this kind is called, where it is a function.
             made_of_options: True where a class of this kind is made of its options alone.
+            several: True where the key names any number of parts, with commas between.
+            libraries: ``module:function`` by prefix; it makes the part of the rest of a name ``prefix:rest``.
         """
         self.key = key
+        self.several = several
         self._base, self._takes, self._made_of_options = base, takes, made_of_options
+        self._libraries = dict(libraries or {})
         self._entries = dict(entries)
         self._outside: dict[str, Any] = {}
 
@@ -77,6 +83,10 @@ class Table(Mapping[str, Entry]):
     def outside(self) -> Mapping[str, Any]:
         """The parts from outside the package, by the names under which they were registered or loaded."""
         return self._outside
+
+    def names_in(self, value: str) -> list[str]:
+        """Return the names of parts in a value of the key."""
+        return [name.strip() for name in value.split(",")] if self.several else [value]
 
     def load(self, name: str) -> Any:
         """Import and return the part behind a name.
@@ -148,7 +158,10 @@ class Table(Mapping[str, Entry]):
             ConfigError: the part exists, but cannot be loaded, or is not of this kind.
         """
         if name not in self and name not in self._outside:
-            if ":" in name:
+            library, colon, rest = name.partition(":")
+            if library in self._libraries and colon:
+                self._add(name, resolve_name(self._libraries[library])(rest))
+            elif colon:
                 self._add(name, outside.imported(name, self.key))
             else:
                 outside.load_plugins()

@@ -98,6 +98,7 @@ class Progress(BaseModel):
     update_values: Annotated[int, Field(ge=0)] | None
     replica: str
     steps: Annotated[int, Field(ge=0)]
+    stop_reason: str = ""
 
 
 class Checkpoints:

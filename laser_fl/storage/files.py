@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from laser_fl.errors import ConfigError, StorageError, reason_of
 
 CONFIG, METRICS, LEDGER, TIMING = "config.json", "metrics.csv", "ledger.csv", "timing.csv"
-SUMMARY, WEIGHTS = "summary.json", "weights.safetensors"
+SUMMARY, WEIGHTS, BEST = "summary.json", "weights.safetensors", "best.safetensors"
 COMPARISON = "comparison.csv"  # beside the folders of several runs
 ENVIRONMENT, SPECTRUM, CHECKPOINTS = "environment.json", "spectrum.csv", "checkpoints"
 LOCK = ".lock"

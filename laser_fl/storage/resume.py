@@ -9,11 +9,11 @@ from typing import Any
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
-from laser_fl.errors import ConfigError, LaserError, reason_of
+from laser_fl.errors import ConfigError, LaserError, brief, reason_of
 from laser_fl.federated.optimizer import update_filter_of
 from laser_fl.registry import POLICIES, SCHEMES
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
-from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT
+from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT, SUMMARY
 
 MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # on resuming
 LENGTHS = ("rounds", "epochs")  # the one that counts may grow, if the rounds so far stay as they were
@@ -63,6 +63,7 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
         ConfigError: `path` is not the folder of that run.
     """
     known = about(path)
+    _refuse_stopped(path)
     if known.engine != engine:
         raise ConfigError(f"resume: must go on with the engine {known.engine}, got {engine}")
     before, now = (one.to_flat() | {EVALUATIONS: one.evaluation_interval} for one in (known.config, config))
@@ -73,6 +74,17 @@ def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
             counted = f", which is counted in {known.config.length}" if key in LENGTHS else ""
             raise ConfigError(f"{key}: must be {before[key]} as in the run that goes on{counted}, got {value}")
         _refuse_other_length(key, before | {"receiver": _update_filter(known.config)}, value)
+
+
+def _refuse_stopped(path: Path) -> None:
+    """Raise ConfigError where a callback has stopped the run in `path`, which is complete then."""
+    try:
+        summary = json.loads((path / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return
+    if isinstance(summary, dict) and summary.get("status") == "completed" and summary.get("stopped_early"):
+        when = f"after round {summary.get('rounds')} ({brief(str(summary.get('stop_reason')))})"
+        raise ConfigError(f"resume: must be a run that is not complete, got {str(path)!r}, which was stopped {when}")
 
 
 def lengthened(config: RunConfig, lengths: Mapping[str, Any]) -> RunConfig:

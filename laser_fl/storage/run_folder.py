@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -14,9 +14,10 @@ from typing import Any
 
 from safetensors.torch import save
 
+from laser_fl.callbacks.base import Callback, Metrics
+from laser_fl.callbacks.running import call, restore_states, states_of
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, StorageError, reason_of
-from laser_fl.federated.callbacks import Callback, Metrics
 from laser_fl.federated.ledger import LedgerRecord
 from laser_fl.federated.server import Server
 from laser_fl.storage.checkpoint import Checkpoints
@@ -67,13 +68,14 @@ class RunFolder(Callback):
     every event, too.
     """
 
-    def __init__(self, path: Path, config: RunConfig, engine: str) -> None:
+    def __init__(self, path: Path, config: RunConfig, engine: str, callbacks: Sequence[Callback] = ()) -> None:
         """Make the folder, or open that of the run to go on with.
 
         Args:
             path: a new or empty folder, or that of the run to go on with.
             config: of the run.
             engine: name of the engine, for the records.
+            callbacks: the run's others, whose states are kept in its checkpoints.
 
         Raises:
             ConfigError: the folder is not empty, or cannot be written to; the run to go on with is another; or the
@@ -82,6 +84,7 @@ class RunFolder(Callback):
         self.path = path
         self._config = config
         self._engine = engine
+        self._callbacks = callbacks
         self._metrics: list[Metrics] = []
         self._spectra: list[dict[str, Any]] = []
         self._seconds: list[float] = []
@@ -112,17 +115,19 @@ class RunFolder(Callback):
             raise ConfigError(str(error)) from None
 
     def on_begin(self, server: Server) -> None:
-        """Restore `server` from the last checkpoint, if the config resumes a run, and set its folder of snapshots.
+        """Restore `server` from the last checkpoint, if the config resumes a run, and set its folders.
 
         Raises:
             CheckpointError: there is no checkpoint from which all can go on.
+            ConfigError: a callback with a state in the checkpoint is not among the run's.
         """
+        server.folder = self.path
         if self._config.checkpoint_every:
             server.snapshots = str(self._checkpoints.folder.resolve())
         if self._config.resume:
             self._go_on(server)
         self._begun = True
-        self._tracker.on_begin(server)
+        call(self._tracker, "on_begin", server)
 
     def _go_on(self, server: Server) -> None:
         """Restore run and tables as they were at the last checkpoint.
@@ -137,6 +142,7 @@ class RunFolder(Callback):
         spectra = tables[SPECTRUM].read(rows[SPECTRUM], _spectrum_row)
         self._seconds = tables[TIMING].read(rows[TIMING], lambda row: float(row["seconds"]))
         server.restore(numbers, tensors, ledger)
+        restore_states(self._callbacks, numbers.get("callbacks", {}))
         scheduled = server.schedule.evaluates_after
         self._metrics = [one for one in metrics if scheduled(one.round - 1)]
         self._spectra = [row for row in spectra if scheduled(row["round"] - 1)]
@@ -157,12 +163,13 @@ class RunFolder(Callback):
         self._write_tables(server)
         numbers, tensors = server.state()
         beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
-        self._checkpoints.save(server.round, numbers | beside, tensors)
+        states = {"callbacks": states_of(self._callbacks)}
+        self._checkpoints.save(server.round, numbers | beside | states, tensors)
 
     def on_round(self, server: Server, seconds: float) -> None:
         """Record the duration of the round."""
         self._seconds.append(seconds)
-        self._tracker.on_round(server, seconds)
+        call(self._tracker, "on_round", server, seconds)
 
     def on_evaluation(self, server: Server, metrics: Metrics) -> None:
         """Record the metrics, and bring the tables up to date."""
@@ -170,7 +177,7 @@ class RunFolder(Callback):
         moment = {"round": metrics.round, "epoch": metrics.epoch}
         self._spectra += [moment | {"block": name, "energy": value} for name, value in server.spectrum.items()]
         self._write_tables(server)
-        self._tracker.on_evaluation(server, metrics)
+        call(self._tracker, "on_evaluation", server, metrics)
 
     def finish(self, server: Server) -> dict[str, Any]:
         """Write the final weights and the summary of a completed run. Returns the summary."""

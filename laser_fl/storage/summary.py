@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from laser_fl.data.metrics import TASK_METRICS
-from laser_fl.federated.callbacks import Metrics
+from laser_fl.callbacks import Metrics
+from laser_fl.data.metrics import Metric, scored
 from laser_fl.federated.server import Server
 
 
@@ -31,8 +31,11 @@ def summarise(server: Server, engine: str, metrics: Sequence[Metrics], seconds: 
         "parameters": server.parameters,
         "device": str(next(iter(server.global_model.weights.values())).device),
     }
+    stopped = {"stopped_early": True, "stop_reason": server.stop_reason} if server.stop_reason else {}
+    factor = server.global_model.replica.rate_factor
+    reduced = {} if factor == 1 else {"learning_rate_factor": factor}
     pace = {"seconds_per_round": sum(seconds) / len(seconds)} if seconds else {}
-    return about | _scores(metrics) | _costs(server) | pace
+    return about | stopped | reduced | _scores(metrics) | _costs(server) | pace
 
 
 def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
@@ -42,8 +45,8 @@ def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
     last = metrics[-1]
     scores = {f"test_{name}": value for name, value in last.test.items()}
     scores |= {f"ema_test_{name}": value for name, value in last.ema_test.items()}
-    for name in last.ema_test.keys() & TASK_METRICS.keys():
-        scores[f"best_ema_test_{name}"] = TASK_METRICS[name].best([m.ema_test[name] for m in metrics])
+    for name in scored(last.ema_test):
+        scores[f"best_ema_test_{name}"] = Metric.named(name).best([m.ema_test[name] for m in metrics])
     return scores
 
 

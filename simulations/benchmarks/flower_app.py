@@ -13,10 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.node import reply
 from laser_fl.blocks import Block, Tensors
+from laser_fl.callbacks import Callback
 from laser_fl.config import RunConfig, parse
 from laser_fl.federated.broadcast import Broadcast
-from laser_fl.federated.callbacks import Callback
-from laser_fl.federated.local_training import Computed, GroupTrainer, LocalTrainer
+from laser_fl.federated.differentiation import Computed
+from laser_fl.federated.local_training import GroupTrainer, LocalTrainer
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.models.base import build

@@ -31,7 +31,7 @@ def holdings(
     """Draw which labels each client holds under the config's partition."""
     with one_line_errors():
         settings = settings_of(preset, config, None)
-        from laser_fl.data.task import Examples
+        from laser_fl.data.examples import Examples
         from laser_fl.federated.setup import data_dir
         from laser_fl.registry import TASKS
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from laser_fl.callbacks import Callback, built
 from laser_fl.config import RunConfig
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train
 from laser_fl.federated.setup import prepare
@@ -18,7 +18,7 @@ def run(config: RunConfig, out: Path, callbacks: Sequence[Callback] = ()) -> dic
     Args:
         config: of the run.
         out: the run's folder.
-        callbacks: called besides that which writes the folder.
+        callbacks: called after that which writes the folder, and after those of the config.
 
     Returns:
         The summary.
@@ -28,9 +28,10 @@ def run(config: RunConfig, out: Path, callbacks: Sequence[Callback] = ()) -> dic
     """
     setup = prepare(config)
     engine = InProcess(setup)
-    folder = RunFolder(out, config, "in-process")
+    others = [*built(config), *callbacks]
+    folder = RunFolder(out, config, "in-process", others)
     try:
-        train(engine.server, engine.advance, setup.evaluate, [folder, *callbacks])
+        train(engine.server, engine.advance, setup.evaluate, [folder, *others])
     except BaseException as error:
         folder.fail(engine.server, error)
         raise

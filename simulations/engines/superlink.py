@@ -62,10 +62,19 @@ def checked(config: RunConfig, out: Path, nodes: int) -> dict[str, Any]:
         refuse_in_use(out)
     else:
         refuse_used(out)
-    prepare(config).server()  # refuses settings that do not fit the data, the device or the run's length
+    setup = prepare(config)
+    setup.server()  # refuses settings that do not fit the data, the device or the run's length
+    setup.refuse_untrainable()
     # The apps run in another directory, so that no path may stay relative to this one.
     paths = {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
+    paths |= {key: _absolute(getattr(config, key)) for key in ("dataset", "model")}
     return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
+
+
+def _absolute(name: str) -> str:
+    """Return the name of a part or a data set, with an absolute path where it has one of a folder or file here."""
+    library, colon, place = name.rpartition(":")
+    return f"{library}{colon}{Path(place).resolve()}" if Path(place).exists() else name
 
 
 @contextmanager

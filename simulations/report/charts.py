@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.colors import to_hex
 
-from laser_fl.data.metrics import Metric
+from laser_fl.data.metrics import CLIENTS, Metric
 from simulations.compare import AXES, is_noiseless
 from simulations.figures.curves import COLOURS, NAMES
 from simulations.figures.judges import scored
@@ -35,6 +35,8 @@ def charts(record: Record) -> list[tuple[str, go.Figure]]:
             for axis in ("energy", "channel_uses"):
                 made.append((f"Score over {AXES[axis]}{_of(metric, evaluated)}", over(metric, limited, axis)))
         made.append((f"Training loss over rounds{_of(metric, evaluated)}", losses(groups)))
+        if fair := {label: runs for label, runs in groups.items() if all(_of_clients(metric, r) for r in runs)}:
+            made.append((f"Clients' own scores over rounds{_of(metric, evaluated)}", clients(metric, fair)))
     if limited_runs := grouped([run for run in record.runs if len(run.ledger) and has_budget(run)]):
         made += [("Power over rounds", power(limited_runs)), ("Signal to noise over rounds", snr(limited_runs))]
     return made
@@ -134,6 +136,26 @@ def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
                 hovertemplate=f"%{{y:.4g}} at %{{x:,.4~g}}<extra>{label}, {weights}</extra>",
             )
     return _finish(chart, AXES[axis], f"test {metric.label}", log_x=axis != "round")
+
+
+def clients(metric: Metric, groups: Mapping[str, Group]) -> go.Figure:
+    """Draw the mean of the clients' scores on their own held-out examples (solid), and the worst tenth's (dotted)."""
+    chart = go.Figure()
+    for label, runs in groups.items():
+        means = means_of(runs)
+        for part, dash in (("mean", "solid"), ("worst_decile", "dot")):
+            chart.add_scatter(
+                x=means["round"],
+                y=means[f"test_{CLIENTS}{metric.name}_{part}"] * metric.factor,
+                name=f"{label}, {part.replace('_', ' ')}",
+                line={"dash": dash, "color": _colour_of(groups, str(runs[0].config["strategy"]))},
+                hovertemplate="%{y:.4g} in round %{x}",
+            )
+    return _finish(chart, "round", f"clients' {metric.label}")
+
+
+def _of_clients(metric: Metric, run: RunRecord) -> bool:
+    return f"test_{CLIENTS}{metric.name}_mean" in run.metrics
 
 
 def losses(groups: Mapping[str, Group]) -> go.Figure:

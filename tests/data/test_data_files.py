@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from laser_fl.config import parse
-from laser_fl.data import text
+from laser_fl.data import tokens, wikitext
 from laser_fl.data.mnist import KNOWN
 from laser_fl.errors import DataError, StorageError
 from laser_fl.registry import TASKS
@@ -296,7 +296,7 @@ class TestTexts:
             return SimpleNamespace(_fingerprint=f"{name}{split}", split=split, **lines)
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        monkeypatch.setattr(text, "_joined", lambda split: "".join(split.text))
+        monkeypatch.setattr(wikitext, "_joined", lambda split: "".join(split.text))
         write(tmp_path / "wikitext-103", {f"wiki.{split}.tokens": self.LINES.encode() for split in ("train", "valid")})
         read = load("wikitext-103-raw", tmp_path, context=8)
         assert bytes(read.train.tokens.tolist()) == b"wikitext-103-raw-v1\nof the hub\n"
@@ -331,7 +331,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("spoil", ["truncate", "append", "empty", "other values"])
     def test_whose_kept_tokens_are_damaged_are_cut_anew(self, tmp_path, spoil):
-        first = text.tokenised(self.LINES, tmp_path, "bytes").tolist()
+        first = tokens.tokenised(self.LINES, tmp_path, "bytes").tolist()
         (kept,) = (tmp_path / "cache" / "tokens").iterdir()
         data = kept.read_bytes()
         kept.write_bytes(
@@ -339,14 +339,14 @@ class TestTexts:
                 spoil
             ]
         )
-        assert text.tokenised(self.LINES, tmp_path, "bytes").tolist() == first
+        assert tokens.tokenised(self.LINES, tmp_path, "bytes").tolist() == first
         assert kept.read_bytes() == data
 
     def test_whose_tokens_cannot_be_kept_say_so_in_a_line(self, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "file"))
         with pytest.raises(StorageError, match=r"cannot be written \(Not a directory\); name another cache"):
-            text.tokenised(self.LINES, tmp_path, "bytes")
+            tokens.tokenised(self.LINES, tmp_path, "bytes")
 
     def test_are_the_papers_in_the_full_preset_alone(self):
         from simulations import presets

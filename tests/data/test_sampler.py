@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from laser_fl.config import parse
-from laser_fl.data.task import Examples, Text
+from laser_fl.data.examples import Examples
+from laser_fl.data.text import Text
 from laser_fl.errors import ConfigError
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
@@ -88,7 +89,7 @@ class TestEveryPartition:
 
     def test_is_what_clients_take_their_batches_from(self, partition):
         config = parse({"clients": 8, "partition": partition, "batch-size": 8})
-        sampler = Examples(torch.zeros(1000, 1), LABELS).sampler(config, range(8))
+        sampler = Examples(torch.zeros(1000, 1), LABELS, groups=LABELS).sampler(config, range(8))
         for part, row in zip(deal(partition), epoch(sampler, 0), strict=True):
             assert set(row.tolist()) == set(part.tolist())
 
@@ -115,7 +116,7 @@ def test_more_pieces_than_examples_are_refused():
 def test_a_partition_that_leaves_a_client_without_examples_is_refused():
     """The line names the keys that are to be changed."""
     rule = "dirichlet-alpha: must be large enough to leave each of 800 clients one of 1000 examples, or clients fewer"
-    with pytest.raises(ConfigError, match=rf"^{rule}, got 0\.01$"):
+    with pytest.raises(ConfigError, match=rf"^{rule}, or empty-clients=skip, got 0\.01$"):
         dealt(clients=800, partition="dirichlet", dirichlet_alpha=0.01)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from laser_fl.config import parse
-from laser_fl.data import text
+from laser_fl.data import tokens
 from laser_fl.data.cifar import augment
-from laser_fl.data.task import Examples, stratified
+from laser_fl.data.examples import Examples, stratified
 from laser_fl.errors import ConfigError, DataError
 from laser_fl.federated.setup import data_dir as resolve
 from laser_fl.federated.setup import prepare
@@ -182,16 +182,16 @@ class TestText:
         )
 
     def test_tokens_are_cut_once_and_mapped_from_the_cache(self, tmp_path, monkeypatch):
-        first = text.tokenised("a text", tmp_path, "bytes")
-        monkeypatch.setattr(text, "_bytes", None)  # a second time would fail
-        monkeypatch.setattr(text, "PIECE", 3)
-        assert torch.equal(text.tokenised("a text", tmp_path, "bytes"), first)
+        first = tokens.tokenised("a text", tmp_path, "bytes")
+        monkeypatch.setattr(tokens, "_bytes", None)  # a second time would fail
+        monkeypatch.setattr(tokens, "PIECE", 3)
+        assert torch.equal(tokens.tokenised("a text", tmp_path, "bytes"), first)
         assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
         with pytest.raises(TypeError):
-            text.tokenised("another text", tmp_path, "bytes")
+            tokens.tokenised("another text", tmp_path, "bytes")
 
     def test_gpt2s_tokens_are_known_and_wikitext2_is_read(self, data_dir):
-        assert text.tokenised("Hello world\n", Path(data_dir), "gpt2").tolist() == [15496, 995, 198]
+        assert tokens.tokenised("Hello world\n", Path(data_dir), "gpt2").tolist() == [15496, 995, 198]
         task = TASKS.build("wikitext-2", parse({"tokens": "bytes"}))(Path(data_dir), parse({"tokens": "bytes"}))
         assert bytes(task.train.tokens[:41].tolist()).decode() == " \n = Valkyria Chronicles III = \n \n Senj\u014d"
 
@@ -201,7 +201,7 @@ class TestText:
         for wrong in ("{}", "[1]", "no json", json.dumps({str(i): i for i in range(50256)})):
             (tmp_path / "gpt2-bpe" / "encoder.json").write_text(wrong)
             with pytest.raises(DataError, match=r"encoder\.json: must be GPT-2's 50,257 tokens in JSON, got others"):
-                text.tokenised("x", tmp_path, "gpt2")
+                tokens.tokenised("x", tmp_path, "gpt2")
 
     def test_wrong_merges_are_refused(self, tmp_path, data_dir):
         (tmp_path / "gpt2-bpe").mkdir()
@@ -213,7 +213,7 @@ class TestText:
         for wrong, rule in ((lines[:-1], "50,000 merges, .*, got 49,999"), ([*lines[:-1], "zz qq"], others)):
             merges.write_text("\n".join(wrong), encoding="utf-8")
             with pytest.raises(DataError, match=rf"vocab\.bpe: must be .*{rule}"):
-                text.tokenised("x", tmp_path, "gpt2")
+                tokens.tokenised("x", tmp_path, "gpt2")
 
     def test_a_file_is_read_once_and_again_where_it_has_changed(self, tmp_path, monkeypatch):
         folder = tmp_path / "wikitext-2"
@@ -228,11 +228,11 @@ class TestText:
 
     def test_pieces_make_up_the_text(self, monkeypatch, data_dir, tmp_path):
         lines = "".join(f"line {i} of some text\n" for i in range(50))
-        whole = text.tokenised(lines, Path(data_dir), "gpt2")
-        monkeypatch.setattr(text, "PIECE", 40)
+        whole = tokens.tokenised(lines, Path(data_dir), "gpt2")
+        monkeypatch.setattr(tokens, "PIECE", 40)
         monkeypatch.setenv("LASER_FL_CACHE", str(tmp_path / "other"))
-        assert torch.equal(text.tokenised(lines, Path(data_dir), "gpt2"), whole)
-        assert bytes(text.tokenised("äöü" * 50, Path(data_dir), "bytes").tolist()).decode() == "äöü" * 50
+        assert torch.equal(tokens.tokenised(lines, Path(data_dir), "gpt2"), whole)
+        assert bytes(tokens.tokenised("äöü" * 50, Path(data_dir), "bytes").tolist()).decode() == "äöü" * 50
 
     def test_missing_texts_and_vocabularies_are_named_in_one_line(self, tmp_path, monkeypatch):
         import datasets
@@ -245,7 +245,7 @@ class TestText:
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
         for make in (
             lambda: TASKS.build("wikitext-103", parse({}))(tmp_path, parse({})),
-            lambda: text.tokenised("x", tmp_path, "gpt2"),
+            lambda: tokens.tokenised("x", tmp_path, "gpt2"),
         ):
             with pytest.raises(DataError) as missing:
                 make()

@@ -84,6 +84,7 @@ def test_an_example_prints_what_it_announces(examples, capsys, path):
         {"strategy": "own_scheme:TopK", "keep": 0.05},
         {"channel": "own_channel:Shadowed", "outage": 0.3},
         {"task": "own_task:load"},
+        {"callbacks": "own_callback:Target", "target-accuracy": 0.8},
     ],
     ids=lambda values: next(iter(values)),
 )

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from laser_fl.config import parse
+from laser_fl.data.examples import Examples
 from laser_fl.data.mnist import MODELS
-from laser_fl.data.task import Examples, Task
+from laser_fl.data.task import Task
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer

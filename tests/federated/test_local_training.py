@@ -8,9 +8,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from laser_fl.config import parse
+from laser_fl.data.examples import Examples, stratified
 from laser_fl.data.mnist import MODELS
-from laser_fl.data.task import Examples, Task, stratified
+from laser_fl.data.task import Task
 from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.evaluation import evaluate
 from laser_fl.federated.local_training import GroupTrainer, LocalTrainer
 from laser_fl.rng import RandomStreams
 from tests.helpers import assert_alike, context, scheme
@@ -85,11 +87,11 @@ def test_one_by_one_or_all_at_once_say_the_same(task, strategy):
 def test_evaluation_is_the_mean_over_all_examples(task):
     config = parse({"model": "linear"})
     model = task.network(config).module
-    metrics = replace(task, evaluation_batch=16).evaluate(model, weights_of(model), config)
+    metrics = evaluate(replace(task, evaluation_batch=16), model, weights_of(model), config)
     outputs = model(task.test.inputs)
     assert metrics["loss"] == pytest.approx(cross_entropy(outputs, task.test.targets).item(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx((outputs.argmax(1) == task.test.targets).float().mean().item())
-    few = task.evaluate(model, weights_of(model), parse({"model": "linear", "evaluate-examples": 10}))
+    few = evaluate(task, model, weights_of(model), parse({"model": "linear", "evaluate-examples": 10}))
     some = stratified(task.test.targets, 10)
     assert few["loss"] == pytest.approx(cross_entropy(outputs[some], task.test.targets[some]).item(), rel=1e-5)
 

@@ -132,15 +132,19 @@ def TRAINED(signal_norms, gradient_norms, sizes):  # noqa: N802  any allocation 
 )
 def test_whole_runs_equal_the_float64_twin(name, channel):
     """Twelve rounds in which clients are absent, drop out and stay silent, memories and warm starts included."""
+    assert_is_the_twins_run(name, channel)
+
+
+def assert_is_the_twins_run(name, channel, sizes=None, **more):
     options = {
         "channel": channel, "clients": CLIENTS, "fraction": 0.7, "dropout-rate": 0.3, "gain-threshold": 0.7,
         "csi-error-variance": 0.1, "antennas": 4, "power": 3.0, "noise-variance": 0.5, "learning-rate": 1.0,
-        "compression-factor": 0.3, "phase-split": 0.4, "rounds": ROUNDS, "receiver": "plain",
+        "compression-factor": 0.3, "phase-split": 0.4, "rounds": ROUNDS, "receiver": "plain", **more,
     }  # fmt: skip
     if name.startswith("laser-adaptive"):
         options["power"] = 0.2 if channel == "fading" else 0.02  # at more it is LASER
     config = parse(VARIANTS[name] | options)
-    server = Server(config, tensors(clients=None, seed=99), RoundSchedule(ROUNDS))
+    server = Server(config, tensors(clients=None, seed=99), RoundSchedule(ROUNDS), sizes=sizes or ())
     server.air.shared = exactly_orthonormal(server.air.shared)
     client_state, links, scales, noises, updates, told_columns = ClientState(), [], [], [], [], []
     while not server.finished:
@@ -184,7 +188,7 @@ def test_whole_runs_equal_the_float64_twin(name, channel):
         twin.places = told_columns
     sigma = 0.5**0.5 * (1.0 if channel == "fading" else (CLIENTS / options["antennas"]) ** 0.5)
     expected, remembered = oracle.simulate(
-        twin, gradients, reshaped(noises), options["power"], sigma, "signal-norm", links, scales
+        twin, gradients, reshaped(noises), options["power"], sigma, config.power_allocation, links, scales, sizes
     )
     for got, wanted in zip(updates, expected, strict=True):
         for n, w in zip(SHAPES, wanted or [0.0] * len(SHAPES), strict=True):

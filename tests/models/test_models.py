@@ -6,9 +6,11 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from laser_fl.config import parse
-from laser_fl.data.task import Examples, Task
+from laser_fl.data.examples import Examples
+from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
 from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.evaluation import evaluate
 from laser_fl.federated.local_training import GroupTrainer, LocalTrainer
 from laser_fl.federated.model import GlobalModel
 from laser_fl.federated.setup import prepare
@@ -85,7 +87,7 @@ class TestBatchNorm:
         twin = images.network(config).module.eval()
         twin.load_state_dict(state, strict=False)  # but for the counts of batches
         loss = cross_entropy(twin(images.test.inputs), images.test.targets).item()
-        assert images.evaluate(network.module, state, config)["loss"] == pytest.approx(loss, rel=1e-5)
+        assert evaluate(images, network.module, state, config)["loss"] == pytest.approx(loss, rel=1e-5)
 
     def test_the_server_averages_buffers_over_clients_and_over_rounds(self):
         model = GlobalModel({"w": torch.zeros(2)}, parse({"ema-decay": 0.5}), 2, buffers={"mean": torch.tensor([4.0])})
@@ -144,7 +146,7 @@ class TestText:
         setup = prepare(config)
         short = Task(setup.task.train, type(setup.task.test)(setup.task.test.tokens[:100], 12), setup.task.models,
                      "perplexity", setup.task.fixed, evaluation_batch=3)  # fmt: skip
-        scores = short.evaluate(setup.network.module, setup.network.weights, config)
+        scores = evaluate(short, setup.network.module, setup.network.weights, config)
         tokens, losses = short.test.tokens.long(), []
         for start in range(0, 99, 12):
             window = tokens[start : start + 13]

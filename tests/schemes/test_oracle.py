@@ -21,6 +21,7 @@ ROUNDS, CLIENTS, POWER, VARIANCE = 10, 4, 0.2, 0.5
 FACTOR = 0.3
 MATRIX = {name: (shape[0], prod(shape[1:])) if len(shape) > 1 else shape for name, shape in SHAPES.items()}
 SIZES = [prod(shape) for shape in SHAPES.values()]
+EXAMPLES = (1, 30, 5, 1000)  # of the clients, where they weigh by them
 
 
 def as_matrix(name, tensor):
@@ -38,14 +39,15 @@ def exactly_orthonormal(shared):
     return {n: t if n.endswith(CORE) else orthonormal(t) for n, t in shared.items()}
 
 
-def walk(chosen, allocation):
+def walk(chosen, allocation, weights):
     """Ten rounds through send and receive; returns (updates, noises per round and phase, final memory)."""
     shared, memory, updates, noises = first(chosen), {}, [], []
     for t in range(ROUNDS):
         receptions, client_updates, contexts, memory = walk_round(
-            chosen, shared, memory, tensors(seed=t), t, POWER, VARIANCE, ALLOCATIONS.load(allocation)
+            chosen, shared, memory, tensors(seed=t), t, POWER, VARIANCE, ALLOCATIONS.load(allocation), weights=weights
         )
         shared = receptions[-1].shared
+        assert sum(one.usage.client_power for one in receptions).max() <= POWER * (1 + 1e-9)
         updates.append([as_matrix(name, receptions[-1].update[name]) for name in SHAPES])
         drawn = [draw_noise(u.signals, ctx) for u, ctx in zip(client_updates, contexts, strict=True)]
         noises.append([[z.numpy() for z in phase] for phase in drawn])
@@ -144,15 +146,21 @@ def test_a_scheme_equals_its_twin_at_other_ranks(name, rank):
     assert_is_the_twin(name, "signal-norm", rank)
 
 
-def assert_is_the_twin(name, allocation, rank):
+@pytest.mark.parametrize(("name", "allocation"), pairs(VARIANTS, ["min-mse", "signal-norm", "gradient-norm"]))
+def test_a_scheme_equals_its_twin_where_clients_weigh_by_their_examples(name, allocation):
+    assert_is_the_twin(name, allocation, rank=2, examples=EXAMPLES)
+
+
+def assert_is_the_twin(name, allocation, rank, examples=None):
     given = {key.replace("-", "_"): value for key, value in VARIANTS[name].items() if key != "strategy"}
     chosen = scheme(name, **({"rank": rank, "compression_factor": FACTOR, "phase_split": 0.4} | given))
-    updates, noises, memory = walk(chosen, allocation)
+    weights = examples and torch.tensor([CLIENTS * n / sum(examples) for n in examples], dtype=torch.float64)
+    updates, noises, memory = walk(chosen, allocation, weights)
     gradients = [
         [[as_matrix(n, g[i]) for n, g in tensors(seed=t).items()] for i in range(CLIENTS)] for t in range(ROUNDS)
     ]
     expected, remembered = oracle.simulate(
-        TWINS[name](chosen), gradients, reshaped(noises), POWER, VARIANCE**0.5, allocation
+        TWINS[name](chosen), gradients, reshaped(noises), POWER, VARIANCE**0.5, allocation, sizes=examples
     )
     for got, wanted in zip(updates, expected, strict=True):
         for u, w in zip(got, wanted, strict=True):

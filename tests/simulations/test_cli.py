@@ -209,7 +209,7 @@ def dying(label, config, post):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["volume", "--model", "vgg"], "--model: must be one of linear, mlp, resnet18, gpt2, got 'vgg'"),
+        (["volume", "--model", "vgg"], "--model: must be one of linear, mlp, cnn, resnet18, gpt2, got 'vgg'"),
         (["volume", "--strategy", "lazer"], "strategy: must be one of sgd, z-sgd, signum"),
         (["volume", "-c", "model=linear"], "model: must be given by --model here, got -c model=linear"),
         (["theory", "-c", "strategy=sgd"], "strategy: must be given by --strategy here, got -c strategy=sgd"),

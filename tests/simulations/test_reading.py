@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from laser_fl.callbacks import Metrics
 from laser_fl.config import parse
 from laser_fl.errors import DataError
-from laser_fl.federated.callbacks import Metrics
 from laser_fl.federated.ledger import LedgerRecord
 from laser_fl.storage.resume import about
 from simulations.cli import app

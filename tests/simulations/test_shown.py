@@ -13,8 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from laser_fl.config import parse
-from laser_fl.data.metrics import TASK_METRICS, Metric
-from laser_fl.data.task import Examples, Task
+from laser_fl.data.examples import Examples
+from laser_fl.data.metrics import Metric
+from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
 from laser_fl.federated.schedule import RoundSchedule
 from simulations.cli import app
@@ -32,11 +33,13 @@ SPENT = {"epoch": 1.0, "train_loss": 2.0, "channel_uses": 10, "energy": 5.0, "la
 COST = {"uplink_floats_per_round": 1234.0, "compression_ratio": 12.0, "max_power_used": 1.0, "seconds_total": 3.0}
 
 
-@pytest.fixture(params=[*TASK_METRICS, "f1"])
-def metric(request, monkeypatch):
-    """Every task's, and that of a task to come."""
-    monkeypatch.setitem(TASK_METRICS, "f1", Metric("f1", max))
-    return TASK_METRICS[request.param]
+METRICS = {name: Metric.named(name) for name in ("accuracy", "perplexity", "f1", "mean_squared_error")}
+
+
+@pytest.fixture(params=METRICS)
+def metric(request):
+    """Those of the built-in tasks, and of anybody's."""
+    return METRICS[request.param]
 
 
 def metrics_of(name, value):
@@ -95,7 +98,7 @@ class TestByTheTasksMetric:
 
     def test_a_report_draws_every_metric_apart(self, tmp_path):
         runs, rows = [], []
-        for seed, name in enumerate(TASK_METRICS):
+        for seed, name in enumerate(METRICS):
             for power in (1.0, 10.0):
                 config = parse({"power": power, "seed": seed}).to_flat()
                 summary = {"status": "completed", f"best_ema_test_{name}": 0.5}
@@ -103,19 +106,19 @@ class TestByTheTasksMetric:
                 rows.append(config | summary)
         record = Record("sweep", "both", tuple(runs), pd.DataFrame(rows))
         drawn = dict(charts(record))
-        for name, metric in TASK_METRICS.items():
+        for name, metric in METRICS.items():
             for heading in ("Score over power", "Score over rounds", "Score over channel uses"):
                 chart = drawn[f"{heading}, {name}"]
                 assert list(chart.data[0].y) == [0.5 * metric.factor] * 2
                 assert chart.layout.yaxis.title.text.startswith(f"test {metric.label}")
         for panels in (over_power(over_powers(record)).axes, over_rounds(evaluated_runs(record)).axes):
             labels = [axes.get_ylabel().split(",")[0] for axes in panels]
-            assert labels == [f"test {metric.label}" for metric in TASK_METRICS.values()]
+            assert labels == [f"test {metric.label}" for metric in METRICS.values()]
 
     def test_a_task_with_a_metric_that_nobody_knows_is_refused(self):
         data = Examples(torch.zeros(1), torch.zeros(1))
-        with pytest.raises(ConfigError, match="its metric must be one of accuracy, perplexity, got 'f2'"):
-            Task(data, data, {}, metric="f2")
+        with pytest.raises(ConfigError, match=r"metrics: must be accuracy, loss, perplexity, a function.*got 'f2'"):
+            Task(data, data, {}, metrics="f2")
 
 
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=20)

@@ -13,9 +13,9 @@ from flwr.app import Context, RecordDict
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from laser_fl.callbacks import Callback
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, LaserError, TrainingError
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.server import Server
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, load, save
 from laser_fl.storage.resume import about, lengthened, refuse_other_run
@@ -53,7 +53,7 @@ KILL = int(os.environ.get("LASER_FL_KILL", "0"))  # chooses when the killed runs
 SAME = ("weights.safetensors", "metrics.csv", "ledger.csv")
 
 
-class StoppedError(Exception):
+class StoppedError(LaserError):
     pass
 
 
@@ -108,7 +108,7 @@ def test_a_run_may_stop_again_and_again(tmp_path):
 def test_a_killed_process_leaves_what_it_takes_to_go_on(tmp_path):
     """SIGKILL at rounds at random; three of the twenty of which the README tells."""
     program = (
-        "import os, signal, sys; from pathlib import Path; from laser_fl.federated.callbacks import Callback\n"
+        "import os, signal, sys; from pathlib import Path; from laser_fl.callbacks import Callback\n"
         "from tests.storage.test_resume import run\n"
         "class Kill(Callback):\n"
         "    def on_round(self, server, seconds):\n"

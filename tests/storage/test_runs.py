@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from laser_fl.callbacks import Callback
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.loop import train
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server

@@ -9,9 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from laser_fl.callbacks import Callback
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.federated.callbacks import Callback
 from laser_fl.storage.environment import SOURCE
 from simulations.cli import app
 from simulations.engines import in_process

@@ -12,10 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from safetensors.torch import load_file
 
 from clients.node import hosted, hosted_here, reply
+from laser_fl.callbacks import Callback
 from laser_fl.channels.fading import Fading
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.federated.callbacks import Callback
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Reply

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from laser_fl.callbacks import Callback
 from laser_fl.config import RunConfig
-from laser_fl.federated.callbacks import Callback
 from laser_fl.registry import TRACKERS
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from laser_fl.callbacks import Metrics
 from laser_fl.config import RunConfig
-from laser_fl.federated.callbacks import Metrics
 from laser_fl.federated.server import Server
 from laser_fl.storage.trackers.base import Tracker
 

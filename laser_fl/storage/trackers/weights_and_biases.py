@@ -5,9 +5,9 @@ from typing import Any
 
 import wandb
 
+from laser_fl.callbacks import Metrics
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
-from laser_fl.federated.callbacks import Metrics
 from laser_fl.federated.server import Server
 from laser_fl.storage.trackers.base import Tracker
 

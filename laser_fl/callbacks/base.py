@@ -1,8 +1,10 @@
-"""Callbacks of a running run, and the metrics that they receive."""
+"""The interface of a callback, and the metrics that it receives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from laser_fl.data.metrics import CLIENTS
 
 if TYPE_CHECKING:
     from laser_fl.federated.server import Server
@@ -57,16 +59,29 @@ class Metrics:
 
     def line(self, rounds: int) -> str:
         """Return one line for a log. rounds: length of the run."""
-        scores = "  ".join(f"{name} {self.test[name]:.4f} (averaged {self.ema_test[name]:.4f})" for name in self.test)
+        names = [name for name in self.test if not name.startswith(CLIENTS)]
+        scores = "  ".join(f"{name} {self.test[name]:.4f} (averaged {self.ema_test[name]:.4f})" for name in names)
         loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
         return f"round {self.round}/{rounds}  {loss}test {scores}"
 
 
 class Callback:
-    """An object that a run calls as it proceeds; its methods do nothing unless overridden."""
+    """An object that a run calls as it proceeds; its methods do nothing unless overridden.
+
+    `Server` has what a callback may use: `round`, `ledger`, `global_model`, `folder`; `stop` ends the run, and
+    `scale_learning_rate` changes its steps. An object may serve several runs, one after the other: one that counts
+    begins anew in `on_begin` where `server.round` is 0.
+
+    Example:
+        >>> class Shout(Callback):
+        ...     def on_evaluation(self, server, metrics):
+        ...         print(f"ROUND {metrics.round}")
+        >>> Shout().state_dict()
+        {}
+    """
 
     def on_begin(self, server: "Server") -> None:
-        """React to the start of the run, before the first round."""
+        """React to the start of the run, before the first round, or before the next one where the run goes on."""
 
     def on_round(self, server: "Server", seconds: float) -> None:
         """React to the end of a round; `server.ledger[-1]` is its record. seconds: its duration."""
@@ -76,3 +91,10 @@ class Callback:
 
     def on_checkpoint(self, server: "Server") -> None:
         """Save the state after a round that needs a checkpoint, and after its evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that it must know to go on in a run that is resumed, as JSON can carry it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`; called before `on_begin` where a run goes on. A callback without a state gets none."""

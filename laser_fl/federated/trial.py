@@ -1,0 +1,161 @@
+"""Trials before a run: of a gradient, so that what cannot be trained is refused, and of two clients in one call."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laser_fl.blocks import Tensors
+from laser_fl.config import RunConfig
+from laser_fl.data.examples import Examples
+from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.data.trees import Tree, mapped
+from laser_fl.errors import ConfigError, DataError, LaserError, brief, reason_of
+from laser_fl.federated.differentiation import Differentiation, autocast
+from laser_fl.federated.evaluation import measured
+from laser_fl.models.base import Network, outputs_of
+from laser_fl.rng import RandomStreams
+
+EXAMPLES = 2  # batch norm needs as many
+IGNORED = -100  # cross-entropy's mark of a target that does not count
+BROADCASTS = "Using a target size"  # torch's warning of a regression's outputs and targets that do not fit
+
+
+def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
+    """Refuse a model that cannot be trained on the data. The trial changes neither model nor random draws.
+
+    Args:
+        task: of the run, its data on the device that computes.
+        network: on the same device.
+        config: of the run.
+
+    Raises:
+        ConfigError: the model has no weights.
+        DataError: data, model, loss and metrics do not fit together.
+    """
+    if not network.weights:
+        raise ConfigError("model: must have weights to train, got none")
+    network.module.train()
+    with RandomStreams(config.seed).torch_global("trial"), warnings.catch_warnings():
+        warnings.filterwarnings("error", BROADCASTS)
+        inputs, targets = _batch(task, network, config)
+        leaves = {name: weight.detach().requires_grad_() for name, weight in network.weights.items()}
+        with autocast(config, _device(network)):
+            with _naming("model: cannot be trained on these data"):
+                outputs = outputs_of(network.module, leaves | _cloned(network.buffers), inputs)
+            _refuse_labels(task, outputs)
+            with _naming(f"loss: does not fit the model's outputs{_shape(outputs)} and the targets{_shape(targets)}"):
+                loss = task.loss(outputs, targets)
+        _refuse_no_scalar(loss)
+        with _naming("loss: must depend on the model's weights"):
+            torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        with _naming("model: cannot be evaluated on the test data"):
+            measured(task, network.module, network.weights | network.buffers, config, [_first(task.test, EXAMPLES)])
+
+
+def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
+    """Try two clients in one call of vmap, and compare their gradients with those of one client.
+
+    Where client-batching=vmap asks for what does not work, a warning gives the reason.
+
+    Args:
+        task: as for `refuse_untrainable`.
+        network: as there.
+        config: of the run.
+    """
+    inputs, targets = (mapped(_as_row, part) for part in _batch(task, network, config))
+    differentiate = Differentiation(task, network, config)
+    network.module.train()
+    try:
+        one = differentiate(network.weights, False, _rows(network.buffers, 1), inputs, targets)
+        two = (mapped(_twice, part) for part in (inputs, targets))
+        many = differentiate(network.weights, False, _rows(network.buffers, 2), *two)
+        pairs = [(many.gradients[name][0], gradient[0]) for name, gradient in one.gradients.items()]
+        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs):
+            return True
+        reason = "its gradients come out differently"
+    except Exception as error:
+        reason = brief(reason_of(error))
+    if config.client_batching == "vmap":
+        warnings.warn(
+            f"client-batching: clients go one by one, since vmap cannot batch the model: {reason}", stacklevel=2
+        )
+    return False
+
+
+def _batch(task: Task, network: Network, config: RunConfig) -> tuple[Tree, Tree]:
+    """Return a few training examples as the model reads them, on its device."""
+    device = _device(network)
+    inputs, targets = (
+        mapped(lambda t: t.to(device), part) for part in _first(task.train, min(EXAMPLES, config.batch_size))
+    )
+    if task.augment is not None:
+        with _naming("augment: cannot be applied to the inputs"):
+            inputs = mapped(_out_of_row, task.augment(mapped(_as_row, inputs), [torch.Generator().manual_seed(0)]))
+    with _naming("prepare: cannot be applied to the inputs"):
+        return task.prepare(inputs) if task.prepare else inputs, targets
+
+
+def _first(data: Any, count: int) -> tuple[Tree, Tree]:
+    return next(iter(data.batches(min(count, len(data)), count)))  # type: ignore[no-any-return]
+
+
+def _refuse_labels(task: Task, outputs: Any) -> None:
+    """Refuse classes that the outputs of a classifier do not have. Raises DataError."""
+    if task.loss is not cross_entropy_of_all or not isinstance(outputs, Tensor) or outputs.ndim == 0:
+        return
+    classes = outputs.shape[-1]
+    for name, data in (("train", task.train), ("test", task.test)):
+        if isinstance(data, Examples) and not data.targets.is_floating_point():
+            counted = data.targets[data.targets != IGNORED]
+            wrong = counted[(counted < 0) | (counted >= classes)]
+            if len(wrong):
+                rule = f"must have targets from 0 to {classes - 1} for a model of {classes} outputs"
+                raise DataError(f"{name} data: {rule}, got {int(wrong[0])}")
+
+
+def _refuse_no_scalar(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim > 0:
+        raise DataError(f"loss: must be a scalar, the mean over a batch, got {type(loss).__name__}{_shape(loss)}")
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Raise a DataError in the place of an error of other code."""
+    try:
+        yield
+    except LaserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what}: {type(error).__name__}: {brief(reason_of(error))}") from error
+
+
+def _device(network: Network) -> torch.device:
+    return next(iter(network.weights.values())).device
+
+
+def _shape(value: Any) -> str:
+    return f" {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+
+
+def _cloned(tensors: Tensors) -> Tensors:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _rows(tensors: Tensors, count: int) -> Tensors:
+    return {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in tensors.items()}
+
+
+def _as_row(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(0)
+
+
+def _out_of_row(tensor: Tensor) -> Tensor:
+    return tensor[0]
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor])
