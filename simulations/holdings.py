@@ -11,18 +11,18 @@ from datasets import Dataset
 from flwr_datasets.partitioner import NaturalIdPartitioner
 from flwr_datasets.visualization import plot_label_distributions
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.data.examples import Examples
 from laser_fl.data.sampler import deal
 from laser_fl.errors import ConfigError
 
 
-def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
-    """Draw the config's partition of the labels.
+def draw(data: Examples, config: RunConfig, path: Path) -> pd.DataFrame:
+    """Draw the config's partition of the examples' labels.
 
     Args:
-        labels: (examples,).
+        data: with labels as targets, (examples,).
         config: with the partition and the number of clients.
         path: of the picture.
 
@@ -32,7 +32,8 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
     Raises:
         ConfigError: the picture cannot be written.
     """
-    shards = deal(labels, config)
+    labels = data.targets
+    shards = deal(labels, config, data.groups)
     owner = torch.cat([torch.full((len(part),), client) for client, part in enumerate(shards)])
     examples = torch.cat(list(shards))
     partitioner = NaturalIdPartitioner("client")
@@ -54,4 +55,4 @@ def draw(labels: Tensor, config: RunConfig, path: Path) -> pd.DataFrame:
         picture.savefig(path, dpi=150, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--out: must be a picture that can be written ({error}), got {str(path)!r}") from None
-    return pd.DataFrame(counts)
+    return pd.DataFrame(counts).rename(index=int).reindex(range(config.clients), fill_value=0)

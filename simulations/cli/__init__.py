@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import benchmarks, grids, parts, reports, runs
+from simulations.cli import benchmarks, grids, new, parts, reports, runs
 from simulations.cli.readable import print_readably
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -15,6 +15,7 @@ def main() -> None:
 
 
 for command in (
+    new.new,
     runs.run,
     runs.compare,
     grids.sweep,

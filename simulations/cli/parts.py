@@ -39,9 +39,9 @@ def holdings(
             from simulations.holdings import draw
 
         data = TASKS.build(settings.task, settings)(data_dir(settings), settings).train
-        if not isinstance(data, Examples):
+        if not isinstance(data, Examples) or data.targets.is_floating_point() or data.targets.ndim > 1:
             raise ConfigError(f"task: must have labels, got {settings.task!r}")
-        counts = draw(data.targets, settings, out)
+        counts = draw(data, settings, out)
         print_line(f"picture: {out}; examples per client: {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
 
 
