@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from laser_fl.config.server_options import RunOptions
 from laser_fl.data.metrics import Metric
 from laser_fl.data.streamed import Collate
 from laser_fl.data.task import Task, cross_entropy_of_all
-from laser_fl.errors import ConfigError, packages_for
+from laser_fl.errors import ConfigError, TrainingError, brief, packages_for, reason_of
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.loop import train as run_rounds
 from laser_fl.federated.server import Server
@@ -89,15 +90,23 @@ class Result:
 
 
 class Comparison(dict[str, Result]):
-    """The results of several strategies, by name."""
+    """The results of several strategies, by name.
+
+    failed: the reasons of those whose run was not completed, as where noise drowned the model; they have no result.
+    """
+
+    def __init__(self, results: Mapping[str, Result] | None = None) -> None:
+        super().__init__(results or {})
+        self.failed: dict[str, str] = {}
 
     @property
     def table(self) -> "pd.DataFrame":
-        """The summaries, a row per strategy; as in the comparison.csv of ``laser-fl compare``."""
+        """The summaries, or the reason why there is none, a row per strategy; as ``laser-fl compare`` writes them."""
         with packages_for("table"):
             import pandas as pd
 
-        return pd.DataFrame([{"strategy": name, "reason": "", **result.summary} for name, result in self.items()])
+        completed = [{"strategy": name, "reason": "", **result.summary} for name, result in self.items()]
+        return pd.DataFrame([*completed, *({"strategy": n, "reason": reason} for n, reason in self.failed.items())])
 
     def plot(self) -> "Figure":
         """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
@@ -109,7 +118,7 @@ class Comparison(dict[str, Result]):
         for name, result in self.items():
             _draw(axes, name, result)
         metric = Metric.named(next(iter(self.values())).metric)
-        axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+        axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale=metric.scale(axes))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         return figure
@@ -140,7 +149,7 @@ def train(
         channel: an object, or a name.
         loss: (outputs, targets) -> the mean loss, a scalar.
         metrics: ``accuracy``, ``perplexity``, ``loss``, objects of torchmetrics, functions of (outputs, targets), or
-            several; auto: the accuracy where targets are classes, else the loss.
+            several; auto: the accuracy where targets are integers and the loss is the default one, else the loss.
         collate: makes (inputs, targets) of a list of examples, where a Dataset's have different shapes.
         callbacks: called as the run goes on: names as in ``laser-fl list``, then objects.
         out: a new folder for the run's files, which ``laser-fl report`` reads; None: none.
@@ -199,12 +208,12 @@ def compare(
 
     Returns:
         The results by the strategies' names, with `plot()` and `table`. Several of one scheme have the options in
-        which they differ in their names.
+        which they differ in their names. Where the run of one fails, a warning gives the reason, and the others go on.
 
     Raises:
         ConfigError: as `train` does, before the first run; or two strategies are the same.
         DataError: as `train` does.
-        TrainingError: as `train` does.
+        TrainingError: all runs failed.
 
     Example:
         >>> import torch
@@ -222,7 +231,13 @@ def compare(
     results = Comparison()
     task = _task(model, train_data, test_data, metrics=metrics, loss=loss, collate=collate)
     for name, config in configs.items():
-        results[name] = _run(config, task, objects, None if out is None else Path(out) / folder_name(name))
+        try:
+            results[name] = _run(config, task, objects, None if out is None else Path(out) / folder_name(name))
+        except TrainingError as error:
+            results.failed[name] = str(error)
+            warnings.warn(f"{name}: {error}", stacklevel=2)
+    if not results:
+        raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in results.failed.items()))
     if out is not None:
         results.table.to_csv(Path(out) / COMPARISON, index=False)
     return results
@@ -243,7 +258,15 @@ def _configs(
 
 def _task(model: nn.Module, train_data: Any, test_data: Any, **facts: Any) -> Task:
     """Make the task of training copies of a model. facts: the task's other fields."""
-    return Task(train_data, test_data, {type(model).__name__: lambda: copy.deepcopy(model)}, **facts)
+
+    def copied() -> nn.Module:
+        try:
+            return copy.deepcopy(model)
+        except Exception as error:  # old parametrisations, locks, files
+            reason = f"{type(error).__name__}: {brief(reason_of(error))}"
+            raise ConfigError(f"model: must be a module that can be copied ({reason})") from None
+
+    return Task(train_data, test_data, {type(model).__name__: copied}, **facts)
 
 
 def _named(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:

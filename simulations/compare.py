@@ -90,7 +90,7 @@ def picture(outcomes: Mapping[str, Outcome], config: RunConfig, folder: Path, ov
             _draw(axes, name, table, metric, over)
         axes.plot([], [], color="grey", lw=1, ls="--", label="averaged weights")
         axes.set(xlabel=AXES[over], xscale="linear" if over == "round" else "log", title=_title(config))
-        axes.set(ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+        axes.set(ylabel=f"test {metric.label}", yscale=metric.scale(axes))
         if metric.in_percent:
             axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)

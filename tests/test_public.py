@@ -246,6 +246,17 @@ def test_what_is_compared_has_names_of_its_own():
         lf.compare(small(), DATA, DATA, strategies=["sgd", "sgd"], **options)
 
 
+def test_a_strategy_whose_model_diverges_leaves_the_others_alone(tmp_path):
+    options = {"clients": 4, "batch_size": 4, "rounds": 20, "power": 1e-6, "learning_rate": 10.0}
+    with pytest.warns(UserWarning, match=r"z-sgd: round \d+: "):
+        results = lf.compare(small(), DATA, DATA, strategies=["z-sgd", "sgd"], out=tmp_path / "both", **options)
+    assert (list(results), list(results.failed)) == (["sgd"], ["z-sgd"])
+    table = pd.read_csv(tmp_path / "both" / COMPARISON, keep_default_na=False).set_index("strategy")
+    assert table["reason"].to_dict() == {"sgd": "", "z-sgd": results.failed["z-sgd"]}
+    with pytest.warns(UserWarning, match="z-sgd"), pytest.raises(TrainingError, match="z-sgd: round"):
+        lf.compare(small(), DATA, DATA, strategies=["z-sgd"], **options)
+
+
 def test_a_regression_is_compared_by_its_loss():
     data, loss = (INPUTS, INPUTS.sum(dim=1, keepdim=True)), torch.nn.functional.mse_loss
     options = {"loss": loss, "clients": 2, "batch_size": 4, "rounds": 3, "learning_rate": 0.1}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
-from laser_fl.data.adapters import as_data, named_columns
+from laser_fl.data.adapters import as_data
+from laser_fl.data.columns import named_columns
 from laser_fl.data.metrics import ACCURACY, LOSS
 from laser_fl.data.splits import TEST_SHARE, TRAIN, test_name
 from laser_fl.data.table import ClientColumn, Target, squared_error

@@ -1,23 +1,31 @@
 """Metrics: how scores of a name are compared and shown, and how they are measured on outputs and targets.
 
 Files and tables carry a score under its name alone, so the name decides the rest: less is better where it has one of
-the words in LESS_IS_BETTER, as torchmetrics' MeanSquaredError, Perplexity or HammingDistance do.
+the words in LESS_IS_BETTER, as torchmetrics' MeanSquaredError, Perplexity or HammingDistance do, or one of the
+ABBREVIATIONS between underscores.
 """
 
 import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from laser_fl.data.trees import tensors_of
 from laser_fl.errors import ConfigError, DataError, brief, quoted, reason_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOSS, PERPLEXITY, ACCURACY = "loss", "perplexity", "accuracy"
 CLIENTS = "clients_"  # before the name of a score of the clients on their own examples
 LESS_IS_BETTER = (LOSS, PERPLEXITY, "error", "distance", "divergence", "deviation")
+ABBREVIATIONS = ("mse", "rmse", "mae", "mape", "nll", "wer", "cer", "bce", "ece", "fid")  # less is better, as well
+IGNORED = -100  # cross-entropy's mark of a target that does not count
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,9 @@ class Metric:
     @classmethod
     def named(cls, name: str) -> "Metric":
         """Return the rule of a name."""
-        return KNOWN.get(name) or cls(name, min if any(word in name for word in LESS_IS_BETTER) else max)
+        lower = name.lower()
+        less = any(word in lower for word in LESS_IS_BETTER) or not set(ABBREVIATIONS).isdisjoint(lower.split("_"))
+        return KNOWN.get(name) or cls(name, min if less else max)
 
     @property
     def label(self) -> str:
@@ -51,6 +61,11 @@ class Metric:
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
         return 1 if self.best is max else -1
+
+    def scale(self, axes: "Axes") -> str:
+        """Return the vertical scale of curves: log where less is better and all scores are above 0, else linear."""
+        heights = (np.asarray(line.get_ydata(), dtype=float) for line in axes.lines)
+        return "log" if self.best is min and not any((some <= 0).any() for some in heights) else "linear"
 
 
 KNOWN: Mapping[str, Metric] = {ACCURACY: Metric(ACCURACY, max, 100.0, "%")}
@@ -86,7 +101,7 @@ class Measure(Protocol):
 
 
 class Accuracy:
-    """The share of outputs (*batch, classes) whose largest value is at the target's place."""
+    """The share of outputs (*batch, classes) whose largest value is at the target's place, but for IGNORED targets."""
 
     def __init__(self) -> None:
         self.reset()
@@ -97,11 +112,12 @@ class Accuracy:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take a batch. Raises DataError where outputs and targets do not fit together."""
-        if outputs.ndim == 0 or outputs.shape[:-1] != targets.shape:
-            rule = f"must be of shape (*targets, classes), with targets {tuple(targets.shape)}, for the accuracy"
-            raise DataError(f"the model's outputs {rule}, got {tuple(outputs.shape)}")
+        if outputs.ndim == 0 or outputs.shape[:-1] != targets.shape or outputs.shape[-1] < 2:
+            shape = f"(*targets, 2 classes or more) with targets {tuple(targets.shape)}"
+            rule = f"must be of shape {shape} for the accuracy; metrics= chooses another metric"
+            raise DataError(f"the model's outputs {rule}; got {tuple(outputs.shape)}")
         self._correct += float((outputs.argmax(dim=-1) == targets).sum())
-        self._count += targets.numel()
+        self._count += int((targets != IGNORED).sum())
 
     def compute(self) -> float:
         """Return the share, in [0, 1]."""
@@ -122,8 +138,9 @@ class MeanOver:
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch."""
-        self._total += float(self._function(outputs, targets)) * len(targets)
-        self._count += len(targets)
+        size = len(next(tensors_of(targets)))
+        self._total += float(self._function(outputs, targets)) * size
+        self._count += size
 
     def compute(self) -> float:
         """Return the mean."""
@@ -137,33 +154,39 @@ def named_metrics(given: Given | Sequence[Given] | Mapping[str, Given]) -> dict[
     """Return metrics by name; those that follow from the mean loss stay texts: ``loss`` itself, ``perplexity``.
 
     given: one or several of: the names ``accuracy``, ``loss``, ``perplexity``; objects of torchmetrics; functions of
-        (outputs, targets) that return the mean over a batch. A mapping names them.
+        (outputs, targets) that return the mean over a batch. A mapping names them; a MetricCollection of torchmetrics
+        stands for its metrics.
 
     Raises:
         ConfigError: there is none, or one is of another kind, or has a name that contradicts its direction.
     """
-    if isinstance(given, Mapping):
-        named = [(str(name), metric) for name, metric in given.items()]
-    else:
-        alone = isinstance(given, str) or not isinstance(given, Sequence)
-        many: Sequence[Any] = [given] if alone else given  # type: ignore[assignment]
-        named = [(_name(metric), metric) for metric in many]
+    named = _pairs(given)
     found = {name: _measure(name, metric) for name, metric in named}
     if not found or len(found) < len(named):
         raise ConfigError(f"metrics: must be named differently, at least one, got {', '.join(n for n, _ in named)}")
     return found
 
 
-def _name(metric: Given) -> str:
-    if isinstance(metric, str):
-        return metric
-    name = getattr(metric, "__name__", type(metric).__name__)
+def _pairs(given: Any) -> list[tuple[str, Given]]:
+    """List names and metrics, as they are given."""
+    if isinstance(given, torch.nn.ModuleDict):
+        return [(_snake(name), metric) for name, metric in given.items()]
+    if isinstance(given, Mapping):
+        return [(str(name), metric) for name, metric in given.items()]
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return [(given if isinstance(given, str) else _snake(getattr(given, "__name__", type(given).__name__)), given)]
+    return [pair for one in given for pair in _pairs(one)]
+
+
+def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
 
 
 def _measure(name: str, metric: Given) -> Measure | str:
     if not name.isidentifier() or name.startswith(CLIENTS):
         raise ConfigError(f"metrics: must have names of letters, digits and _, not {CLIENTS}..., got {quoted(name)}")
+    if isinstance(metric, type):
+        raise ConfigError(f"metrics: {name} must be an object: write {metric.__name__}(...)")
     if isinstance(metric, str):
         if metric not in (ACCURACY, LOSS, PERPLEXITY):
             rule = f"must be {ACCURACY}, {LOSS}, {PERPLEXITY}, a function or a metric of torchmetrics"
@@ -172,7 +195,7 @@ def _measure(name: str, metric: Given) -> Measure | str:
     better = getattr(metric, "higher_is_better", None)
     if better is not None and better != (Metric.named(name).best is max):
         rule = "have" if not better else "not have"
-        words = ", ".join(LESS_IS_BETTER)
+        words = ", ".join(LESS_IS_BETTER + ABBREVIATIONS)
         raise ConfigError(f"metrics: {quoted(name)} must {rule} one of {words} in its name, which tells the direction")
     if isinstance(metric, Measure):
         return metric

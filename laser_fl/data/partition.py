@@ -91,18 +91,19 @@ def by_column(groups: Tensor, config: RunConfig) -> Sequence[Tensor]:
     """Deal whole groups of examples: the data's natural clients, such as writers or hospitals.
 
     With as many groups as clients, client i is group i; with more, each client gets equally many, but for one, at
-    random.
+    random. With fewer, the last clients have no examples, where ``empty-clients=skip``.
 
     Args:
         groups: of the training examples, counted from 0.
         config: of the run.
 
     Raises:
-        ConfigError: there are fewer groups than clients.
+        ConfigError: there are fewer groups than clients, and clients without examples are refused.
     """
     count = int(groups.max()) + 1
-    if count < config.clients:
-        raise ConfigError(f"clients: must be at most the {count} groups of the data, got {config.clients}")
+    if count < config.clients and config.empty_clients == "refuse":
+        rule = f"must be at most the {count} groups of the data, or take empty-clients=skip"
+        raise ConfigError(f"clients: {rule}, got {config.clients}")
     owners = torch.arange(count)
     if count > config.clients:
         dealt = torch.randperm(count, generator=RandomStreams(config.seed).generator("groups"))
@@ -184,6 +185,10 @@ def _refuse_no_labels(labels: Tensor, config: RunConfig) -> None:
         raise ConfigError(
             f"partition: {config.partition} needs one label per example, got targets {list(labels.shape)}"
         )
+    if labels.is_floating_point():
+        source = "a Dataset that is read batch by batch names them by an attribute targets"
+        got = str(labels.dtype).removeprefix("torch.")
+        raise ConfigError(f"partition: {config.partition} needs integer labels ({source}), got {got}")
 
 
 def _deal(partitioner: Any, labels: Tensor, config: RunConfig) -> Sequence[Tensor]:

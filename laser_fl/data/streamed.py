@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Batch
 from laser_fl.data.sampler import Epochs, Sampler, deal, held_out
-from laser_fl.data.trees import mapped
+from laser_fl.data.trees import as_targets, as_tensors, mapped
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.rng import Device
 from laser_fl.shapes import Int64
@@ -44,6 +44,14 @@ class Failed:
     reason: str
 
 
+def collated(examples: list[Any]) -> Batch:
+    """Stack examples (inputs, target), whose types become those of examples in memory."""
+    inputs, targets = default_collate(
+        [(as_tensors(given), as_targets(as_tensors(target))) for given, target in examples]
+    )
+    return inputs, targets
+
+
 @dataclass(frozen=True)
 class Streamed:
     """A map-style data set whose examples are read batch by batch.
@@ -55,7 +63,7 @@ class Streamed:
     """
 
     dataset: Any
-    collate: Collate = default_collate
+    collate: Collate = collated
     labels: Int64[Tensor, " examples"] | None = None
     groups: Int64[Tensor, " examples"] | None = None
     name: str = "train"
@@ -196,6 +204,13 @@ class _Reading(Dataset[tuple[Request, "Batch | Failed"]]):
 
 def _as_row(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """Return the states of all global generators, to be compared: who draws moves one."""
+    numpy: Any = np.random.get_state()
+    _, words, *rest = numpy
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), words.tobytes(), *rest
 
 
 @contextmanager

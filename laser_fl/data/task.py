@@ -39,9 +39,10 @@ class Task:
     models: builders by name, the first of which is the usual one; or one builder. A builder returns a module or a
         Network, and gets the config's keys that it has parameters for, and of `fixed` those that it takes.
     metrics: one or several: ``accuracy``, ``perplexity``, ``loss``, objects of torchmetrics, functions of (outputs,
-        targets); a mapping names them, and runs are compared by the first. auto: the accuracy where targets are
-        classes, else the loss.
-    loss: (outputs, targets) -> the mean loss, a scalar.
+        targets), which must leave both as they are, since all metrics get the same tensors; a mapping names them, and
+        runs are compared by the first. auto: the perplexity for a Text, the accuracy where targets are integers and
+        the loss is the default cross-entropy, else the loss.
+    loss: (outputs, targets) -> the mean loss, a scalar; by default the cross-entropy, which ignores targets of -100.
     augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
     prepare: inputs as they are stored -> as a model reads them.
     trained: patterns, as ``*.lora_*``, of the names of the weights that are trained; (): all that require a gradient.
@@ -80,7 +81,7 @@ class Task:
         """
         for name in ("train", "test"):
             object.__setattr__(self, name, as_data(getattr(self, name), name, self.collate))
-        given = self._usual_metrics() if self.metrics == AUTO else self.metrics
+        given = self._usual_metrics() if isinstance(self.metrics, str) and self.metrics == AUTO else self.metrics
         object.__setattr__(self, "metrics", named_metrics(given))
         if not isinstance(self.models, Mapping):
             object.__setattr__(self, "models", {getattr(self.models, "__name__", "model"): self.models})
@@ -88,9 +89,8 @@ class Task:
     def _usual_metrics(self) -> str:
         if isinstance(self.train, Text):
             return PERPLEXITY
-        if isinstance(self.train, Examples):
-            return LOSS if self.train.targets.is_floating_point() else ACCURACY
-        return ACCURACY if self.loss is cross_entropy_of_all else LOSS
+        numbers = isinstance(self.train, Examples) and self.train.targets.is_floating_point()
+        return ACCURACY if self.loss is cross_entropy_of_all and not numbers else LOSS
 
     @property
     def metric(self) -> Metric:

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.data.task import Task
+from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.data.trees import Tree, mapped, tensors_of
 from laser_fl.federated.traced import Traced
 from laser_fl.models.base import Network, outputs_of
@@ -74,16 +74,17 @@ class Differentiation:
         weights: the axis along which clients have their own weights; None where they share them.
         """
         function = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0))
-        # A small network's arithmetic takes no longer than vmap's own Python.
-        return Traced(function) if self._network.batches else function
+        # A small network's arithmetic takes no longer than vmap's own Python. Own code may not be repeated without it.
+        known = self._network.batches and self._task.loss is cross_entropy_of_all
+        return Traced(function) if known else function
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, targets: Tree) -> tuple[Tensor, Tensors]:
         """Return one client's mean loss, and its buffers after the forward pass."""
-        after = {name: b.clone() for name, b in buffers.items()}
-        device = next(tensors_of(inputs)).device
-        with autocast(self._config, device):
-            outputs = outputs_of(self._network.module, weights | after, inputs)
-            return self._task.loss(outputs, targets), after
+        cloned = {name: b.clone() for tensors in (buffers, self._network.counts) for name, b in tensors.items()}
+        state = weights | cloned
+        with autocast(self._config, next(tensors_of(inputs)).device):
+            outputs = outputs_of(self._network.module, state, inputs)
+            return self._task.loss(outputs, targets), {name: state[name] for name in buffers}
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:

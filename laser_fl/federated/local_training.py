@@ -21,7 +21,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.data.task import Task
+from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.errors import LaserError, TrainingError, brief, reason_of
 from laser_fl.federated.batches import Batches
 from laser_fl.federated.broadcast import Broadcast
@@ -192,11 +192,12 @@ def _batches(config: RunConfig, task: Task, network: Network, clients: range) ->
     """Return True where many clients are computed in one call."""
     if len(clients) < 2 or not task.train.stacked or config.client_batching == "loop":
         return False
+    known = network.batches and task.loss is cross_entropy_of_all
     if config.client_batching == "vmap":
-        return network.batches or can_batch(task, network, config)
+        return known or can_batch(task, network, config)
     if network.draws or config.precision != "float32":
         return False
-    return network.batches or (network.might_batch and can_batch(task, network, config))
+    return known or ((network.batches or network.might_batch) and can_batch(task, network, config))
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from laser_fl.blocks import Tensors
 from laser_fl.callbacks.base import Callback, Metrics
 from laser_fl.callbacks.running import notify
+from laser_fl.data.metrics import LOSS, PERPLEXITY
 from laser_fl.errors import TrainingError
 from laser_fl.federated.server import Server
 
@@ -62,5 +63,8 @@ def _metrics(server: Server, evaluate: Evaluate) -> Metrics:
     )
     for name, value in ({"train_loss": metrics.train_loss} | metrics.scores).items():
         if value is not None and not math.isfinite(value):
-            raise TrainingError(f"round {server.round}: the {name} is {value}: the model has diverged")
+            reason = f"the {name} is {value}: the model has diverged"
+            if LOSS not in name and PERPLEXITY not in name:
+                reason = f"the metric {name} is {value}"
+            raise TrainingError(f"round {server.round}: {reason}")
     return metrics

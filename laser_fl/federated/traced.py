@@ -4,13 +4,13 @@ The transforms of torch.func run Python code in every call: for a small network 
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from laser_fl.blocks import Tensors
+from laser_fl.data.trees import Tree
 
 Function = Callable[..., Any]
 Layouts = tuple[tuple[object, ...], ...]
@@ -20,7 +20,7 @@ KEPT = 64  # traces
 
 
 class Traced:
-    """A function of tensors and of dicts of tensors, repeated operation by operation without its Python code.
+    """A function of trees of tensors, repeated operation by operation without its Python code.
 
     The function must not depend on values, or on anything else that changes between calls.
     """
@@ -30,7 +30,7 @@ class Traced:
         self._calls: Counter[Layouts] = Counter()
         self._traces: OrderedDict[Layouts, Function] = OrderedDict()
 
-    def __call__(self, *args: Tensors | Tensor) -> Any:
+    def __call__(self, *args: Tree) -> Any:
         """Return the result of the function."""
         layouts = tuple(_layouts(arg) for arg in args)
         if layouts in self._traces:
@@ -46,7 +46,8 @@ class Traced:
         return self._traces[layouts](args)
 
 
-def _layouts(arg: Tensors | Tensor) -> tuple[object, ...]:
+def _layouts(arg: Tree) -> tuple[object, ...]:
     if isinstance(arg, Tensor):
         return arg.shape, arg.stride(), arg.dtype, arg.device  # a trace may contain views that need the same layout
-    return tuple((name, *_layouts(tensor)) for name, tensor in arg.items())
+    named = arg.items() if isinstance(arg, Mapping) else enumerate(arg)
+    return tuple((name, *_layouts(part)) for name, part in named)

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Examples
+from laser_fl.data.metrics import IGNORED
 from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.data.trees import Tree, mapped
-from laser_fl.errors import ConfigError, DataError, LaserError, brief, reason_of
+from laser_fl.errors import ConfigError, DataError, LaserError, brief, quoted, reason_of
 from laser_fl.federated.differentiation import Differentiation, autocast
-from laser_fl.federated.evaluation import measured
+from laser_fl.federated.evaluation import evaluate, measured
 from laser_fl.models.base import Network, outputs_of
 from laser_fl.rng import RandomStreams
 
 EXAMPLES = 2  # batch norm needs as many
-IGNORED = -100  # cross-entropy's mark of a target that does not count
 BROADCASTS = "Using a target size"  # torch's warning of a regression's outputs and targets that do not fit
 
 
@@ -36,16 +37,15 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
         ConfigError: the model has no weights.
         DataError: data, model, loss and metrics do not fit together.
     """
-    if not network.weights:
-        raise ConfigError("model: must have weights to train, got none")
+    _refuse_model(network)
     network.module.train()
     with RandomStreams(config.seed).torch_global("trial"), warnings.catch_warnings():
         warnings.filterwarnings("error", BROADCASTS)
-        inputs, targets = _batch(task, network, config)
+        inputs, targets = _batch(task, network, min(EXAMPLES, config.batch_size))
         leaves = {name: weight.detach().requires_grad_() for name, weight in network.weights.items()}
         with autocast(config, _device(network)):
             with _naming("model: cannot be trained on these data"):
-                outputs = outputs_of(network.module, leaves | _cloned(network.buffers), inputs)
+                outputs = outputs_of(network.module, leaves | _cloned(network.buffers | network.counts), inputs)
             _refuse_labels(task, outputs)
             with _naming(f"loss: does not fit the model's outputs{_shape(outputs)} and the targets{_shape(targets)}"):
                 loss = task.loss(outputs, targets)
@@ -53,7 +53,7 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
         with _naming("loss: must depend on the model's weights"):
             torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         with _naming("model: cannot be evaluated on the test data"):
-            measured(task, network.module, network.weights | network.buffers, config, [_first(task.test, EXAMPLES)])
+            _try_evaluation(task, network, config)
 
 
 def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
@@ -66,7 +66,7 @@ def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
         network: as there.
         config: of the run.
     """
-    inputs, targets = (mapped(_as_row, part) for part in _batch(task, network, config))
+    inputs, targets = (mapped(_as_row, part) for part in _batch(task, network, config.batch_size))
     differentiate = Differentiation(task, network, config)
     network.module.train()
     try:
@@ -86,12 +86,32 @@ def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
     return False
 
 
-def _batch(task: Task, network: Network, config: RunConfig) -> tuple[Tree, Tree]:
-    """Return a few training examples as the model reads them, on its device."""
+def _refuse_model(network: Network) -> None:
+    """Refuse a model whose weights or buffers a run cannot carry. Raises ConfigError."""
+    if not network.weights:
+        raise ConfigError("model: must have weights to train, got none")
+    for name, weight in network.weights.items():
+        if weight.dtype not in (torch.float32, torch.float64):
+            rule = "must be float32 or float64; with precision=bfloat16 these are computed in bfloat16"
+            raise ConfigError(f"model: its weights {rule}, got {weight.dtype} for {quoted(name)}")
+    for name, layer in network.module.named_modules():
+        if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None:
+            raise ConfigError(f"model: a batch norm must have a momentum, got None for {quoted(name)}")
+
+
+def _try_evaluation(task: Task, network: Network, config: RunConfig) -> None:
+    """Measure a few test examples, or all where a metric needs more, as one of both classes. Raises DataError."""
+    state = network.weights | network.buffers
+    try:
+        measured(task, network.module, state, config, [_first(task.test, EXAMPLES)])
+    except DataError:
+        evaluate(task, network.module, state, config)
+
+
+def _batch(task: Task, network: Network, count: int) -> tuple[Tree, Tree]:
+    """Return `count` training examples as the model reads them, on its device."""
     device = _device(network)
-    inputs, targets = (
-        mapped(lambda t: t.to(device), part) for part in _first(task.train, min(EXAMPLES, config.batch_size))
-    )
+    inputs, targets = (mapped(lambda tensor: tensor.to(device), part) for part in _first(task.train, count))
     if task.augment is not None:
         with _naming("augment: cannot be applied to the inputs"):
             inputs = mapped(_out_of_row, task.augment(mapped(_as_row, inputs), [torch.Generator().manual_seed(0)]))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from laser_fl.blocks import Block, Tensors, blocks_of
 from laser_fl.errors import ConfigError, quoted
@@ -51,7 +52,13 @@ class Network:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Network":
-        """Make the network of anybody's module; it batches where that is known to work, and to be faster."""
+        """Make the network of anybody's module; it batches where that is known to work, and to be faster.
+
+        Raises:
+            ConfigError: its weights have no shapes yet.
+        """
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            raise ConfigError("model: its weights must have shapes, got lazy ones; call the model on an example first")
         network = cls(module, stored_transposed(module))
         known = all(type(layer) in BATCHED_LAYERS for layer in module.modules())
         return replace(network, batches=known and network.is_small)
@@ -102,6 +109,12 @@ class Network:
         return {n: b.detach() for n, b in self.module.named_buffers() if n in state and b.is_floating_point()}
 
     @cached_property
+    def counts(self) -> Tensors:
+        """The integers of the module's state, as a batch norm's number of batches; no run changes them."""
+        state = self.module.state_dict().keys()
+        return {n: b.detach() for n, b in self.module.named_buffers() if n in state and not b.is_floating_point()}
+
+    @cached_property
     def draws(self) -> bool:
         """True where a layer draws random numbers in training; calls such as ``F.dropout`` are not seen."""
         layers = list(self.module.modules())
@@ -118,7 +131,8 @@ def outputs_of(module: nn.Module, state: Tensors, inputs: Any) -> Any:
 
     Args:
         module: the network.
-        state: weights and buffers by name; the module's own take the place of those that are missing.
+        state: weights and buffers by name; the module's own take the place of those that are missing. Buffers that the
+            module sets anew in the call are set in it.
         inputs: a tensor; a tuple is taken as several arguments, a mapping as arguments by name.
 
     Returns:

@@ -91,7 +91,8 @@ def refuse_other_arguments(part: type, what: str, options: Collection[str]) -> N
     """
     if loose := [name for name, value in vars(part).items() if isinstance(value, dataclasses.Field)]:
         raise ConfigError(f"{what} must be a dataclass, since it declares the option {loose[0]}")
-    others = [name for name in inspect.signature(part.__init__).parameters if name not in ("self", *options)]  # type: ignore[misc]
+    _, *arguments = inspect.signature(part.__init__).parameters  # type: ignore[misc]
+    others = [name for name in arguments if name not in options]
     if others and part.__init__ is not object.__init__:  # type: ignore[misc]
         raise ConfigError(f"{what}: its argument {others[0]} must be an option, declared by laser_fl.option")
 

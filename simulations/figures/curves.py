@@ -76,7 +76,7 @@ def finish(
     label: str = "power per client and round",
     score: str = AVERAGED,
 ) -> None:
-    """Name the axes, which are logarithmic but for shares in %, and write their ticks as plain numbers.
+    """Name the axes, which are logarithmic where the metric's scale is, and write their ticks as plain numbers.
 
     Args:
         axes: to finish.
@@ -87,7 +87,7 @@ def finish(
     """
     metric = metric_of(results, score)
     axes.set(ylabel=f"test {metric.label}, {NAMES[score]}")
-    if not metric.in_percent:
+    if metric.scale(axes) == "log":
         axes.set(yscale="log")
         axes.yaxis.set(major_locator=MaxNLocator(6), major_formatter="{x:g}", minor_locator=NullLocator())
     axes.set(xlabel=label, xscale="log")

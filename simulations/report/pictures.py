@@ -56,7 +56,7 @@ def over_rounds(evaluated: Mapping[Metric, Mapping[str, Group]]) -> Picture:
                 averaged, current = (metric.factor * means[f"{kind}_{metric.name}"] for kind in ("ema_test", "test"))
                 axes.plot(means["round"], averaged, color=colour, label=label)
                 axes.plot(means["round"], current, color=colour, lw=0.7, alpha=0.6)
-            axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale="linear" if metric.in_percent else "log")
+            axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale=metric.scale(axes))
             axes.grid(alpha=0.3)
             axes.legend(frameon=False)
     return picture

@@ -16,7 +16,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.hidden, self.head = nn.Conv2d(1, 8, 3), nn.Linear(392, 256), nn.Linear(256, 8)
+        self.conv, self.hidden, self.head = nn.Conv2d(1, 8, 3), nn.Linear(392, 1024), nn.Linear(1024, 8)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.hidden(max_pool2d(self.conv(images), 2).relu().flatten(1)).relu())
@@ -41,5 +41,5 @@ def load(data_dir: Path, config: RunConfig) -> lf.Task:
 
 
 if __name__ == "__main__":
-    results = lf.compare(Net(), Bars(1024, seed=1), Bars(512, seed=2), power=1.0, clients=8, rounds=100)
+    results = lf.compare(Net(), Bars(1024, seed=1), Bars(512, seed=2), power=3.0, clients=4, rounds=100)
     print(results.table[["strategy", "test_accuracy", "uplink_floats_per_round"]].to_string(index=False))

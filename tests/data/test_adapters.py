@@ -1,15 +1,20 @@
 """Data in the forms in which people have them; and what cannot be trained on is refused in one line."""
 
+import random
+
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 import laser_fl as lf
 from laser_fl.data import adapters
 from laser_fl.data.adapters import as_data
 from laser_fl.data.examples import Examples
 from laser_fl.data.streamed import Streamed
+from laser_fl.data.trees import tensors_of
 from laser_fl.errors import DataError
 
 INPUTS, LABELS = torch.randn(12, 4), torch.arange(12) % 3
@@ -35,7 +40,19 @@ class Drawn(Listed):
 
     def __getitem__(self, row):
         inputs, target = self.examples[row]
-        return inputs + torch.rand(()) + np.random.rand(), target
+        return inputs + (float(torch.rand(())) + np.random.rand()), target
+
+
+class Rare(Listed):
+    """Examples that are augmented with a small chance, so that the first one comes out the same."""
+
+    def __init__(self, examples, draw):
+        super().__init__(examples)
+        self.draw = draw
+
+    def __getitem__(self, row):
+        inputs, target = self.examples[row]
+        return (inputs.flip(0) if self.draw() < 1e-9 else inputs), target
 
 
 PAIRS = [(x, int(y)) for x, y in zip(INPUTS, LABELS, strict=True)]
@@ -49,8 +66,6 @@ def padded(examples):
 
 
 def hugging():
-    import datasets
-
     return datasets.Dataset.from_dict({"x": INPUTS.tolist(), "label": LABELS.tolist()})
 
 
@@ -59,6 +74,10 @@ FORMS = {
     "arrays": lambda: (INPUTS.double().numpy(), LABELS.numpy()),
     "a TensorDataset": lambda: TensorDataset(INPUTS, LABELS),
     "a Dataset": lambda: Listed(PAIRS),
+    "an array that is reversed": lambda: (INPUTS.numpy()[::-1].copy()[::-1], LABELS.numpy()),
+    "arrays of another machine": lambda: (INPUTS.numpy().astype(">f4"), LABELS.numpy().astype(">i2")),
+    "a list of examples": lambda: PAIRS,
+    "a list of examples with tensors as targets": lambda: list(zip(INPUTS, LABELS, strict=True)),
     "any sequence": lambda: [TensorDataset(INPUTS[:5], LABELS[:5]), Listed(PAIRS[5:])],
     "several of them": lambda: ConcatDataset([TensorDataset(INPUTS[:5], LABELS[:5]), Listed(PAIRS[5:])]),
     "a data set of Hugging Face": hugging,
@@ -80,7 +99,72 @@ def test_inputs_may_be_several_tensors():
     assert inputs["b"][1].tolist() == [[0, 1]]
 
 
+TARGETS = (np.uint8, np.int16, np.int32, torch.uint8, torch.int32)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("form", [Listed, Drawn])
+def test_types_become_those_that_losses_take_in_memory_and_streamed(form, kind):
+    labels = LABELS.to(kind) if isinstance(kind, torch.dtype) else LABELS.numpy().astype(kind)
+    data = as_data(form(list(zip(INPUTS.double().numpy(), labels, strict=True))), "train")
+    inputs, targets = next(data.batches(0, 12))
+    assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(targets, LABELS)
+    truths = as_data((INPUTS, LABELS > 0), "train").targets
+    assert truths.dtype == torch.int64
+
+
+class TestHuggingFace:
+    def halved(self, batch):
+        return {"pixels": [torch.tensor(x) / 2 for x in batch["x"]], "label": batch["label"]}
+
+    def test_a_transform_stays(self):
+        data = as_data(hugging().with_transform(self.halved), "train")
+        torch.testing.assert_close(data.inputs, INPUTS / 2)
+
+    def test_a_transform_that_draws_leaves_labels_known_and_generators_alone(self):
+        def noisy(batch):
+            return {"x": [torch.tensor(x) + torch.rand(()) for x in batch["x"]], "label": batch["label"]}
+
+        before = torch.get_rng_state()
+        data = as_data(hugging().with_transform(noisy), "train")
+        assert isinstance(data, Streamed)
+        assert torch.equal(data.labels, LABELS)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_transform_that_fails_is_named(self):
+        with pytest.raises(DataError, match=r"^train data: example 0 raised KeyError: 'y'$"):
+            as_data(hugging().with_transform(lambda batch: batch["y"]), "train")
+
+
+MIXED = {
+    "pairs of dicts": [({"a": INPUTS[:3]}, LABELS[:3]), ({"a": INPUTS[3:]}, LABELS[3:])],
+    "pairs of tuples": [((INPUTS[:3],), LABELS[:3]), ((INPUTS[3:],), LABELS[3:])],
+    "a pair and a Dataset": [((INPUTS[:3],), LABELS[:3]), Listed([((x,), y) for x, y in PAIRS[3:]])],
+    "lists of examples": [[], PAIRS[:3], PAIRS[3:]],
+}
+
+
 class TestListOfClients:
+    @pytest.mark.parametrize("case", MIXED)
+    def test_takes_each_client_in_the_forms_that_data_have_alone(self, case):
+        data = as_data(MIXED[case], "train")
+        inputs = data.inputs if isinstance(data.inputs, torch.Tensor) else next(iter(tensors_of(data.inputs)))
+        assert torch.equal(inputs, INPUTS)
+        assert torch.equal(data.targets, LABELS)
+
+    def test_is_streamed_with_a_collate_function(self):
+        data = as_data([(INPUTS[:3], LABELS[:3]), (INPUTS[3:], LABELS[3:])], "train", default_collate)
+        assert torch.equal(data.labels, LABELS)
+        inputs, _ = next(data.batches(0, 12))
+        assert torch.equal(inputs, INPUTS)
+
+    def test_may_end_with_a_client_without_examples(self):
+        parts = [(INPUTS[:6], LABELS[:6]), (INPUTS[6:], LABELS[6:]), (INPUTS[:0], LABELS[:0])]
+        options = {"clients": 3, "rounds": 2, "batch_size": 2, "partition": "by-column", "empty_clients": "skip"}
+        result = lf.train(linear(), parts, (INPUTS, LABELS), **options)
+        assert len(result.ledger) == 2
+
     def test_names_the_client_of_each_example(self):
         data = as_data([(INPUTS[:3], LABELS[:3]), (INPUTS[:0], LABELS[:0]), Listed(PAIRS[3:])], "train")
         assert data.groups.tolist() == [0] * 3 + [2] * 9
@@ -102,6 +186,10 @@ class TestStreamed:
     def test_is_taken_where_examples_are_drawn_anew(self):
         assert isinstance(as_data(Drawn(PAIRS), "train"), Streamed)
 
+    @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(())])
+    def test_is_taken_where_few_examples_are_drawn_anew(self, draw):
+        assert isinstance(as_data(Rare(PAIRS, draw), "train"), Streamed)
+
     def test_is_taken_where_memory_is_short(self, monkeypatch):
         monkeypatch.setattr(adapters, "STACKED_BYTES", 100)
         assert isinstance(as_data(Listed(PAIRS), "train"), Streamed)
@@ -110,6 +198,13 @@ class TestStreamed:
         data = Drawn(PAIRS)
         data.targets = LABELS.tolist()
         assert torch.equal(as_data(data, "train").labels, LABELS)
+
+    def test_knows_the_labels_of_parts_and_of_several_data_sets(self):
+        data = Drawn(PAIRS)
+        data.targets = LABELS.tolist()
+        chosen = ConcatDataset([Subset(Subset(data, [9, 4, 2]), [2, 0]), data])
+        assert torch.equal(as_data(chosen, "train").labels, torch.cat([LABELS[[2, 9]], LABELS]))
+        assert as_data(ConcatDataset([data, Drawn(PAIRS)]), "train").labels is None
 
     @pytest.mark.parametrize("keys", [{}, {"fraction": 0.5, "local_steps": 2, "accumulation_steps": 2}])
     def test_a_run_is_the_same_whoever_reads(self, keys):
@@ -150,6 +245,7 @@ class Stream(IterableDataset):
 
 
 NAN = torch.where(torch.arange(48).view(12, 4) == 21, torch.nan, INPUTS)
+FRAME = pd.DataFrame({"a": [0.5, 1.0]})
 WRONG = {
     "a label out of range": (
         {"train": (INPUTS, LABELS + 1)},
@@ -177,6 +273,45 @@ WRONG = {
     ),
     "no examples": ({"train": (INPUTS[:0], LABELS[:0])}, "train data: must have examples, got none"),
     "a stream": ({"train": Stream()}, "train data: must be a pair of tensors .* map-style Dataset.* got .*Stream"),
+    "a stream of Hugging Face": (
+        {"train": hugging().to_iterable_dataset()},
+        "train data: must be .* a map-style Dataset, .* got a value of type IterableDataset",
+    ),
+    "several splits": (
+        {"train": datasets.DatasetDict(train=hugging())},
+        r"train data: must be .* \(of several splits, pass one: data\['train'\]\), got a value of type DatasetDict",
+    ),
+    "a table": ({"train": FRAME}, r"^train data: .* \(of tables, pass their .to_numpy\(\)\), got .* DataFrame"),
+    "a pair of tables": ({"train": (FRAME, FRAME["a"])}, r"^train data: .* \(of tables, .* got a tuple of 2"),
+    "a pair of lists": ({"train": ([0.5, 1.0], [0, 1])}, r"^train data: .* \(of lists, .* got a tuple of 2"),
+    "an array of objects": (
+        {"train": (np.array([None] * 12), LABELS)},
+        "train data: must have inputs of numbers, got an array of object",
+    ),
+    "targets that are objects": (
+        {"train": (INPUTS, np.array(["a"] * 12, dtype=object))},
+        "train data: must have targets of numbers, got an array of object",
+    ),
+    "an example of objects": (
+        {"train": Listed([(np.array([None]), 1)] * 3)},
+        "train data: example 0 must have inputs of numbers, got an array of object",
+    ),
+    "clients of several shapes": (
+        {"train": [(INPUTS[:0], LABELS[:0]), (INPUTS, LABELS), (INPUTS[:, :3], LABELS)]},
+        r"train data: .* of one shape, got \(\(4,\), \(\)\) of client 1 and \(\(3,\), \(\)\) of client 2",
+    ),
+    "a client with fewer targets": (
+        {"train": [(INPUTS, LABELS), (INPUTS, LABELS[:9])]},
+        "client 1's train data: must have a target for each input, got 12 and 9",
+    ),
+    "a client without targets": (
+        {"train": [TensorDataset(INPUTS, LABELS), TensorDataset(INPUTS)]},
+        "train data: example 12 must be a pair .inputs, target., got a tuple of 1",
+    ),
+    "a client that is a stream": (
+        {"train": [(INPUTS, LABELS), Stream()]},
+        "client 1's train data: must be a pair of tensors .* got a value of type Stream",
+    ),
     "outputs of a wrong shape": (
         {"model": torch.nn.Linear(4, 1), "loss": torch.nn.functional.mse_loss, "train": (INPUTS, INPUTS[:, 0])},
         r"loss: does not fit the model's outputs \(2, 1\) and the targets \(2,\)",

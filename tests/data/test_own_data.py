@@ -113,7 +113,7 @@ class TestTable:
 
     def test_what_is_wrong_is_named_in_a_line(self, tmp_path):
         path = str(tmp_path / "t.csv")
-        assert refused(task="table") == "data-dir: must name a CSV or Parquet file, or a folder with train and test for task table, got ''"  # fmt: skip
+        assert refused(task="table").startswith("data-dir: must name a CSV or Parquet file, or a folder with train and")
         assert refused(task="table", data_dir=path) == "target: must name the column to predict for task table, got ''"
         assert "must be a readable table (No such file" in refused(task="table", data_dir=path, target="label")
         table().to_csv(path, index=False)
@@ -172,12 +172,14 @@ class TestHuggingFace:
         )
 
 
+TINY = {"task": "text", "context": 8, "layers": 1, "heads": 1, "embedding": 8}
+
+
 class TestTexts:
     TEXT = "The sun rises.\nAnd sets.\n" * 30
-    KEYS = {"task": "text", "context": 8, "layers": 1, "heads": 1, "embedding": 8}
 
     def tokens(self, place, **keys):
-        task = prepare(parse(RUN | self.KEYS | {"data-dir": str(place)} | keys)).task
+        task = prepare(parse(RUN | TINY | {"data-dir": str(place)} | keys)).task
         return bytes(torch.cat([task.train.tokens, task.test.tokens]).tolist()).decode()
 
     @pytest.fixture(autouse=True)
@@ -205,7 +207,7 @@ class TestTexts:
     def test_what_is_wrong_is_named_in_a_line(self, tmp_path):
         def line(content):
             (tmp_path / "t.txt").write_bytes(content)
-            return refused(**{key.replace("-", "_"): value for key, value in self.KEYS.items()}, data_dir=str(tmp_path / "t.txt"))  # fmt: skip
+            return refused(**TINY, data_dir=str(tmp_path / "t.txt"))
 
         assert line(b"too short").endswith("train: must have more tokens than a context of 8, got 8")
         assert line(b"\xff" * 100).endswith("must be UTF-8, got 0xff as byte 0")

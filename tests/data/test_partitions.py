@@ -82,6 +82,13 @@ class TestBalancedDirichlet:
         assert sizes(parts) == [200] * 5
 
 
+@pytest.mark.parametrize("partition", ["dirichlet", "balanced-dirichlet", "shards"])
+def test_partitions_by_label_need_integers(partition):
+    source = "a Dataset that is read batch by batch names them by an attribute targets"
+    line = f"partition: {partition} needs integer labels ({source}), got float32"
+    refused(line, torch.zeros(100), config(partition=partition))
+
+
 class TestByColumn:
     GROUPS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 3])
 
@@ -104,7 +111,15 @@ class TestByColumn:
         assert len(dealt) > 1
 
     def test_refuses_fewer_groups_than_clients(self):
-        refused("clients: must be at most the 4 groups of the data, got 5", *self.given(5, self.GROUPS))
+        refused(
+            "clients: must be at most the 4 groups of the data, or take empty-clients=skip, got 5",
+            *self.given(5, self.GROUPS),
+        )
+
+    def test_leaves_the_last_clients_empty_where_these_are_skipped(self):
+        groups = self.GROUPS.clamp(max=1)
+        parts = deal(torch.zeros(8), config(3, partition="by-column", empty_clients="skip"), groups)
+        assert sizes(parts) == [2, 6, 0]
 
     def test_refuses_data_without_groups_in_a_line_that_says_how_to_name_them(self):
         ways = "by client-column, or as a list of data sets, one per client"
