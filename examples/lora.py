@@ -3,8 +3,8 @@
 The mean of the clients' B times the mean of their A is not the mean of their products B A; with A frozen it is.
 
 $ python lora.py
-A and B, 8 clients: accuracy 0.00
-B alone, 8 clients: accuracy 0.00
+A and B, 8 clients: accuracy 0.52
+B alone, 8 clients: accuracy 0.44
 """
 
 import torch
@@ -36,7 +36,7 @@ def sentences(count: int, seed: int) -> tuple[Tensor, Tensor]:
 def fine_tune(train: str, **options: float) -> float:
     """Return the test accuracy after a run in which the adapters alone are trained and sent."""
     model = with_lora(transformer(), rank=4, train=train)
-    keys = {"optimizer": "adamw", "learning_rate": 0.01, "clients": 8, "rounds": 100, "power": 10.0} | options
+    keys = {"optimizer": "adamw", "learning_rate": 0.01, "clients": 8, "rounds": 100, "power": 100.0} | options
     result = lf.train(model, sentences(2048, seed=1), sentences(512, seed=2), **keys)
     return result.summary["ema_test_accuracy"]
 

@@ -1,5 +1,6 @@
 """Data in the forms in which people have them; and what cannot be trained on is refused in one line."""
 
+import json
 import random
 
 import datasets
@@ -224,6 +225,29 @@ class TestStreamed:
         np.random.seed(0)
         next(as_data(Drawn(PAIRS), "train").batches(2, 2))
         assert (torch.rand(1), np.random.rand()) == before
+
+
+def test_an_example_that_cannot_be_read_on_the_way_leaves_what_there_was(tmp_path):
+    examples = [*PAIRS[:7], OSError("disk on fire"), *PAIRS[8:]]
+    options = {"collate": torch.utils.data.default_collate, "clients": 2, "batch_size": 1, "rounds": 12}
+    with pytest.raises(DataError, match="train data: example 7 raised OSError: disk on fire"):
+        lf.train(linear(), Listed(examples), (INPUTS, LABELS), out=tmp_path, **options)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("failed", "train data: example 7 raised OSError: disk on fire")
+    assert len((tmp_path / "ledger.csv").read_text().splitlines()) == 1 + summary["rounds"] > 1
+
+
+def test_data_that_no_worker_can_be_sent_are_named_in_a_line(monkeypatch):
+    loader = Streamed.loader
+
+    def start(self, requests, workers):
+        if workers:
+            raise TypeError("cannot pickle 'generator' object")
+        return loader(self, requests, workers)
+
+    monkeypatch.setattr(Streamed, "loader", start)
+    with pytest.raises(DataError, match=r"cannot be read by data-workers \(TypeError: cannot pickle 'generator'"):
+        lf.train(linear(), Drawn(PAIRS), (INPUTS, LABELS), clients=2, rounds=1, batch_size=2, data_workers=1)
 
 
 def linear():
