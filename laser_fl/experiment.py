@@ -18,6 +18,7 @@ from laser_fl.config import RunConfig, parse_all
 from laser_fl.config.keywords import only
 from laser_fl.config.run_config import kebab
 from laser_fl.config.server_options import RunOptions
+from laser_fl.data.adapters import is_of_clients
 from laser_fl.data.metrics import Metric
 from laser_fl.data.streamed import Collate
 from laser_fl.data.task import Task, cross_entropy_of_all
@@ -143,7 +144,7 @@ def train(
     Args:
         model: with the initial weights; it is left as it is.
         train_data: a pair of tensors (inputs, targets), a map-style torch Dataset, a data set of Hugging Face, or a
-            list with the data of each client.
+            list with the data of each client, which sets clients and partition.
         test_data: likewise.
         strategy: a scheme, or its name as in ``laser-fl list``.
         channel: an object, or a name.
@@ -172,7 +173,7 @@ def train(
         (8, 8)
     """
     names, objects = apart(callbacks)
-    (config,) = _configs(model, [strategy], channel, names, options)
+    (config,) = _configs(model, [strategy], channel, names, _clients_of(train_data) | options)
     task = _task(model, train_data, test_data, metrics=metrics, loss=loss, collate=collate)
     return _run(config, task, objects, out)
 
@@ -224,7 +225,7 @@ def compare(
         ['sgd', 'z-sgd']
     """
     names, objects = apart(callbacks)
-    configs = _named(_configs(model, strategies, channel, names, options))
+    configs = _named(_configs(model, strategies, channel, names, _clients_of(train_data) | options))
     if out is not None:
         with packages_for("compare with out"):
             import pandas  # noqa: F401  before hours of training
@@ -254,6 +255,11 @@ def _configs(
     about = {"task": OWN, "model": type(model).__name__, "callbacks": callbacks}, CHANNELS.choice(channel)
     allowed, whose = RunOptions.__annotations__, "a run on own data"
     return parse_all([only(options, allowed, whose, *about, SCHEMES.choice(strategy)) for strategy in strategies])
+
+
+def _clients_of(train_data: Any) -> dict[str, Any]:
+    """Return the keys that keep the data of each client apart, where they come as a list."""
+    return {"clients": len(train_data), "partition": "by-column"} if is_of_clients(train_data) else {}
 
 
 def _task(model: nn.Module, train_data: Any, test_data: Any, **facts: Any) -> Task:

@@ -50,7 +50,7 @@ def as_data(data: Any, name: str, collate: Collate | None = None) -> Data:
         examples = _examples(data[0], data[1], name)
         _refuse_empty(examples, name)
         return examples
-    if _is_of_clients(data):
+    if is_of_clients(data):
         return _of_clients(data, name, collate)
     return _of_dataset(_as_dataset(data, name), name, collate)
 
@@ -63,7 +63,7 @@ def _is_pair(data: Any) -> bool:
     return isinstance(data[0], arrays | tuple | list | Mapping)
 
 
-def _is_of_clients(data: Any) -> bool:
+def is_of_clients(data: Any) -> bool:
     """Return True for a list with the data of each client; a tuple of two may be meant as (inputs, targets)."""
     if not isinstance(data, tuple | list) or (data and _is_example(data[0])):
         return False

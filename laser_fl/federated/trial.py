@@ -70,9 +70,10 @@ def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
     differentiate = Differentiation(task, network, config)
     network.module.train()
     try:
-        one = differentiate(network.weights, False, _rows(network.buffers, 1), inputs, targets)
-        two = (mapped(_twice, part) for part in (inputs, targets))
-        many = differentiate(network.weights, False, _rows(network.buffers, 2), *two)
+        with RandomStreams(config.seed).torch_global("trial"):
+            one = differentiate(network.weights, False, _rows(network.buffers, 1), inputs, targets)
+            two = (mapped(_twice, part) for part in (inputs, targets))
+            many = differentiate(network.weights, False, _rows(network.buffers, 2), *two)
         pairs = [(many.gradients[name][0], gradient[0]) for name, gradient in one.gradients.items()]
         if all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs):
             return True

@@ -179,6 +179,12 @@ class TestListOfClients:
         rows = sampler.batch(0)
         assert [set(task.train.targets[row].tolist()) for row in rows] == [{0}, {1}, {2}]
 
+    def test_comes_with_its_number_of_clients(self):
+        parts = [(INPUTS[:3], LABELS[:3]), (INPUTS[3:], LABELS[3:])]
+        result = lf.train(linear(), parts, (INPUTS, LABELS), rounds=1)
+        assert (result.config.clients, result.config.partition) == (2, "by-column")
+        assert lf.train(linear(), parts, (INPUTS, LABELS), rounds=1, partition="iid").config.partition == "iid"
+
 
 class TestStreamed:
     def test_is_taken_with_a_collate_function(self):
