@@ -59,7 +59,7 @@ def load_huggingface(
     columns = [column for column in parts[TRAIN].column_names if column != client_column]
     input_column, target = named_columns(columns, "train", input_column, target)
     labels, classes = _targets({name: part[target] for name, part in parts.items()})
-    is_text = getattr(parts[TRAIN].features[input_column], "dtype", "") == "string"
+    is_text = getattr(parts[TRAIN].features[input_column], "dtype", "") in ("string", "large_string")
     read = _tokens(config.model) if is_text else _rows
     train, test = (as_data(read(part, input_column, labels[name]), name) for name, part in parts.items())
     is_image = type(parts[TRAIN].features[input_column]).__name__ == "Image"
@@ -102,10 +102,12 @@ def _parts(dataset: str) -> Mapping[str, Any]:
 def _targets(columns: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Tensor], int]:
     """Return the targets and the number of outputs: classes from 0, in order of their values; or numbers, and 1."""
     values = {name: list(column) for name, column in columns.items()}
+    if any(value is None or isinstance(value, list | dict) for column in values.values() for value in column):
+        raise DataError(
+            "dataset: must have a number or a text as the target of each example, got none or another value"
+        )
     if any(isinstance(value, float) for value in values[TRAIN]):
         return {name: torch.tensor(column, dtype=torch.float32) for name, column in values.items()}, 1
-    if any(value is None for column in values.values() for value in column):
-        raise DataError("dataset: must have a target for each example, got None")
     classes = {value: place for place, value in enumerate(sorted({v for column in values.values() for v in column}))}
     return {name: torch.tensor([classes[v] for v in column]) for name, column in values.items()}, len(classes)
 
@@ -135,7 +137,15 @@ def _tokens(model: str) -> Callable[[Any, str, Tensor], Any]:
 
         with suppress(OSError, ValueError, KeyError):  # a folder without a tokenizer
             encode = partial(_of_tokenizer, AutoTokenizer.from_pretrained(model.removeprefix(LIBRARY)))
-    return lambda dataset, column, targets: (encode(list(dataset[column])), targets)
+    return lambda dataset, column, targets: (encode(_filled(dataset, column)), targets)
+
+
+def _filled(dataset: Any, column: str) -> list[Any]:
+    """Return the values of a column. Raises DataError where one is missing."""
+    values = list(dataset[column])
+    if None in values:
+        raise DataError(f"dataset: must have no gaps, got None in row {values.index(None)} of column {quoted(column)}")
+    return values
 
 
 def _of_tokenizer(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
@@ -159,7 +169,7 @@ def _groups(dataset: Any, column: str) -> Tensor | None:
     if column not in dataset.column_names:
         columns = brief(", ".join(dataset.column_names))
         raise DataError(f"train data: must have the column {quoted(column)} (client-column), got {columns}")
-    values = list(dataset[column])
+    values = _filled(dataset, column)
     numbers = {value: place for place, value in enumerate(sorted(set(values)))}
     return torch.tensor([numbers[value] for value in values])
 

@@ -45,6 +45,7 @@ class Metric:
         """Return the rule of a name."""
         lower = name.lower()
         less = any(word in lower for word in LESS_IS_BETTER) or not set(ABBREVIATIONS).isdisjoint(lower.split("_"))
+        less |= name.startswith(CLIENTS) and name.endswith("_spread")
         return KNOWN.get(name) or cls(name, min if less else max)
 
     @property
@@ -187,7 +188,11 @@ def _measure(name: str, metric: Given) -> Measure | str:
         raise ConfigError(f"metrics: must have names of letters, digits and _, not {CLIENTS}..., got {quoted(name)}")
     if isinstance(metric, type):
         raise ConfigError(f"metrics: {name} must be an object: write {metric.__name__}(...)")
+    if name == LOSS and metric != LOSS:
+        raise ConfigError("metrics: must have another name than loss, which is the mean loss's, got 'loss'")
     if isinstance(metric, str):
+        if metric in (LOSS, PERPLEXITY) and name != metric:
+            raise ConfigError(f"metrics: {metric} must keep its name, got {quoted(name)}")
         if metric not in (ACCURACY, LOSS, PERPLEXITY):
             rule = f"must be {ACCURACY}, {LOSS}, {PERPLEXITY}, a function or a metric of torchmetrics"
             raise ConfigError(f"metrics: {rule}, got {quoted(metric)}")

@@ -56,6 +56,8 @@ def load_table(data_dir: Path, config: RunConfig, target: Target = "", client_co
             raise DataError(f"{data_dir}: must have the column {quoted(column)} ({key}), got {columns}")
     whole = train if test is None else pd.concat([train, test], ignore_index=True)
     _refuse_gaps(whole.drop(columns=[client_column] if client_column and test is not None else []), data_dir)
+    if client_column:
+        _refuse_gaps(train[[client_column]], data_dir)
     labels, classes = _targets(whole[target])
     groups = torch.from_numpy(pd.factorize(train[client_column], sort=True)[0]) if client_column else None
     rows = (

@@ -40,8 +40,8 @@ class Task:
         Network, and gets the config's keys that it has parameters for, and of `fixed` those that it takes.
     metrics: one or several: ``accuracy``, ``perplexity``, ``loss``, objects of torchmetrics, functions of (outputs,
         targets), which must leave both as they are, since all metrics get the same tensors; a mapping names them, and
-        runs are compared by the first. auto: the perplexity for a Text, the accuracy where targets are integers and
-        the loss is the default cross-entropy, else the loss.
+        runs are compared by the first but the loss. auto: the perplexity for a Text, the accuracy where targets are
+        integers and the loss is the default cross-entropy, else the loss.
     loss: (outputs, targets) -> the mean loss, a scalar; by default the cross-entropy, which ignores targets of -100.
     augment: (inputs (clients, batch, ...), a generator per client) -> inputs to train on.
     prepare: inputs as they are stored -> as a model reads them.

@@ -48,9 +48,9 @@ def evaluate(task: Task, module: nn.Module, state: Tensors, config: RunConfig) -
 def client_scores(task: Task, module: nn.Module, state: Tensors, config: RunConfig) -> dict[str, float]:
     """Measure loss and metrics on each client's held-out examples, and sum them up over the clients that have some.
 
-    The mean is weighted as client-weighting is; the worst decile is the mean of the worst tenth of the clients, and at
-    least of one; the spread is the standard deviation. A metric leaves out the clients for which it cannot be computed
-    or is not finite, as one that needs examples of both classes.
+    With client-weighting=examples the mean is weighted by the numbers of held-out examples. The worst decile is the
+    mean of the worst tenth of the clients, and at least of one; the spread is the standard deviation. A metric leaves
+    out the clients for which it cannot be computed or is not finite, as one that needs examples of both classes.
 
     Args:
         task: as for `evaluate`.

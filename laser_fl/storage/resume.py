@@ -15,7 +15,15 @@ from laser_fl.registry import POLICIES, SCHEMES
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
 from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT, SUMMARY
 
-MAY_CHANGE = ("resume", "out-dir", "data-dir", "tracker", "min-available-nodes", "reply-timeout")  # on resuming
+MAY_CHANGE = (
+    "resume",
+    "out-dir",
+    "data-dir",
+    "dataset",
+    "tracker",
+    "min-available-nodes",
+    "reply-timeout",
+)  # on resuming
 LENGTHS = ("rounds", "epochs")  # the one that counts may grow, if the rounds so far stay as they were
 EVALUATIONS = "evaluate-every"
 DEPENDENT = {  # values that depend on the run's length, by key

@@ -67,14 +67,19 @@ def checked(config: RunConfig, out: Path, nodes: int) -> dict[str, Any]:
     setup.refuse_untrainable()
     # The apps run in another directory, so that no path may stay relative to this one.
     paths = {"out-dir": str(out.resolve()), "data-dir": str(data_dir(config).resolve())}
-    paths |= {key: _absolute(getattr(config, key)) for key in ("dataset", "model")}
+    paths |= {"dataset": _absolute(config.dataset), "model": _model(config.model)}
     return config.to_flat() | paths | {"resume": paths["out-dir"] if config.resume else ""}
 
 
+def _model(name: str) -> str:
+    """Return a model's name, with an absolute path where it is a folder of transformers here."""
+    library, colon, place = name.partition(":")
+    return f"{library}:{_absolute(place)}" if library == "transformers" and colon else name
+
+
 def _absolute(name: str) -> str:
-    """Return the name of a part or a data set, with an absolute path where it has one of a folder or file here."""
-    library, colon, place = name.rpartition(":")
-    return f"{library}{colon}{Path(place).resolve()}" if Path(place).exists() else name
+    """Return an absolute path for the name of a folder or a file here; other names stay."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 @contextmanager

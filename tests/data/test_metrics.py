@@ -173,3 +173,20 @@ def test_a_metric_that_raises_where_the_model_diverges_does_not_hide_that():
     scores = evaluate(task, model, state, parse({}))
     assert math.isnan(scores["loss"])
     assert math.isnan(scores["finite"])
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"ppl": "perplexity"}, "metrics: perplexity must keep its name, got 'ppl'"),
+        ({"loss": lambda outputs, targets: 1.0}, "metrics: must have another name than loss, .* got 'loss'"),
+    ],
+)
+def test_names_of_what_follows_from_the_loss_are_its_own(given, line):
+    with pytest.raises(ConfigError, match=line):
+        named_metrics(given)
+
+
+def test_less_spread_over_the_clients_is_better():
+    assert Metric.named("clients_accuracy_spread").best is min
+    assert Metric.named("clients_accuracy_mean").best is max

@@ -124,6 +124,13 @@ class TestTable:
         line = refused(task="table", data_dir=path, target="label")
         assert line == f"{path}: must have no gaps, got nan in row 7 of column 'b'"
         (tmp_path / "none").mkdir()
+        table().assign(who=lambda frame: frame["who"].where(frame.index != 7)).to_csv(
+            tmp_path / "train.csv", index=False
+        )
+        table().to_csv(tmp_path / "test.csv", index=False)
+        (tmp_path / "t.csv").unlink()
+        line = refused(task="table", data_dir=str(tmp_path), target="label", client_column="who")
+        assert line.endswith("must have no gaps, got nan in row 7 of column 'who'")
         assert "must have one table" in refused(task="table", data_dir=str(tmp_path / "none"), target="label")
 
 
@@ -162,6 +169,20 @@ class TestHuggingFace:
         assert 0 <= summary["test_accuracy"] <= 1
         adapted = prepare(parse(RUN | keys | {"lora-rank": 2, "lora-train": "b"})).network
         assert all("lora_B" in name or "classifier" in name for name in adapted.weights)
+
+    @pytest.mark.parametrize(
+        ("columns", "line"),
+        [
+            ({"x": [[1.0]] * 4, "label": [1.0, None, 2.0, 3.0]}, "must have a number or a text as the target"),
+            ({"x": [[1.0]] * 4, "label": [[1], [2], [3], [4]]}, "must have a number or a text as the target"),
+            ({"x": ["a", None, "b", "c"], "label": [0, 1, 0, 1]}, "dataset: must have no gaps, got None in row"),
+        ],
+    )
+    def test_gaps_are_named_in_a_line(self, tmp_path, columns, line):
+        import datasets
+
+        datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "set"))
+        assert line in refused(task="huggingface", dataset=str(tmp_path / "set"))
 
     def test_one_that_cannot_be_had_is_named_in_a_line(self, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")

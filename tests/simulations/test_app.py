@@ -14,6 +14,7 @@ from flwr.cli.config_utils import load_and_validate
 from flwr.common.config import flatten_dict, get_fab_config
 
 from laser_fl.config import parse
+from simulations.engines import superlink
 from simulations.engines.app import MODULE, Components, write_app
 from simulations.engines.superlink import environment, keep, stop
 
@@ -136,3 +137,12 @@ def test_a_wheel_holds_all_files_of_the_packages(tmp_path):
         check=True,
     ).stdout.splitlines()
     assert held == {name for name in listed if (ROOT / name).exists()}
+
+
+def test_paths_become_absolute_and_other_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2", "bert"):
+        (tmp_path / name).mkdir()
+    names = ["mlp", "gpt2", "torchvision:bert", "transformers:bert", "transformers:prajjwal1/bert-tiny"]
+    assert [superlink._model(name) for name in names] == [*names[:3], f"transformers:{tmp_path / 'bert'}", names[4]]
+    assert [superlink._absolute(name) for name in ("", "mnist", "bert")] == ["", "mnist", str(tmp_path / "bert")]
