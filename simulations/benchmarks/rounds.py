@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig, parse
+from laser_fl.data.trees import tensors_of
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.optimizer import OptimizerConfig, build_optimizer
@@ -108,7 +109,8 @@ def _bound_mb(config: RunConfig) -> float:
     It is the memory of data, model and each client's memory of the compressed blocks, and a quarter more.
     """
     setup = prepare(config)
-    data: int = sum(values.nbytes for part in (setup.task.train, setup.task.test) for values in vars(part).values())
+    parts = (tensor for part in (setup.task.train, setup.task.test) for tensor in tensors_of(vars(part)))
+    data = sum(tensor.nbytes for tensor in parts)
     compressed = setup.server().broadcast().shared  # the shared state has the compressed blocks
     model = sum(weight.nbytes for weight in setup.network.weights.values())
     memory = config.clients * sum(setup.network.weights[name].nbytes for name in compressed)

@@ -41,5 +41,6 @@ def load(data_dir: Path, config: RunConfig) -> lf.Task:
 
 
 if __name__ == "__main__":
-    results = lf.compare(Net(), Bars(1024, seed=1), Bars(512, seed=2), power=3.0, clients=4, rounds=100)
+    torch.manual_seed(0)
+    results = lf.compare(Net(), Bars(1024, seed=1), Bars(512, seed=2), power=2.0, clients=4, rounds=100)
     print(results.table[["strategy", "test_accuracy", "uplink_floats_per_round"]].to_string(index=False))

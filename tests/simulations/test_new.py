@@ -187,6 +187,7 @@ class TestTheApp:
         assert [line.split()[0] for line in lines] == ["sgd", "z-sgd", "laser"]
 
     @pytest.mark.thorough
+    @pytest.mark.filterwarnings("ignore:z-sgd.*:UserWarning")  # its model diverges, as the table says
     def test_gives_as_a_script_the_result_that_its_readme_shows(self, inside, capsys):
         runpy.run_path("task.py", run_name="__main__")
         printed = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -194,8 +195,8 @@ class TestTheApp:
         expected = [line.split() for line in shown.splitlines()[:-1]]
         assert [line[0] for line in printed] == [line[0] for line in expected]
         for line, other in zip(printed[1:], expected[1:], strict=True):
-            assert float(line[1]) == pytest.approx(float(other[1]), abs=0.05)
-            assert float(line[2]) == float(other[2])
+            assert float(line[1]) == pytest.approx(float(other[1]), abs=0.05, nan_ok=True)
+            assert float(line[2]) == pytest.approx(float(other[2]), nan_ok=True)
 
     @pytest.mark.thorough
     @pytest.mark.parametrize(
