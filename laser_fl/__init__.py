@@ -24,6 +24,7 @@ Parts of one's own
     register_policy, register_allocation, register_tracker
                                                        give a part a name
     laser_fl.testing                                   tells whether a part keeps its promises
+    laser_fl.callbacks                                 early stopping, steps on a plateau, best weights, and own ones
 
 A round is on one page in `laser_fl.pipeline`; the packages around it are
 

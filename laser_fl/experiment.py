@@ -1,16 +1,15 @@
 """Training over the air in one call: own model and own data, in this process."""
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from laser_fl.blocks import Tensors
 from laser_fl.callbacks import Callback, Metrics, built
 from laser_fl.callbacks.running import apart
 from laser_fl.channels.base import Channel
@@ -19,7 +18,6 @@ from laser_fl.config.keywords import only
 from laser_fl.config.run_config import kebab
 from laser_fl.config.server_options import RunOptions
 from laser_fl.data.adapters import is_of_clients
-from laser_fl.data.metrics import Metric
 from laser_fl.data.streamed import Collate
 from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.errors import ConfigError, TrainingError, brief, packages_for, reason_of
@@ -29,100 +27,11 @@ from laser_fl.federated.server import Server
 from laser_fl.federated.setup import setup_of
 from laser_fl.registry import AUTO, CHANNELS, OWN, SCHEMES
 from laser_fl.registry.options import take_options
+from laser_fl.results import Comparison, Result
 from laser_fl.schemes.base import Scheme
 from laser_fl.storage.files import COMPARISON, folder_name
 from laser_fl.storage.run_folder import RunFolder
 from laser_fl.storage.summary import summarise
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, repr=False)
-class Result:
-    """A run that is over.
-
-    config: of the run. model: a copy of the caller's, trained. averaged: the moving average of its weights, by name.
-    metrics: of each evaluation. records: the ledger's, a mapping per round.
-    summary: last scores, best score, costs; as in a run's summary.json. metric: the name of the task's first metric.
-
-    Example:
-        >>> import torch
-        >>> data = torch.randn(8, 3), torch.randint(2, (8,))
-        >>> result = train(torch.nn.Linear(3, 2), data, data, clients=2, batch_size=2, rounds=2)
-        >>> sorted(result.summary)[:2]
-        ['best_ema_test_accuracy', 'clients']
-    """
-
-    config: RunConfig
-    model: nn.Module
-    averaged: Tensors
-    metrics: tuple[Metrics, ...]
-    records: tuple[Mapping[str, Any], ...]
-    summary: Mapping[str, Any]
-    metric: str
-
-    @property
-    def history(self) -> "pd.DataFrame":
-        """The scores and what was spent until then, a row per evaluation; as in a run's metrics.csv."""
-        with packages_for("history"):
-            import pandas as pd
-
-        return pd.DataFrame([one.flat() for one in self.metrics])
-
-    @property
-    def ledger(self) -> "pd.DataFrame":
-        """The costs, a row per round; as in a run's ledger.csv."""
-        with packages_for("ledger"):
-            import pandas as pd
-
-        return pd.DataFrame(self.records)
-
-    def plot(self) -> "Figure":
-        """Draw the scores over the rounds."""
-        return Comparison({self.config.strategy: self}).plot()
-
-    def __repr__(self) -> str:
-        score = self.summary.get(f"test_{self.metric}", math.nan)
-        rounds = self.summary["rounds"]
-        return f"<Result of {self.config.strategy}: {rounds} rounds, test {self.metric} {score:.4g}>"
-
-
-class Comparison(dict[str, Result]):
-    """The results of several strategies, by name.
-
-    failed: the reasons of those whose run was not completed, as where noise drowned the model; they have no result.
-    """
-
-    def __init__(self, results: Mapping[str, Result] | None = None) -> None:
-        super().__init__(results or {})
-        self.failed: dict[str, str] = {}
-
-    @property
-    def table(self) -> "pd.DataFrame":
-        """The summaries, or the reason why there is none, a row per strategy; as ``laser-fl compare`` writes them."""
-        with packages_for("table"):
-            import pandas as pd
-
-        completed = [{"strategy": name, "reason": "", **result.summary} for name, result in self.items()]
-        return pd.DataFrame([*completed, *({"strategy": n, "reason": reason} for n, reason in self.failed.items())])
-
-    def plot(self) -> "Figure":
-        """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
-        with packages_for("plot"):
-            from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for name, result in self.items():
-            _draw(axes, name, result)
-        metric = Metric.named(next(iter(self.values())).metric)
-        axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale=metric.scale(axes))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        return figure
 
 
 def train(
@@ -312,13 +221,9 @@ def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str 
     setup, record, others = setup_of(config, task), _Record(), [*built(config), *callbacks]
     network, engine = setup.network, InProcess(setup)
     folder = None if out is None else RunFolder(Path(out).expanduser(), config, "in-process", others)
-    try:
+    with folder.recording_failure(engine.server) if folder else nullcontext():
         listening = [record, *([folder] if folder else []), *others]
         run_rounds(engine.server, engine.advance, setup.evaluate, listening)
-    except BaseException as error:
-        if folder is not None:
-            folder.fail(engine.server, error)
-        raise
     if folder is not None:
         folder.finish(engine.server)
     server = engine.server
@@ -327,13 +232,3 @@ def _run(config: RunConfig, task: Task, callbacks: Sequence[Callback], out: str 
     records = tuple(asdict(one) for one in server.ledger)
     averaged = dict(server.global_model.averaged)
     return Result(config, network.module, averaged, tuple(record.metrics), records, summary, task.metric.name)
-
-
-def _draw(axes: "Axes", name: str, result: Result) -> None:
-    """Draw one run's curves."""
-    factor, rounds = Metric.named(result.metric).factor, [one.round for one in result.metrics]
-    current, averaged = (
-        [factor * getattr(one, score)[result.metric] for one in result.metrics] for score in ("test", "ema_test")
-    )
-    (line,) = axes.plot(rounds, current, label=name)
-    axes.plot(rounds, averaged, ls="--", alpha=0.6, color=line.get_color())

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.optim import Optimizer
 
 from laser_fl.blocks import Tensors, num_values, pick, place
@@ -19,7 +19,7 @@ from laser_fl.federated.air_interface import AirInterface
 from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
 from laser_fl.federated.schedule import RoundSchedule
-from laser_fl.models.base import Network
+from laser_fl.models.base import Network, outputs_of
 from laser_fl.pipeline import Instructions, encode_update
 from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
@@ -227,7 +227,7 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
     Args:
         model: in training mode, if it has one; its buffers change with every client's forward pass.
         loss: (outputs, targets) -> the mean loss, a scalar.
-        batches: (inputs, targets), one of each client.
+        batches: (inputs, targets), one of each client; inputs may be a tuple or a mapping, the model's arguments.
         batched: True: all clients in one call of vmap; False: one by one; None: in one call where that is known to be
             faster, for small models of common layers, and batches of one shape.
 
@@ -248,11 +248,12 @@ def gradients(model: nn.Module, loss: Loss, batches: Sequence[tuple[Any, Any]], 
         raise TrainingError("batches: must have one (inputs, targets) of each client, got none")
     network = Network.of(model)
     if batched is None:
-        shapes = {tuple(part.shape for part in batch) for batch in batches}
-        batched = network.batches and len(batches) > 1 and len(shapes) == 1
+        alike = all(isinstance(part, Tensor) for batch in batches for part in batch)
+        alike = alike and len({tuple(part.shape for part in batch) for batch in batches}) == 1
+        batched = network.batches and len(batches) > 1 and alike
 
     def mean_loss(weights: Tensors, inputs: Any, targets: Any) -> Tensor:
-        return loss(functional_call(model, weights, (inputs,)), targets)
+        return loss(outputs_of(model, dict(weights), inputs), targets)
 
     if batched:
         inputs, targets = (torch.stack(part) for part in zip(*batches, strict=True))

@@ -5,8 +5,10 @@ import math
 import torch
 
 from laser_fl.blocks import blocks_of
+from laser_fl.callbacks import Callback
 from laser_fl.channels.base import ChannelState
 from laser_fl.config import parse
+from laser_fl.errors import LaserError
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.validation import Reply
@@ -181,3 +183,18 @@ def one_after_the_other(waiting, show, address, cpus, gpus):
             failed[run.label] = reason
         show(run, reason)
     return failed
+
+
+class StoppedError(LaserError):
+    """The error of a run that `Stop` ends."""
+
+
+class Stop(Callback):
+    """Ends a run after a round as an error would."""
+
+    def __init__(self, round):
+        self.round = round
+
+    def on_round(self, server, seconds):
+        if server.round == self.round:
+            raise StoppedError

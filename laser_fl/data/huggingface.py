@@ -13,10 +13,9 @@ from torch import Tensor
 from laser_fl.config import RunConfig
 from laser_fl.data.adapters import as_data
 from laser_fl.data.columns import named_columns
-from laser_fl.data.metrics import ACCURACY, LOSS
-from laser_fl.data.splits import TEST_SHARE, TRAIN, test_name
-from laser_fl.data.table import ClientColumn, Target, squared_error
-from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.data.splits import TEST_SHARE, TRAIN, name_of_test
+from laser_fl.data.supervised import ClientColumn, Target, supervised
+from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError, DataError, brief, packages_for, quoted, reason_of
 from laser_fl.models.small import cnn, linear, mlp
 from laser_fl.registry import Option
@@ -63,14 +62,12 @@ def load_huggingface(
     read = _tokens(config.model) if is_text else _rows
     train, test = (as_data(read(part, input_column, labels[name]), name) for name, part in parts.items())
     is_image = type(parts[TRAIN].features[input_column]).__name__ == "Image"
-    numbers = labels[TRAIN].is_floating_point()
-    return Task(
-        train=replace(train, groups=_groups(parts[TRAIN], client_column)),  # type: ignore[arg-type]
-        test=test,
-        models={"cnn": cnn, "mlp": mlp, "linear": linear},
-        metrics=LOSS if numbers else ACCURACY,
+    return supervised(
+        replace(train, groups=_groups(parts[TRAIN], client_column)),  # type: ignore[arg-type]
+        test,
+        labels[TRAIN].is_floating_point(),
+        {"cnn": cnn, "mlp": mlp, "linear": linear},
         fixed={"classes": classes, **({} if is_text else _facts(train, is_image))},
-        loss=squared_error if numbers else cross_entropy_of_all,
         prepare=_centered if is_image else None,
     )
 
@@ -91,7 +88,7 @@ def _parts(dataset: str) -> Mapping[str, Any]:
         rule = "must be a folder or a file of a data set, or a name on the hub that can be reached"
         raise DataError(f"dataset: {quoted(dataset)} {rule} ({brief(reason_of(error))})") from None
     parts = dict(found) if isinstance(found, Mapping) else {TRAIN: found}
-    if test := test_name(parts):
+    if test := name_of_test(parts):
         return {TRAIN: parts[TRAIN], "test": parts[test]}
     whole = parts[TRAIN] if TRAIN in parts else next(iter(parts.values()))
     if len(whole) < 2:

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from laser_fl.config import RunConfig
 from laser_fl.data.adapters import as_data
 from laser_fl.data.cifar import normalised
-from laser_fl.data.splits import TRAIN, divided, test_name
+from laser_fl.data.splits import TRAIN, divided, name_of_test
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError, DataError, brief, packages_for, reason_of
 from laser_fl.models.small import cnn, linear, mlp
@@ -41,7 +41,7 @@ def load_images(
     if not config.data_dir:
         raise ConfigError("data-dir: must name a folder with a folder of images for each class for task images, got ''")
     names = [path.name for path in data_dir.iterdir() if path.is_dir()] if data_dir.is_dir() else []
-    test = test_name(names)
+    test = name_of_test(names)
     train_images = _folder(data_dir / TRAIN if test else data_dir, image_size)
     if test:
         test_images = _folder(data_dir / test, image_size)

@@ -9,7 +9,7 @@ from torch import Tensor
 from laser_fl.config import RunConfig
 from laser_fl.data.metrics import PERPLEXITY
 from laser_fl.data.sources import Source, default_folder
-from laser_fl.data.splits import TRAIN, test_name
+from laser_fl.data.splits import TRAIN, name_of_test
 from laser_fl.data.task import Task
 from laser_fl.data.text import Text
 from laser_fl.data.tokens import VOCABULARY, Tokens, cached, tokenised
@@ -86,7 +86,7 @@ def _files(place: Path) -> tuple[list[Source], list[Source]]:
     if not found:
         raise DataError(f"text: must be a UTF-8 file or a folder of them, named by data-dir, got none in {place}")
     roles = [path.relative_to(place).parts[0].split(".")[0] for path in found]
-    if not (test := test_name(roles)):
+    if not (test := name_of_test(roles)):
         return [Source(path) for path in found], []
     train, tested = (
         [Source(p) for p, role in zip(found, roles, strict=True) if role == name] for name in (TRAIN, test)

@@ -13,7 +13,7 @@ TESTS = ("test", "valid", "validation", "val", "dev")  # names of the part to te
 TEST_SHARE = 0.2  # of examples that are not divided
 
 
-def test_name(names: Collection[str]) -> str:
+def name_of_test(names: Collection[str]) -> str:
     """Return the name of the part to test on; "" where the names are not those of a division."""
     return next((name for name in TESTS if name in names), "") if TRAIN in names else ""
 

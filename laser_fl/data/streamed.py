@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Batch
 from laser_fl.data.sampler import Epochs, Sampler, deal, held_out
-from laser_fl.data.trees import as_targets, as_tensors, mapped
+from laser_fl.data.trees import as_targets, as_tensors, with_clients_axis
 from laser_fl.errors import DataError, brief, reason_of
 from laser_fl.rng import Device
 from laser_fl.shapes import Int64
@@ -178,7 +178,7 @@ class Reader:
         """
         found = self._next(request, upcoming) if self._workers else self._data.read(request)
         inputs, targets = self._data.taken(found)
-        return mapped(_as_row, inputs), mapped(_as_row, targets)
+        return with_clients_axis(inputs), with_clients_axis(targets)
 
     def _next(self, request: Request, upcoming: Iterator[Request]) -> "Batch | Failed":
         try:
@@ -200,10 +200,6 @@ class _Reading(Dataset[tuple[Request, "Batch | Failed"]]):
 
     def __getitem__(self, request: Request) -> tuple[Request, "Batch | Failed"]:
         return request, self._data.read(request)
-
-
-def _as_row(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(0)
 
 
 def generator_states() -> tuple[Any, ...]:

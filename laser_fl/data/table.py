@@ -1,7 +1,7 @@
 """Tables of one's own (task=table): CSV or Parquet, a row per example."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,21 +9,17 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Examples
-from laser_fl.data.metrics import ACCURACY
-from laser_fl.data.splits import TRAIN, divided, test_name
-from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.data.splits import TRAIN, divided, name_of_test
+from laser_fl.data.supervised import ClientColumn, Target, supervised
+from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError, DataError, brief, packages_for, quoted, reason_of
 from laser_fl.models.small import linear, mlp
-from laser_fl.registry import Option
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 MOST_TEXTS = 1000  # different texts of a column that becomes a column for each
-
-Target = Annotated[str, Option("column to predict: texts and integers are classes, other numbers are numbers")]
-ClientColumn = Annotated[str, Option("column that names each example's client, for partition=by-column")]
 
 
 def load_table(data_dir: Path, config: RunConfig, target: Target = "", client_column: ClientColumn = "") -> Task:
@@ -49,38 +45,27 @@ def load_table(data_dir: Path, config: RunConfig, target: Target = "", client_co
     with packages_for("task=table"):
         import pandas as pd
     train, test = _tables(data_dir)
-    for column in (target, client_column):
-        if column and (column not in train or (test is not None and column != client_column and column not in test)):
-            columns = brief(", ".join(map(str, train.columns)))
-            key = "target" if column == target else "client-column"
-            raise DataError(f"{data_dir}: must have the column {quoted(column)} ({key}), got {columns}")
-    whole = train if test is None else pd.concat([train, test], ignore_index=True)
-    _refuse_gaps(whole.drop(columns=[client_column] if client_column and test is not None else []), data_dir)
+    _refuse_no_column(train, target, "target", data_dir)
     if client_column:
-        _refuse_gaps(train[[client_column]], data_dir)
-    labels, classes = _targets(whole[target])
-    groups = torch.from_numpy(pd.factorize(train[client_column], sort=True)[0]) if client_column else None
-    rows = (
-        divided(labels)
-        if test is None
-        else torch.split(torch.arange(len(whole)), [len(train), len(whole) - len(train)])
-    )
-    inputs = _features(whole.drop(columns=[c for c in (target, client_column) if c]), rows[0], data_dir)
-    own = Examples(inputs[rows[0]], labels[rows[0]], groups if groups is None else groups[rows[0]])
-    numbers = labels.is_floating_point()
-    return Task(
-        train=own,
-        test=Examples(inputs[rows[1]], labels[rows[1]]),
-        models={"mlp": mlp, "linear": linear},
-        metrics="loss" if numbers else ACCURACY,
+        _refuse_no_column(train, client_column, "client-column", data_dir)
+    whole = train
+    if test is not None:
+        _refuse_no_column(test, target, "target", data_dir)
+        whole = pd.concat([train, test.drop(columns=client_column, errors="ignore")], ignore_index=True)
+    beside = [column for column in (target, client_column) if column]
+    for part in (whole.drop(columns=client_column or []), train):
+        _refuse_gaps(part, data_dir)
+    targets, classes = _targets(whole[target])
+    rows, tested = divided(targets) if test is None else torch.arange(len(whole)).tensor_split([len(train)])
+    inputs = _features(whole.drop(columns=beside), rows, data_dir)
+    groups = torch.from_numpy(pd.factorize(train[client_column], sort=True)[0])[rows] if client_column else None
+    return supervised(
+        Examples(inputs[rows], targets[rows], groups),
+        Examples(inputs[tested], targets[tested]),
+        targets.is_floating_point(),
+        {"mlp": mlp, "linear": linear},
         fixed={"features": inputs.shape[1], "classes": classes},
-        loss=squared_error if numbers else cross_entropy_of_all,
     )
-
-
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error of outputs (batch, 1) for targets (batch,)."""
-    return torch.nn.functional.mse_loss(outputs.squeeze(-1), targets)
 
 
 def _tables(place: Path) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
@@ -88,7 +73,7 @@ def _tables(place: Path) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     if not place.is_dir():
         return _table(place), None
     files = {path.name.split(".")[0]: path for path in sorted(place.iterdir()) if path.name.endswith(SUFFIXES)}
-    if test := test_name(files):
+    if test := name_of_test(files):
         return _table(files[TRAIN]), _table(files[test])
     if len(files) != 1:
         rule = f"must have one table ({', '.join(SUFFIXES)}), or train and test"
@@ -113,6 +98,12 @@ def _table(path: Path) -> "pd.DataFrame":
     if len(table) < 2:
         raise DataError(f"{path}: must have rows, got {len(table)}")
     return table
+
+
+def _refuse_no_column(table: "pd.DataFrame", column: str, key: str, place: Path) -> None:
+    if column not in table:
+        there = brief(", ".join(map(str, table.columns)))
+        raise DataError(f"{place}: must have the column {quoted(column)} ({key}), got {there}")
 
 
 def _refuse_gaps(table: "pd.DataFrame", place: Path) -> None:

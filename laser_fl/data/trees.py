@@ -34,6 +34,16 @@ def tensors_of(tree: Tree) -> Iterator[Tensor]:
             yield from tensors_of(value)
 
 
+def with_clients_axis(tree: Tree) -> Tree:
+    """Return the tensors of one client with a leading clients axis."""
+    return mapped(lambda tensor: tensor.unsqueeze(0), tree)
+
+
+def of_one_client(tree: Tree) -> Tree:
+    """Return the tensors of the first client, without the clients axis."""
+    return mapped(lambda tensor: tensor[0], tree)
+
+
 def joined(trees: Sequence[Tree]) -> Tree:
     """Concatenate trees of one form, tensor by tensor."""
     first = trees[0]

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.data.task import Task, cross_entropy_of_all
-from laser_fl.data.trees import Tree, mapped, tensors_of
+from laser_fl.data.trees import Tree, of_one_client, tensors_of, with_clients_axis
 from laser_fl.federated.traced import Traced
 from laser_fl.models.base import Network, outputs_of
 from laser_fl.shapes import Float
@@ -52,10 +52,8 @@ class Differentiation:
         """
         clients = len(next(tensors_of(inputs)))
         if clients == 1:
-            first = {n: w[0] for n, w in weights.items()} if own_weights else weights
-            return self._one(
-                first, {n: b[0] for n, b in buffers.items()}, *(mapped(_first, t) for t in (inputs, targets))
-            )
+            own = of_one_client(weights) if own_weights else weights
+            return self._one(own, *map(of_one_client, (buffers, inputs, targets)))
         batched = self._of_own_weights if own_weights else self._of_shared_weights
         with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
             gradients, (losses, after) = batched(weights, buffers, inputs, targets)
@@ -66,7 +64,7 @@ class Differentiation:
         loss, after = self._loss(leaves, buffers, inputs, targets)
         gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         one = dict(zip(leaves, gradients, strict=True))
-        return Computed(_as_row(one), _as_row(after), loss.detach().double().unsqueeze(0))
+        return Computed(with_clients_axis(one), with_clients_axis(after), loss.detach().double().unsqueeze(0))
 
     def _batched(self, weights: int | None) -> Callable[..., Any]:
         """Build the function that computes gradients, losses and buffers of many clients.
@@ -91,11 +89,3 @@ def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     """Return the config's precision for forward passes; weights and gradients stay in float32."""
     enabled = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def _first(tensor: Tensor) -> Tensor:
-    return tensor[0]
-
-
-def _as_row(tensors: Tensors) -> Tensors:
-    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}

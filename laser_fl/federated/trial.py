@@ -14,7 +14,7 @@ from laser_fl.config import RunConfig
 from laser_fl.data.examples import Examples
 from laser_fl.data.metrics import IGNORED
 from laser_fl.data.task import Task, cross_entropy_of_all
-from laser_fl.data.trees import Tree, mapped
+from laser_fl.data.trees import Tree, mapped, of_one_client, with_clients_axis
 from laser_fl.errors import ConfigError, DataError, LaserError, brief, quoted, reason_of
 from laser_fl.federated.differentiation import Differentiation, autocast
 from laser_fl.federated.evaluation import evaluate, measured
@@ -34,7 +34,8 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
         config: of the run.
 
     Raises:
-        ConfigError: the model has no weights.
+        ConfigError: the model has no weights, or some of another type than float32 and float64, or a batch norm without
+            a momentum.
         DataError: data, model, loss and metrics do not fit together.
     """
     _refuse_model(network)
@@ -66,7 +67,7 @@ def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
         network: as there.
         config: of the run.
     """
-    inputs, targets = (mapped(_as_row, part) for part in _batch(task, network, config.batch_size))
+    inputs, targets = map(with_clients_axis, _batch(task, network, config.batch_size))
     exact = config.model_copy(update={"precision": "float32"})  # rounding must not look like a difference
     differentiate = Differentiation(task, network, exact)
     network.module.train()
@@ -116,7 +117,8 @@ def _batch(task: Task, network: Network, count: int) -> tuple[Tree, Tree]:
     inputs, targets = (mapped(lambda tensor: tensor.to(device), part) for part in _first(task.train, count))
     if task.augment is not None:
         with _naming("augment: cannot be applied to the inputs"):
-            inputs = mapped(_out_of_row, task.augment(mapped(_as_row, inputs), [torch.Generator().manual_seed(0)]))
+            generators = [RandomStreams(0).generator("trial")]
+            inputs = of_one_client(task.augment(with_clients_axis(inputs), generators))
     with _naming("prepare: cannot be applied to the inputs"):
         return task.prepare(inputs) if task.prepare else inputs, targets
 
@@ -169,14 +171,6 @@ def _cloned(tensors: Tensors) -> Tensors:
 
 def _rows(tensors: Tensors, count: int) -> Tensors:
     return {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in tensors.items()}
-
-
-def _as_row(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(0)
-
-
-def _out_of_row(tensor: Tensor) -> Tensor:
-    return tensor[0]
 
 
 def _twice(tensor: Tensor) -> Tensor:

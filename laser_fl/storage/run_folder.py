@@ -5,8 +5,8 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -178,6 +178,15 @@ class RunFolder(Callback):
         self._spectra += [moment | {"block": name, "energy": value} for name, value in server.spectrum.items()]
         self._write_tables(server)
         call(self._tracker, "on_evaluation", server, metrics)
+
+    @contextmanager
+    def recording_failure(self, server: Server) -> Iterator[None]:
+        """Write the records of the rounds in the body where these end with an error, which passes."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(server, error)
+            raise
 
     def finish(self, server: Server) -> dict[str, Any]:
         """Write the final weights and the summary of a completed run. Returns the summary."""

@@ -30,9 +30,6 @@ def run(config: RunConfig, out: Path, callbacks: Sequence[Callback] = ()) -> dic
     engine = InProcess(setup)
     others = [*built(config), *callbacks]
     folder = RunFolder(out, config, "in-process", others)
-    try:
+    with folder.recording_failure(engine.server):
         train(engine.server, engine.advance, setup.evaluate, [folder, *others])
-    except BaseException as error:
-        folder.fail(engine.server, error)
-        raise
     return folder.finish(engine.server)

@@ -6,10 +6,11 @@ import pytest
 
 from laser_fl.callbacks import Callback
 from laser_fl.config import parse
-from laser_fl.errors import ConfigError, LaserError
+from laser_fl.errors import ConfigError
 from laser_fl.storage.checkpoint import Checkpoints
 from laser_fl.storage.resume import about, lengthened
 from simulations.engines import in_process
+from tests.helpers import Stop, StoppedError
 
 SHORT = {
     "model": "linear", "clients": 3, "batch-size": 8, "rounds": 24, "evaluate-every": 1, "evaluate-examples": 100,
@@ -17,21 +18,6 @@ SHORT = {
     "patience": 6, "plateau-patience": 2, "monitor": "test_accuracy",
 }  # fmt: skip
 SAME = ("weights.safetensors", "metrics.csv", "ledger.csv", "best.safetensors")
-
-
-class StoppedError(LaserError):
-    pass
-
-
-class Stop(Callback):
-    """Ends a run after a round as an error would."""
-
-    def __init__(self, round):
-        self.round = round
-
-    def on_round(self, server, seconds):
-        if server.round == self.round:
-            raise StoppedError
 
 
 def run(path, resume=False, also=(), **options):

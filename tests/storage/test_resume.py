@@ -13,7 +13,6 @@ from flwr.app import Context, RecordDict
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from laser_fl.callbacks import Callback
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, LaserError, TrainingError
 from laser_fl.federated.server import Server
@@ -25,7 +24,7 @@ from simulations.engines import in_process
 from strategies.server_app import app as server_app
 from tests.effort import pairs
 from tests.grids import FakeGrid
-from tests.helpers import BECOMES_LASER, VARIANTS
+from tests.helpers import BECOMES_LASER, VARIANTS, Stop, StoppedError
 
 SHORT = {
     "model": "linear", "clients": 5, "batch-size": 16, "rounds": 14, "evaluate-every": 3, "checkpoint-every": 4,
@@ -51,21 +50,6 @@ CASES = {
 }
 KILL = int(os.environ.get("LASER_FL_KILL", "0"))  # chooses when the killed runs are killed
 SAME = ("weights.safetensors", "metrics.csv", "ledger.csv")
-
-
-class StoppedError(LaserError):
-    pass
-
-
-class Stop(Callback):
-    """Ends a run after a round as an error would."""
-
-    def __init__(self, round):
-        self.round = round
-
-    def on_round(self, server, seconds):
-        if server.round == self.round:
-            raise StoppedError
 
 
 def run(path, resume=False, callbacks=(), **options):
