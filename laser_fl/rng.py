@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 Device = torch.device | str
 
@@ -18,10 +19,13 @@ Device = torch.device | str
 class RandomStreams:
     """All randomness of a run.
 
-    seed: the run's seed, >= 0.
+    seed: the run's seed, >= 0. shared: the device of draws that both sides of the air make alike; a GPU only where both
+    are in one process. on_cpu: True where noise is drawn on the CPU, too, so that it is the same on all devices.
     """
 
     seed: int
+    shared: str = "cpu"
+    on_cpu: bool = False
 
     def key(self, purpose: str, *index: int) -> int:
         """Hash (seed, purpose, index) to 63 bits.
@@ -38,6 +42,12 @@ class RandomStreams:
         CPU and GPU generators of one key draw different numbers.
         """
         return torch.Generator(device).manual_seed(self.key(purpose, *index))
+
+    def normal_like(self, like: Tensor, purpose: str, *index: int) -> Tensor:
+        """Draw noise of unit variance, of the shape, type and device of `like`, where that one's device draws it."""
+        device = torch.device("cpu") if self.on_cpu else like.device
+        generator = self.generator(purpose, *index, device=device)
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
     @contextmanager
     def torch_global(self, purpose: str, *index: int, device: Device = "cpu") -> Iterator[None]:

@@ -101,7 +101,9 @@ WRONG = [
     ),
     ({"tokens": "words"}, "tokens: must be 'bytes' or 'gpt2', got 'words'"),
     ({"width": 0}, "width: must be greater than or equal to 1, got 0"),
-    ({"client-batching": "all"}, "client-batching: must be 'auto', 'vmap' or 'loop', got 'all'"),
+    ({"client-batching": "all"}, "client-batching: must be 'auto', 'vmap', 'loop' or 'graph', got 'all'"),
+    ({"deterministic": "yes"}, "deterministic: must be true or false, got 'yes'"),
+    ({"rng-device": "cuda"}, "rng-device: must be 'auto' or 'cpu', got 'cuda'"),
     ({"out-dir": 3}, "out-dir: must be a valid string, got 3"),
 ]
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from laser_fl.blocks import Tensors, norms
 from laser_fl.errors import TrainingError
@@ -84,11 +83,7 @@ def _noisy(weights: Tensors, std: float, clients: Sequence[int], ctx: RoundConte
     if std == 0 or not clients:
         return {name: w.unsqueeze(0) for name, w in weights.items()}
     flat = torch.cat([w.flatten() for w in weights.values()])
-    received = torch.stack([flat + std * _draw(flat, client, ctx) for client in clients])
+    noise = (ctx.streams.normal_like(flat, "downlink noise", ctx.round, client) for client in clients)
+    received = torch.stack([flat + std * one for one in noise])
     parts = torch.split(received, [w.numel() for w in weights.values()], dim=1)
     return {name: part.reshape(-1, *w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)}
-
-
-def _draw(like: Tensor, client: int, ctx: RoundContext) -> Tensor:
-    generator = ctx.streams.generator("downlink noise", ctx.round, client, device=like.device)
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 from laser_fl.registry import KINDS
@@ -59,6 +59,13 @@ def path(name: str) -> str:
     return name
 
 
+def flag(value: object) -> bool:
+    """Return a truth value, or that of its text. Raises ValueError for another value."""
+    if value not in (True, False, "true", "false") or (isinstance(value, int) and not isinstance(value, bool)):
+        raise ValueError("must be true or false")
+    return value in (True, "true")
+
+
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNone = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
@@ -67,6 +74,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Power = Annotated[float, AfterValidator(power)]
 NormBound = Annotated[float, AfterValidator(norm_bound)]
 Device = Annotated[str, AfterValidator(device)]
+Flag = Annotated[bool, BeforeValidator(flag)]
 PathName = Annotated[str, AfterValidator(path)]
 Number = Annotated[float, AfterValidator(a_number)]
 
@@ -78,7 +86,7 @@ TEXTS: Mapping[Any, str] = {
     a_number: "a number, -inf or inf",
 }
 SIGNS = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
-NAMES = {int: "an integer", float: "a number", str: "a text", NoneType: "nothing"}
+NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text", NoneType: "nothing"}
 
 
 def rule_text(kind: Any, notes: tuple[Any, ...]) -> str:

@@ -7,13 +7,23 @@ import math
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from laser_fl.config.part_options import DECLARED, PartOptions
 from laser_fl.config.rules import (
     Count,
     CountOrNone,
     Device,
+    Flag,
     Fraction,
     NonNegative,
     NormBound,
@@ -89,6 +99,9 @@ class AirConfig(BaseModel):
     learning_rate: Positive = Field(0.02, description="the server's step size")
     momentum: Fraction = Field(0.0, description="momentum of sgd; adamw takes (0.9, 0.95)")
     seed: int = Field(0, ge=0, lt=2**63, description="the key of all randomness")
+    rng_device: Literal["auto", "cpu"] = Field(
+        "auto", description="device that draws noise and indices; auto: where they are needed; cpu: alike everywhere"
+    )
     norm_cap: NormBound = Field(
         math.inf,
         description="norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; "
@@ -128,9 +141,12 @@ class RunConfig(ServerConfig, PartOptions):
 
     task: Annotated[str, part("task", unlisted=OWN)] = Field("mnist-5k", description="data, loss and metric")
     model: str = Field("mlp", description="network, one of the task's, or library:name; auto: the task's first")
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = Field(
         "float32",
-        description="type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere",
+        description=(
+            "arithmetic of forward and backward passes; tf32: float32 with products of 10 bits on GPUs; auto: bfloat16 "
+            "on GPUs, float32 elsewhere"
+        ),
     )
     partition: Annotated[str, part("partition")] = Field(
         "iid", description="distribution of the examples over the clients"
@@ -141,8 +157,12 @@ class RunConfig(ServerConfig, PartOptions):
     evaluate_clients: Fraction = Field(
         0.0, description="share of each client's examples that is held out from training; a client keeps at least one"
     )
-    client_batching: Literal["auto", "vmap", "loop"] = Field(
-        "auto", description="clients in one batched call, or one by one; auto: the faster for the model"
+    client_batching: Literal["auto", "vmap", "loop", "graph"] = Field(
+        "auto",
+        description=(
+            "clients in one batched call (vmap), one by one (loop), or one by one by a CUDA graph; auto: the faster "
+            "for the model, measured on GPUs"
+        ),
     )
     batch_size: Count = Field(32, description="examples per client and micro-step")
     accumulation_steps: Count = Field(1, description="micro-steps per local step")
@@ -174,6 +194,9 @@ class RunConfig(ServerConfig, PartOptions):
     )
     reply_timeout: Positive = Field(3600.0, description="longest wait for a node's reply, in seconds")
     device: Device = Field("cpu", description="auto, cpu, cuda or cuda:N")
+    deterministic: Flag = Field(
+        False, description="true: a GPU repeats a run bit by bit, and is slower; a CPU does so anyway"
+    )
     data_workers: CountOrNone = Field(
         0, description="processes that read ahead, for data sets that do not fit into tensors; 0: none"
     )
@@ -183,8 +206,8 @@ class RunConfig(ServerConfig, PartOptions):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_values(cls, value: Any) -> Any:
-        if isinstance(value, bool):
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name != "deterministic":
             raise ValueError("must be a number or a text")
         return value
 

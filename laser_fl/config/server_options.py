@@ -60,6 +60,9 @@ class AirOptions(TypedDict, total=False):
     """momentum of sgd; adamw takes (0.9, 0.95) (default 0.0)."""
     seed: int
     """the key of all randomness (default 0)."""
+    rng_device: Literal["auto", "cpu"]
+    """device that draws noise and indices; auto: where they are needed; cpu: alike everywhere (default
+    'auto')."""
     norm_cap: float
     """norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; inf: none
     (default inf)."""
@@ -106,9 +109,9 @@ class RunOptions(ServerOptions, total=False):
     """evaluations in a row without a better score after which reduce-on-plateau acts (default 2)."""
     plateau_factor: float
     """factor by which reduce-on-plateau multiplies the learning rate (default 0.5)."""
-    precision: Literal["float32", "bfloat16", "auto"]
-    """type of forward and backward passes (autocast); auto: bfloat16 on GPUs, float32 elsewhere (default
-    'float32')."""
+    precision: Literal["float32", "tf32", "bfloat16", "auto"]
+    """arithmetic of forward and backward passes; tf32: float32 with products of 10 bits on GPUs; auto: bfloat16
+    on GPUs, float32 elsewhere (default 'float32')."""
     partition: str
     """distribution of the examples over the clients (default 'iid')."""
     empty_clients: Literal["refuse", "skip"]
@@ -117,8 +120,9 @@ class RunOptions(ServerOptions, total=False):
     evaluate_clients: float
     """share of each client's examples that is held out from training; a client keeps at least one (default
     0.0)."""
-    client_batching: Literal["auto", "vmap", "loop"]
-    """clients in one batched call, or one by one; auto: the faster for the model (default 'auto')."""
+    client_batching: Literal["auto", "vmap", "loop", "graph"]
+    """clients in one batched call (vmap), one by one (loop), or one by one by a CUDA graph; auto: the faster for
+    the model, measured on GPUs (default 'auto')."""
     batch_size: int
     """examples per client and micro-step (default 32)."""
     accumulation_steps: int
@@ -144,5 +148,7 @@ class RunOptions(ServerOptions, total=False):
     """longest wait for a node's reply, in seconds (default 3600.0)."""
     device: str
     """auto, cpu, cuda or cuda:N (default 'cpu')."""
+    deterministic: bool
+    """true: a GPU repeats a run bit by bit, and is slower; a CPU does so anyway (default False)."""
     data_workers: int
     """processes that read ahead, for data sets that do not fit into tensors; 0: none (default 0)."""

@@ -51,6 +51,7 @@ class _Exchange(BaseModel):
     averaged: Index
     bits: tuple[Real, ...]
     seed: Index
+    noise_on_cpu: bool = False
     blocks: Json[list[tuple[BlockName, Shape, bool]]]
 
     @model_validator(mode="after")
@@ -70,8 +71,8 @@ class _Exchange(BaseModel):
     def context(self) -> RoundContext:
         return RoundContext(
             blocks=tuple(Block(name, shape, turned) for name, shape, turned in self.blocks),
-            streams=RandomStreams(self.seed),
-            **self.model_dump(exclude={"blocks", "seed"}),
+            streams=RandomStreams(self.seed, on_cpu=self.noise_on_cpu),
+            **self.model_dump(exclude={"blocks", "seed", "noise_on_cpu"}),
         )
 
 
@@ -237,6 +238,7 @@ def _write_context(ctx: RoundContext) -> dict[str, Any]:
         "averaged": ctx.averaged,
         "bits": list(ctx.bits),
         "seed": ctx.streams.seed,
+        "noise-on-cpu": ctx.streams.on_cpu,
         "blocks": json.dumps([(block.name, block.shape, block.transposed) for block in ctx.blocks]),
     }
 
