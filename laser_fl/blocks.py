@@ -1,6 +1,6 @@
-"""A model's tensors as named blocks, each block as a matrix; rows of clients, and their norms."""
+"""A model's tensors as named blocks, each as a matrix; rows of clients, their norms, and the way to and from a GPU."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.errors import ConfigError, quoted
-from laser_fl.shapes import Float, Float64, Shaped
+from laser_fl.shapes import Float, Float64, Int64, Shaped
 
 Tensors = dict[str, Tensor]
 
@@ -106,14 +106,50 @@ def num_values(tensors: Tensors) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def pick(tensors: Tensors, rows: list[int]) -> Tensors:
-    """Return some rows of each tensor; the tensors themselves where these are all rows."""
-    if all(len(tensor) == len(rows) for tensor in tensors.values()):
-        return tensors
-    return {name: tensor[rows] for name, tensor in tensors.items()}
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on `device`; a copy to a GPU does not wait until the GPU has done its work so far."""
+    if torch.device(device).type == "cpu" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Tensors:
+def to_host(*tensors: Tensor) -> list[Tensor]:
+    """Return real tensors, of any shapes, as float64 on the CPU; from a GPU in one transfer, which waits once."""
+    if not any(tensor.is_cuda for tensor in tensors):
+        return [tensor.double() for tensor in tensors]
+    device = next(tensor.device for tensor in tensors if tensor.is_cuda)
+    flat = torch.cat([to_device(tensor, device).double().flatten() for tensor in tensors]).cpu()
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def index_of(rows: Sequence[int], device: torch.device | str) -> Int64[Tensor, " rows"]:
+    """Return row numbers as an index on `device`."""
+    return to_device(torch.tensor(rows, dtype=torch.int64), device)
+
+
+def take(tensors: Tensors, rows: Sequence[int]) -> Tensors:
+    """Return some rows of each tensor, in the order of `rows`."""
+    if not tensors:
+        return {}
+    index = index_of(rows, next(iter(tensors.values())).device)
+    return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
+
+
+def pick(tensors: Tensors, rows: Sequence[int]) -> Tensors:
+    """Return some rows of each tensor; the tensors themselves where these, rising, are all rows."""
+    return tensors if all(len(tensor) == len(rows) for tensor in tensors.values()) else take(tensors, rows)
+
+
+def put(tensors: Tensors, rows: Sequence[int], changed: Tensors) -> None:
+    """Overwrite some rows of each tensor, in place, with those of `changed`, in the order of `rows`."""
+    if changed:
+        index = index_of(rows, next(iter(changed.values())).device)
+        for name, new in changed.items():
+            tensors[name].index_copy_(0, index, new)
+
+
+def place(tensors: Tensors, rows: Sequence[int], changed: Tensors, count: int) -> Tensors:
     """Return tensors of `count` rows, of which `rows` are those of `changed`; the others stay as before.
 
     Args:
@@ -124,10 +160,8 @@ def place(tensors: Tensors, rows: list[int], changed: Tensors, count: int) -> Te
     """
     if len(rows) == count:
         return changed
-    index, result = torch.tensor(rows, dtype=torch.long), {}
-    for name, new in changed.items():
-        before = tensors[name] if name in tensors else new.new_zeros(count, *new.shape[1:])
-        result[name] = before.index_copy_(0, index.to(new.device), new)
+    result = {n: tensors[n] if n in tensors else new.new_zeros(count, *new.shape[1:]) for n, new in changed.items()}
+    put(result, rows, changed)
     return result
 
 

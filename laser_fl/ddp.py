@@ -104,6 +104,8 @@ class RankOverTheAir(OverTheAir):
     It carries out the clients' half of a round for its own rank alone, and the server's half as every rank does.
     """
 
+    alone = False
+
     def __init__(self, weights: Mapping[str, Tensor], group: dist.ProcessGroup, **options: Any) -> None:
         """Prepare the first round, on all ranks of the group at once.
 
@@ -164,7 +166,7 @@ class RankOverTheAir(OverTheAir):
             if gradients is not None and air.scheme.traits.error_feedback and not self._memory:
                 self._memory = {name: g.new_zeros(g.shape) for name, g in gradients.items()}
             instructions = Instructions(air.scheme, air.shared, here, air.norm_clipper.norm_bounds)
-            loss = torch.zeros(1, dtype=torch.float64)
+            loss = torch.zeros(1, dtype=torch.float64, device=self._like.device)
             client_update, self._memory = encode_update(instructions, gradients, loss, self._memory, in_place=True)
         air.accounting.broadcast_floats += num_values(air.shared)
         gathered = self._gather(client_update, intact, ctx)

@@ -47,6 +47,8 @@ class OverTheAir:
         True
     """
 
+    alone = True  # all clients are in this process
+
     def __init__(
         self,
         model: nn.Module | Mapping[str, Tensor],
@@ -83,6 +85,8 @@ class OverTheAir:
         weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
         schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
         self._air = AirInterface(config, weights, schedule, transposed, sizes)
+        if self.alone:
+            self._air.draw_here()
         receiver = update_filter_of(config, self._air.scheme)
         _refuse_unknown_length(config, receiver, rounds)
         self._filter = UPDATE_FILTERS.load(receiver)
@@ -190,7 +194,7 @@ class OverTheAir:
             self._memory = {n: g.new_zeros(clients, *g.shape[1:]) for n, g in gradients.items()}
         air.accounting.broadcast_floats += num_values(air.shared)
         instructions = Instructions(air.scheme, air.shared, ctx, air.norm_clipper.norm_bounds)
-        losses = torch.zeros(len(rows), dtype=torch.float64)
+        losses = torch.zeros(len(rows), dtype=torch.float64, device=self._like.device)
         client_update, memory = encode_update(instructions, gradients, losses, pick(self._memory, rows), in_place=True)
         self._memory = place(self._memory, rows, memory, clients)
         air.count_reports(client_update)
@@ -212,8 +216,9 @@ class OverTheAir:
             rows[block.name] = gradient if len(gradient) == len(participants) else gradient[list(participants)]
         if unknown := gradients.keys() - rows.keys():
             raise TrainingError(f"gradients: must be of the model's parameters, got {quoted(sorted(unknown)[0])}, too")
-        if broken := [name for name, gradient in rows.items() if not gradient.isfinite().all()]:
-            raise TrainingError(f"gradients: must be finite, got others for {broken[0]}")
+        finite = torch.stack([gradient.isfinite().all() for gradient in rows.values()]).tolist()
+        if not all(finite):
+            raise TrainingError(f"gradients: must be finite, got others for {list(rows)[finite.index(False)]}")
         return rows
 
     def _memory_kinds(self) -> dict[str, tuple[torch.Size, torch.dtype]]:

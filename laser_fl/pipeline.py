@@ -22,7 +22,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norms
+from laser_fl.blocks import Tensors, as_rows, norms, pick, put, take, to_host
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.clipping import along, clip_factors, refuse_overflow, without_broken
@@ -86,14 +86,20 @@ class ClientUpdate:
         """The update of no participants."""
         return cls.in_outage(torch.zeros(0, dtype=torch.float64), {})
 
+    @property
+    def reported(self) -> "ClientUpdate":
+        """The same update with norms and losses on the CPU, where the server looks at them."""
+        signal_norms, gradient_norms, losses = to_host(self.signal_norms, self.gradient_norms, self.losses)
+        return replace(self, signal_norms=signal_norms, gradient_norms=gradient_norms, losses=losses)
+
     def of(self, participants: list[int], transmitters: list[int]) -> "ClientUpdate":
         """Some of its rows, in their order; nothing is in flight at the server."""
         return ClientUpdate(
-            {name: signal[transmitters] for name, signal in self.signals.items()},
+            take(self.signals, transmitters),
             self.signal_norms[transmitters],
             self.gradient_norms[transmitters],
             self.losses[participants],
-            {name: buffer[participants] for name, buffer in self.buffers.items()},
+            take(self.buffers, participants),
         )
 
 
@@ -126,9 +132,8 @@ def encode_update(
 ) -> tuple[ClientUpdate, Tensors]:
     """Correct the gradients, encode them, and keep the difference in the memory: the clients' half of an exchange.
 
-    A signal whose norm is above its bound is sent at the bound. The excess stays in the memory where the scheme has
-    error feedback, and is lost elsewhere. A gradient that is not finite does not enter the memory; its client reports a
-    loss of NaN, and is left out of the round.
+    A gradient that is not finite does not enter the memory; its client reports a loss of NaN, and is left out of the
+    round.
 
     Args:
         instructions: of the server.
@@ -146,17 +151,59 @@ def encode_update(
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
     """
-    scheme, ctx = instructions.scheme, instructions.context
-    remembers, buffers, losses = scheme.traits.error_feedback, buffers or {}, losses.double()
-    if remembers and gradients is not None:
+    if not instructions.scheme.traits.error_feedback:
+        return encode(instructions, gradients or {}, losses.double(), buffers), {}
+    if not in_place:
+        memory, gradients = _copied(memory), gradients and _copied(gradients)
+    losses = losses.double()
+    if gradients is not None:
+        memory, losses = correct(memory, gradients, losses)
+    return encode(instructions, memory, losses, buffers), memory
+
+
+def correct(memory: Tensors, gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
+    """Add gradients to the memory in place, but those of clients with a value that is not finite.
+
+    Args:
+        memory: per block (clients, *shape); a missing block is the gradient itself, which is contiguous then.
+        gradients: per block (clients, *shape).
+        losses: (clients,).
+
+    Returns:
+        The corrected gradients, and the losses, NaN for the clients that were left out.
+    """
+    if gradients:
         gradients, losses = without_broken(gradients, losses)
-    corrected = _correct(memory, gradients, in_place) if remembers else gradients or {}
+    known = [name for name in gradients if name in memory]
+    if known:
+        torch._foreach_add_([memory[name] for name in known], [gradients[name] for name in known])
+    return {name: memory.get(name, gradient) for name, gradient in gradients.items()}, losses
+
+
+def encode(
+    instructions: Instructions, corrected: Tensors, losses: Tensor, buffers: Tensors | None = None
+) -> ClientUpdate:
+    """Encode corrected gradients. With error feedback they become the next memory, in place.
+
+    A signal whose norm is above its bound is sent at the bound. The excess stays in the memory where the scheme has
+    error feedback, and is lost elsewhere.
+
+    Args:
+        instructions: of the server.
+        corrected: per block (participants, *shape), contiguous.
+        losses: (participants,).
+        buffers: (participants, *shape).
+
+    Raises:
+        TrainingError: a block of the model has no gradient.
+    """
+    scheme, ctx, buffers = instructions.scheme, instructions.context, buffers or {}
     if missing := [block.name for block in ctx.blocks if block.name not in corrected]:
         raise TrainingError(f"round {ctx.round + 1}: there is no gradient for the blocks {', '.join(missing)}")
     if not ctx.transmitters:
-        return ClientUpdate.in_outage(losses, buffers), corrected if remembers else {}
+        return ClientUpdate.in_outage(losses, buffers)
     rows = _rows_of(ctx.transmitters, ctx.participants)
-    sending = corrected if rows is None else {name: m[rows] for name, m in corrected.items()}
+    sending = corrected if rows is None else pick(corrected, rows)
     encoded = _encode(sending, instructions)
     excess: Tensors = {}
     bounds = instructions.norm_bounds
@@ -167,10 +214,10 @@ def encode_update(
         excess = {name: m - clipped[name] for name, m in sending.items()}
         sending, encoded = clipped, _encode(clipped, instructions)
     update = ClientUpdate(encoded.signals, encoded.signal_norms, encoded.gradient_norms, losses, buffers)
-    if not remembers:
-        return update, {}
+    if not scheme.traits.error_feedback:
+        return update
     _subtract(encoded.approximations, sending, excess, corrected, rows)
-    return replace(update, in_flight=(InFlight(ctx.transmitters, encoded.approximations),)), corrected
+    return replace(update, in_flight=(InFlight(ctx.transmitters, encoded.approximations),))
 
 
 def aggregate_updates(
@@ -284,15 +331,6 @@ def _encode(sending: Tensors, instructions: Instructions) -> _Encoded:
     return _Encoded(signals, signal_norms, gradient_norms, approximations)
 
 
-def _correct(memory: Tensors, gradients: Tensors | None, in_place: bool) -> Tensors:
-    """Add the gradients to the memory, into contiguous tensors that may be changed."""
-    if not in_place:
-        memory, gradients = _copied(memory), gradients and _copied(gradients)
-    if gradients is None:
-        return memory
-    return {name: memory[name].add_(g) if name in memory else g for name, g in gradients.items()}
-
-
 def _rows_of(transmitters: tuple[int, ...], participants: tuple[int, ...]) -> list[int] | None:
     """Find the transmitters' rows among the participants'; None where all transmit."""
     if transmitters == participants:
@@ -318,6 +356,9 @@ def _subtract(
     """
     for name, approximation in approximations.items():
         approximation.subtract_from_(sending[name])
-        difference = sending[name] + excess[name] if excess else sending[name]
-        if difference is not corrected[name]:
-            corrected[name][slice(None) if rows is None else rows] = difference
+    left = {name: sending[name] + excess[name] if excess else sending[name] for name in approximations}
+    if rows is not None:
+        put(corrected, rows, left)
+    elif excess:
+        for name, difference in left.items():
+            corrected[name].copy_(difference)

@@ -66,8 +66,8 @@ def own_loop(**keys):
         weighed.append({name: tensor.clone() for name, tensor in update.items()})
         return update, state
 
-    def compute(trainer, broadcast):
-        one = original(trainer, broadcast)
+    def compute(trainer, *asked):
+        one = original(trainer, *asked)
         computed.append({name: gradient.clone() for name, gradient in one.gradients.items()})
         return one
 

@@ -11,15 +11,16 @@ small signals leave the range of float32; no rounding depends on it.
 Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the channel state is ours.
 """
 
-from math import prod
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norm
+from laser_fl.blocks import Tensors, as_rows, norm, to_device, to_host
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.schemes.base import Received, RoundContext
-from laser_fl.shapes import Float, Float64
+from laser_fl.shapes import Float, Float64, Int64
 
 PIECE = 1 << 19  # values of all clients that walk at once
 
@@ -49,31 +50,26 @@ def transmit(
     amplitude = amplitudes(strongest, power)
     unit = units(amplitude, strongest)
     amplitude /= unit
-    client_power = torch.zeros_like(precoding)
-    signal_energy, noise_energy = client_power.new_zeros(2)
-    scales = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0)
     noise_std = ctx.noise_std * channel_state.noise_scale
-    levels = noise_std / unit
-    stds = levels * scales
-    noiseless = noise_std == 0
-    estimates = [s.new_zeros(s.shape[1:]) for s in signals.values()] if noiseless else draw_noise(signals, ctx)
-    walk = zip(signals.values(), estimates, unit, amplitude, scales, levels, stds, strict=True)
-    for signal, y, one, a, scale, level, std in walk:
-        factor = (a * precoding).to(signal.dtype).unsqueeze(1)
-        rows = as_rows(signal)
-        columns = _columns(rows)
-        pieces = zip(torch.split(rows, columns, dim=1), torch.split(y.view(1, -1), columns, dim=1), strict=True)
-        for piece, here in pieces:
-            transmitted = piece * factor
-            client_power += (norm(transmitted) * one).square()
-            arrived = transmitted if aligned else transmitted.mul_(gain.to(signal.dtype).unsqueeze(1))
-            summed = arrived.sum(dim=0, keepdim=True)
-            signal_energy += (norm(summed)[0] * scale).square()
-            here.mul_(level).add_(summed).mul_(scale)
-        noise_energy += std.square() * y.numel()
-    uses = sum(y.numel() for y in estimates)
-    spent = ChannelUsage(client_power.cpu(), uses, uses, float(signal_energy), float(noise_energy))
-    return Received(dict(zip(signals, estimates, strict=True)), dict(zip(signals, stds, strict=True))), spent
+    scale, level = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0), noise_std / unit
+    std, sizes = level * scale, [signal[0].numel() for signal in signals.values()]
+    like = next(iter(signals.values()))
+    received = draw_noise(signals, ctx) if noise_std > 0 else like.new_zeros(sum(sizes))
+    numbers = precoding.unsqueeze(1) * amplitude, gain.unsqueeze(1), level.unsqueeze(0), scale.unsqueeze(0)
+    factors, gains, levels, scales = (to_device(one.to(like.dtype), like.device) for one in numbers)
+    noise_energy = sum((std.square() * torch.tensor(sizes)).tolist())
+    std, unit, scale = (to_device(one, like.device) for one in (std, unit, scale))
+    client_power, signal_energy = unit.new_zeros(len(gain)), unit.new_zeros(())
+    for piece in _pieces(signals, received):
+        transmitted = piece.signals * piece.spread(factors)
+        client_power += (piece.norms(transmitted) * unit[piece.which]).square().sum(dim=1)
+        arrived = transmitted if aligned else transmitted.mul_(gains)
+        summed = arrived.sum(dim=0, keepdim=True)
+        signal_energy += (piece.norms(summed)[0] * scale[piece.which]).square().sum()
+        piece.received.mul_(piece.spread(levels)).add_(summed).mul_(piece.spread(scales))
+    client_power, signal_energy = to_host(client_power, signal_energy)
+    spent = ChannelUsage(client_power, len(received), len(received), float(signal_energy), noise_energy)
+    return Received(apart(received, signals), dict(zip(signals, std, strict=True))), spent
 
 
 def amplitudes(
@@ -94,16 +90,53 @@ def units(
     return torch.where(middle > 0, middle / torch.frexp(middle).mantissa, 1.0)
 
 
-def draw_noise(signals: Tensors, ctx: RoundContext) -> list[Tensor]:
-    """Draw unit-variance noise shaped like each signal without its clients axis, in one call."""
-    first = next(iter(signals.values()))
-    shapes = [signal.shape[1:] for signal in signals.values()]
-    sizes = [prod(shape) for shape in shapes]
-    generator = ctx.streams.generator("channel noise", ctx.round, ctx.phase, device=first.device)
-    flat = torch.randn(sum(sizes), generator=generator, dtype=first.dtype, device=first.device)
-    return [z.view(shape) for z, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
+def draw_noise(signals: Tensors, ctx: RoundContext) -> Float[Tensor, " values"]:
+    """Draw unit-variance noise for a client's values of all signals, side by side."""
+    like = next(iter(signals.values()))
+    values = like.new_empty(sum(signal[0].numel() for signal in signals.values()))
+    return ctx.streams.normal_like(values, "channel noise", ctx.round, ctx.phase)
 
 
-def _columns(rows: Float[Tensor, "clients values"]) -> int:
-    """Choose as many columns as stay in a processor's cache on their way through the air; on a GPU all."""
-    return max(1, rows.shape[1] if rows.is_cuda else PIECE // len(rows))
+def apart(values: Float[Tensor, " values"], signals: Tensors) -> Tensors:
+    """View values that lie side by side as tensors shaped like each signal, without the clients axis."""
+    parts = torch.split(values, [signal[0].numel() for signal in signals.values()])
+    return {name: part.view(s.shape[1:]) for (name, s), part in zip(signals.items(), parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece of the air: some columns of one signal, or several whole signals side by side.
+
+    signals: of the transmitters. received: of the server, a view. which: numbers of the signals. owners: the number of
+        each column's signal, where there are several. sizes: their numbers of values.
+    """
+
+    signals: Float[Tensor, "clients values"]
+    received: Float[Tensor, "1 values"]
+    which: slice
+    sizes: list[int]
+    owners: Int64[Tensor, " values"] | None = None
+
+    def spread(self, numbers: Float[Tensor, "*clients signals"]) -> Tensor:
+        """Give each column the number of its signal."""
+        return numbers[:, self.which] if self.owners is None else numbers.index_select(1, self.owners)
+
+    def norms(self, values: Float[Tensor, "clients values"]) -> Float64[Tensor, "clients signals"]:
+        """Return the norms over each signal's columns."""
+        return torch.stack([norm(part) for part in torch.split(values, self.sizes, dim=1)], dim=1)
+
+
+def _pieces(signals: Tensors, received: Tensor) -> Iterator[_Piece]:
+    """Cut the signals into pieces that stay in a processor's cache on their way; on a GPU all are one piece."""
+    rows, sizes = [as_rows(signal) for signal in signals.values()], [s[0].numel() for s in signals.values()]
+    if received.is_cuda:
+        numbers = torch.arange(len(sizes), device=received.device)
+        lengths = to_device(torch.tensor(sizes), received.device)
+        owners = torch.repeat_interleave(numbers, lengths, output_size=len(received))
+        yield _Piece(torch.cat(rows, dim=1), received.unsqueeze(0), slice(None), sizes, owners)
+        return
+    for index, (row, here) in enumerate(zip(rows, torch.split(received, sizes), strict=True)):
+        columns = max(1, PIECE // len(row))
+        pieces = zip(torch.split(row, columns, dim=1), torch.split(here.unsqueeze(0), columns, dim=1), strict=True)
+        for some, there in pieces:
+            yield _Piece(some, there, slice(index, index + 1), [some.shape[1]])

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, to_device, to_host
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.errors import PowerError
 from laser_fl.schemes.base import Received, RoundContext
@@ -69,16 +69,19 @@ def deliver(
         row = int(excess.nonzero()[0])
         line = f"client {ctx.transmitters[row]} sent {payload[row]:.1f} bits over a link that carries {room[row]:.1f}"
         raise PowerError(f"round {ctx.round + 1}: {line}")
+    if weights is not None:
+        like = next(iter(signals.values()))
+        weights = to_device(weights.to(like.dtype), like.device)
     means = {name: _sum(signal, weights) / ctx.averaged for name, signal in signals.items()}
-    energy = sum(float(mean.double().square().sum()) for mean in means.values())
+    energy = sum(to_host(torch.stack([mean.double().square().sum() for mean in means.values()]))[0].tolist())
     spent = torch.full_like(payload, ctx.power)
-    noise_std = torch.zeros((), dtype=torch.float64)
+    noise_std = torch.zeros((), dtype=torch.float64, device=next(iter(means.values())).device)
     num_values = math.ceil(float(payload.max()) / WORD)
     return Received(means, dict.fromkeys(means, noise_std)), ChannelUsage(spent, channel_uses, num_values, energy, 0.0)
 
 
-def _sum(signal: Float[Tensor, "clients ..."], weights: Float64[Tensor, " clients"] | None) -> Float[Tensor, "..."]:
+def _sum(signal: Float[Tensor, "clients ..."], weights: Float[Tensor, " clients"] | None) -> Float[Tensor, "..."]:
     if weights is None:
         return signal.sum(dim=0)
-    total: Tensor = torch.tensordot(weights.to(signal), signal, dims=1)
+    total: Tensor = torch.tensordot(weights, signal, dims=1)
     return total

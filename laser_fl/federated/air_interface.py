@@ -68,18 +68,27 @@ class AirInterface:
         self.config, self.schedule = config, schedule
         self.population = Population.of(config, sizes)
         self.blocks = blocks_of(weights, transposed)
-        self.streams = RandomStreams(config.seed)
+        self.streams = RandomStreams(config.seed, on_cpu=config.rng_device == "cpu")
         self.scheme: Scheme = SCHEMES.build(config.strategy, config)
         ideal = self.scheme.traits.noiseless
         self.channel: Channel = CHANNELS.build("awgn" if ideal else config.channel, config)
         self._allocation = ALLOCATIONS.build(config.power_allocation, config)
         self._policy = POLICIES.build(config.power_policy, config)
         like = next(iter(weights.values()))
+        self._device = like.device
         self.shared = {n: t.to(like) for n, t in self.scheme.init(self.blocks, self.streams).items()}
         self.norm_clipper = NormClipper(config.norm_cap)
         self.ledger = Ledger()
         self.round = self.updates = 0
         refuse_outage(config, self.channel, schedule.rounds, self.streams, self.population.holders)
+
+    def draw_here(self) -> None:
+        """Draw what both sides must know on the server's device, since the clients are in the same process.
+
+        Other devices would draw other numbers; so it is not done where clients are elsewhere, or with rng-device=cpu.
+        """
+        if not self.streams.on_cpu:
+            self.streams = replace(self.streams, shared=str(self._device))
 
     @property
     def power(self) -> float:
@@ -154,6 +163,7 @@ class AirInterface:
             PowerError: a digital message does not fit into its link.
         """
         ctx, participation, clipper = self.context, self.participation, self.norm_clipper
+        client_update = client_update.reported
         result = aggregate_updates(
             client_update,
             self.shared,

@@ -1,11 +1,13 @@
 """The batches that a group of clients trains on: in memory, or read ahead of time in the order of the run."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
 from torch import Tensor
 
+from laser_fl.blocks import to_device
 from laser_fl.config import RunConfig
 from laser_fl.data.sampler import Sampler
 from laser_fl.data.streamed import Reader, Request, Streamed
@@ -16,7 +18,24 @@ from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import RoundContext
 from laser_fl.shapes import Int64
 
+EXAMPLES_AHEAD = 2048  # that a GPU is given at once
+
 Place = tuple[int, int, int]  # a batch's round, client and micro-step
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A micro-step's batches of several clients, rising."""
+
+    round: int
+    clients: tuple[int, ...]
+    batch: tuple[Tree, Tree]
+
+    def of(self, clients: tuple[int, ...]) -> tuple[Tree, Tree]:
+        """Return the rows of some clients that follow each other."""
+        start = self.clients.index(clients[0])
+        inputs, targets = (mapped(lambda t: t[start : start + len(clients)], part) for part in self.batch)
+        return inputs, targets
 
 
 class Batches:
@@ -36,6 +55,7 @@ class Batches:
         self._task, self._config, self._clients = task, config, clients
         self._sampler = task.train.sampler(config, clients)
         self._fetched: Tensor | None = None  # the last inputs; the next ones reuse their memory
+        self._ahead: dict[int, _Ahead] = {}
         self._reader = Reader(task.train, config.data_workers) if isinstance(task.train, Streamed) else None
 
     def rows(self, ctx: RoundContext) -> tuple[Int64[Tensor, "clients batch"], ...]:
@@ -43,7 +63,12 @@ class Batches:
         return torch.split(self._sampler.batch(ctx.round, ctx.participants), self._config.batch_size, dim=1)
 
     def at(
-        self, rows: Int64[Tensor, "clients batch"], ctx: RoundContext, step: int, device: Device
+        self,
+        rows: Int64[Tensor, "clients batch"],
+        ctx: RoundContext,
+        step: int,
+        device: Device,
+        together: tuple[int, ...] = (),
     ) -> tuple[Tree, Tree]:
         """Return (inputs, targets), augmented where the task asks for it, as the model reads them.
 
@@ -52,12 +77,27 @@ class Batches:
             ctx: of the round.
             step: the micro-step's number.
             device: of the model.
+            together: clients that follow each other, whose batches a GPU is given at once; the participants are among
+                them.
 
         Raises:
             DataError: an example cannot be read.
         """
+        if self._reader or not together or torch.device(device).type == "cpu":
+            return self._prepared(rows, ctx, step, device)
+        ahead = self._ahead.get(step)
+        if ahead is None or ahead.round != ctx.round or not set(ahead.clients) >= set(ctx.participants):
+            first, count = together.index(ctx.participants[0]), max(1, EXAMPLES_AHEAD // self._config.batch_size)
+            everyone = replace(ctx, participants=together[first : first + max(count, len(ctx.participants))])
+            batch = self._prepared(self.rows(everyone)[step], everyone, step, device)
+            ahead = self._ahead[step] = _Ahead(ctx.round, everyone.participants, batch)
+        return ahead.of(ctx.participants)
+
+    def _prepared(
+        self, rows: Int64[Tensor, "clients batch"], ctx: RoundContext, step: int, device: Device
+    ) -> tuple[Tree, Tree]:
         batch = self._read(rows, ctx, step) if self._reader else self._fetch(rows)
-        inputs, targets = (mapped(lambda tensor: tensor.to(device), part) for part in batch)
+        inputs, targets = (mapped(lambda tensor: to_device(tensor, device), part) for part in batch)
         if self._task.augment is not None:
             generators = [ctx.streams.generator("augment", ctx.round, client, step) for client in ctx.participants]
             inputs = self._task.augment(inputs, generators)
@@ -65,7 +105,7 @@ class Batches:
 
     def _fetch(self, rows: Int64[Tensor, "clients batch"]) -> tuple[Tree, Tree]:
         data = self._task.train
-        inputs, targets = data.at(rows.to(data.device), self._fetched)
+        inputs, targets = data.at(to_device(rows, data.device), self._fetched)
         # There may be many objects for single clients.
         self._fetched = inputs if len(rows) > 1 and isinstance(inputs, Tensor) else None
         return inputs, targets

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from laser_fl.blocks import Tensors, pick, place
+from laser_fl.blocks import Tensors, pick, place, put, take
 from laser_fl.channels.downlink import receive
 from laser_fl.errors import brief
 from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
@@ -196,12 +194,12 @@ def restore_unacknowledged(
     for in_flight in client_state.last.client_update.in_flight:
         lost = [i for i, c in enumerate(in_flight.clients) if not acknowledgements.acknowledges(c, exchange)]
         if lost:
-            rows = torch.tensor([client - clients.start for client in in_flight.clients])
+            rows = [client - clients.start for client in in_flight.clients]
+            senders = {name: client_state.memory[name] for name in in_flight.approximations}
+            whole = take(senders, rows)
             for name, part in in_flight.approximations.items():
-                memory = client_state.memory[name]
-                whole = memory[rows]
-                part.add_to_(whole)
-                memory[rows[lost]] = whole[lost]
+                part.add_to_(whole[name])
+            put(senders, [rows[i] for i in lost], take(whole, lost))
     return replace(client_state, last=None)
 
 

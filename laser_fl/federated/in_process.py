@@ -17,6 +17,7 @@ class InProcess:
         """
         setup.refuse_untrainable()
         self.server = setup.server()
+        self.server.air.draw_here()
         clients = range(setup.config.clients)
         trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)
         self._group = ClientGroup(clients, trainer.answer, device=setup.device)

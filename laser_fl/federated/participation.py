@@ -13,7 +13,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Block
+from laser_fl.blocks import Block, to_device
 from laser_fl.channels import orthogonal
 from laser_fl.channels.base import Channel, ChannelState
 from laser_fl.config import RunConfig
@@ -130,7 +130,7 @@ class Population:
         """
         if (weights := self.weights(clients, clients)) is None:
             return values.mean(dim=0)
-        total: Tensor = torch.tensordot(weights.to(values), values, dims=1)
+        total: Tensor = torch.tensordot(to_device(weights.to(values.dtype), values.device), values, dims=1)
         return total / len(clients)
 
 

@@ -31,6 +31,8 @@ class OutOfSyncError(TrainingError):
     """A node has missed a message without which it cannot follow the server."""
 
 
+STEP = "step"  # an optimizer's count of steps, on the CPU: a GPU would be waited for in every step
+
 _NUMBERS = TypeAdapter(tuple[int, OptimizerConfig, int, tuple[float, ...]])
 
 
@@ -99,7 +101,7 @@ class ReplicaState:
             raise ValueError(f"{len(rates)} learning rates are not for {len(groups)} groups of weights")
         if _kinds(optimizer) != (_kinds(first_state(weights, checked)) if steps else {}):
             raise ValueError("it must contain the optimizer's tensors, which are like the weights")
-        counts = [tensor for key, tensor in optimizer.items() if key.startswith("step/")]
+        counts = [tensor for key, tensor in optimizer.items() if key.startswith(f"{STEP}/")]
         if counts and not (torch.stack(counts) >= 0).all():  # the optimizer divides by a function of them
             raise ValueError("the optimizer's steps must not be negative")
         if _kinds(filter_state) != (_kinds(first_filter_state(weights, checked)) if steps else {}):
@@ -151,7 +153,7 @@ class Replica:
         self._schedule = build_lr_schedule(self._optimizer, state.optimizer_config)
         for name, tensor in state.optimizer.items():
             key, _, weight = name.partition("/")
-            self._optimizer.state[state.weights[weight]][key] = tensor
+            self._optimizer.state[state.weights[weight]][key] = tensor.cpu() if key == STEP else tensor
         if state.steps:
             known = {"last_epoch": state.steps, "_step_count": state.steps + 1, "_last_lr": list(state.rates)}
             self._schedule.load_state_dict(self._schedule.state_dict() | known)
@@ -285,7 +287,8 @@ def following(follower: ReplicaFollower | None, sync: ReplicaUpdate | ReplicaSta
 
 def checksum(*trees: Tensors) -> int:
     """Sum all bits as numbers of 32 bits; the order of adding does not change the sum."""
-    return sum(int(tensor.reshape(-1).view(torch.int32).sum()) for tree in trees for tensor in tree.values())
+    sums = [tensor.reshape(-1).view(torch.int32).sum() for tree in trees for tensor in tree.values()]
+    return sum(torch.stack(sums).tolist()) if sums else 0
 
 
 def _kinds(tensors: Tensors) -> dict[str, tuple[torch.Size, torch.dtype]]:

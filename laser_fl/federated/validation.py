@@ -6,13 +6,13 @@ their gradients wait in their memory.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norms
+from laser_fl.blocks import Tensors, as_rows, norms, to_host
 from laser_fl.clipping import ADVICE, CROWD, LARGEST, ROUNDING
 from laser_fl.errors import brief
 from laser_fl.pipeline import ClientUpdate, join, values_sent
@@ -94,9 +94,10 @@ class ReplyValidator:
             else:
                 single.append(reply)
         client_update, clients = self._joined(single)
+        client_update, seen = self._looked_at(client_update, clients)
         bad = {
             fault.client: fault
-            for fault in (*self._too_long(client_update, clients), *self._faults_in(client_update, clients))
+            for fault in (*self._too_long(client_update, clients), *self._faults_in(client_update, clients, *seen))
         }
         if bad:
             client_update, clients = self._without(bad, client_update, clients)
@@ -156,12 +157,37 @@ class ReplyValidator:
         transmitting = [row for row, client in enumerate(transmitters) if client not in bad]
         return client_update.of(participants, transmitting), tuple(clients[row] for row in participants)
 
-    def _faults_in(self, client_update: ClientUpdate, clients: tuple[int, ...]) -> Iterator[Fault]:
-        """Yield the clients' faults: values that are not finite, norms that are absurd or not as reported."""
+    def _looked_at(
+        self, client_update: ClientUpdate, clients: tuple[int, ...]
+    ) -> tuple[ClientUpdate, tuple[Norms, Bool[Tensor, " clients"]]]:
+        """Return the update with its reports on the CPU; its signals' norms as received, and whose buffers are finite.
+
+        A GPU is waited for once.
+        """
+        received = norms(client_update.signals, len(self.context.of(clients).transmitters))
+        finite = _finite_rows(client_update.buffers, len(clients))
+        u = client_update
+        parts = to_host(u.signal_norms, u.gradient_norms, u.losses, received, finite)
+        here = replace(u, signal_norms=parts[0], gradient_norms=parts[1], losses=parts[2])
+        return here, (parts[3], parts[4].bool())
+
+    def _faults_in(
+        self, client_update: ClientUpdate, clients: tuple[int, ...], received: Norms, finite: Bool[Tensor, " clients"]
+    ) -> Iterator[Fault]:
+        """Yield the clients' faults: values that are not finite, norms that are absurd or not as reported.
+
+        Args:
+            client_update: its reports on the CPU.
+            clients: their numbers.
+            received: the signals' norms.
+            finite: True for the clients whose buffers are finite.
+        """
         transmitters = self.context.of(clients).transmitters
-        reported, gradient_norms = client_update.signal_norms.cpu(), client_update.gradient_norms.cpu()
-        received = norms(client_update.signals, len(transmitters)).cpu()
-        finite, most = _finite_rows(client_update), self._most(list(client_update.signals), received)
+        reported, gradient_norms = client_update.signal_norms, client_update.gradient_norms
+        finite, most = (
+            finite & (client_update.losses.abs() < LARGEST),
+            self._most(list(client_update.signals), received),
+        )
         fits = (received <= most) & ((received - reported).abs() <= ROUNDING * received)
         if finite.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
             return
@@ -195,12 +221,14 @@ class ReplyValidator:
         return torch.where(norm_bounds.isnan(), absurd, norm_bounds * (1 + ABOVE)).clamp(max=LARGEST)
 
 
-def _finite_rows(client_update: ClientUpdate) -> Bool[Tensor, " clients"]:
-    """Find the clients whose buffers are finite, and whose losses are, too, with a finite mean."""
-    fine = client_update.losses.cpu().abs() < LARGEST
-    for buffer in client_update.buffers.values():
-        fine &= as_rows(buffer).isfinite().all(dim=1).cpu()
-    return fine
+def _finite_rows(buffers: Tensors, clients: int) -> Bool[Tensor, " clients"]:
+    """Find the clients whose buffers are finite."""
+    if not buffers:
+        return torch.ones(clients, dtype=torch.bool)
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in buffers.values():
+        by_type.setdefault(buffer.dtype, []).append(as_rows(buffer))
+    return torch.stack([torch.cat(rows, dim=1).isfinite().all(dim=1) for rows in by_type.values()]).all(dim=0)
 
 
 def _parts(client_update: ClientUpdate) -> Tensors:

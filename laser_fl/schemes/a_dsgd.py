@@ -15,15 +15,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softshrink
 
 from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.registry import RECOVERIES, option
 from laser_fl.schemes.approximation import Approximation, Dense, OwnIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
 from laser_fl.schemes.indices import floor, topk_indices
-from laser_fl.schemes.projection import Projection
-from laser_fl.shapes import Float
+from laser_fl.schemes.projection import Projection, projections_on
+from laser_fl.shapes import Float, Float64
 
 ITERATIONS = 50
 PATIENCE = 5  # iterations without a smaller residual before the algorithm stops
@@ -55,7 +54,8 @@ class ADsgd(Scheme):
         """Send the projection of the largest values; they are the approximation."""
         signals: Tensors = {}
         approximations: dict[str, Approximation] = {}
-        for index, block in enumerate(ctx.blocks):
+        projections = self._projections(ctx, corrected)
+        for block in ctx.blocks:
             if not self.compresses(block):
                 signals[block.name] = corrected[block.name].clone()
                 approximations[block.name] = Dense(signals[block.name])
@@ -63,7 +63,7 @@ class ADsgd(Scheme):
             m = as_rows(corrected[block.name])
             indices = topk_indices(m.abs(), floor(self.sparsity * self.values(block, ctx)))
             sparse = OwnIndices(indices, m.gather(1, indices))
-            signals[block.name] = self._projection(block, index, ctx).project(sparse.scattered(block.size))
+            signals[block.name] = projections[block.name].project(sparse.scattered(block.size))
             approximations[block.name] = sparse
         return signals, approximations
 
@@ -71,11 +71,11 @@ class ADsgd(Scheme):
         """Estimate the mean sparse vector of every block."""
         recover = RECOVERIES.load(self.recovery)
         update = {}
-        for index, block in enumerate(ctx.blocks):
+        projections = self._projections(ctx, received.values)
+        for block in ctx.blocks:
             value = received.values[block.name]
             if self.compresses(block):
-                projection = self._projection(block, index, ctx)
-                value = recover(value, received.noise_std[block.name], projection).view(block.shape)
+                value = recover(value, received.noise_std[block.name], projections[block.name]).view(block.shape)
             update[block.name] = value
         return update, shared
 
@@ -90,8 +90,12 @@ class ADsgd(Scheme):
     def _measurements(self, block: Block) -> int:
         return floor(self.compression_factor * block.size)
 
-    def _projection(self, block: Block, index: int, ctx: RoundContext) -> Projection:
-        return Projection.drawn(ctx.streams, index, block.size, self.values(block, ctx))
+    def _projections(self, ctx: RoundContext, like: Tensors) -> dict[str, Projection]:
+        """Return the projections of the blocks that are compressed, on the device of `like`."""
+        compressed = [(index, block) for index, block in enumerate(ctx.blocks) if self.compresses(block)]
+        sizes = tuple((index, block.size, self._measurements(block)) for index, block in compressed)
+        projections = projections_on(next(iter(like.values())).device, ctx.streams, sizes)
+        return {block.name: projection for (_, block), projection in zip(compressed, projections, strict=True)}
 
 
 def lmmse(
@@ -142,18 +146,28 @@ def amp(
     y, noise_std = y / scale, noise_std / scale
     x, z = y.new_zeros(projection.size), y
     level = least = _level(y)
-    waited = 0
+    waited = torch.zeros_like(level)
+    running = level >= 0
     for _ in range(ITERATIONS):
-        x = softshrink(x + projection.transpose(z), THRESHOLD * level)
-        z = y - projection.project(x) + z * (int(x.count_nonzero()) / projection.measurements)
-        level = _level(z)
-        waited = 0 if level < least * (1 - IMPROVEMENT) else waited + 1
-        least = min(least, level)
-        if level <= noise_std or waited == PATIENCE:
+        if not (x.is_cuda or running):
             break
+        stepped = _shrunk(x + projection.transpose(z), THRESHOLD * level)
+        onsager = stepped.count_nonzero().double() / projection.measurements
+        z = y - projection.project(stepped) + z * onsager.to(z.dtype)
+        x = torch.where(running, stepped, x)
+        level = _level(z)
+        waited = torch.where(level < least * (1 - IMPROVEMENT), 0, waited + 1)
+        least = least.minimum(level)
+        running = running & (level > noise_std) & (waited != PATIENCE)
     return x * scale
 
 
-def _level(residual: Float[Tensor, " measurements"]) -> float:
+def _level(residual: Float[Tensor, " measurements"]) -> Float64[Tensor, ""]:
     """Return τ, the standard deviation of the effective noise."""
-    return float(residual.square().mean().sqrt())
+    return residual.square().mean().sqrt().double()
+
+
+def _shrunk(x: Float[Tensor, " size"], threshold: Float64[Tensor, ""]) -> Float[Tensor, " size"]:
+    """Return η(x; θ): all values nearer to zero by θ, and zero where they would cross it."""
+    theta = threshold.to(x.dtype)
+    return x - x.clamp(-theta, theta)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import PART, Block, Tensors
+from laser_fl.blocks import PART, Block, Tensors, to_device
 from laser_fl.errors import TrainingError
 from laser_fl.registry import check_options
 from laser_fl.rng import RandomStreams
@@ -173,10 +173,12 @@ class Scheme(ABC):
         received: in the last phase. By default each received value moves the update by as much as it moves itself: it
         goes where it belongs, or is multiplied with orthonormal vectors.
         """
+        stds = [received.noise_std[name] for name in received.values]
+        each = noise_energy(stds, [value.numel() for value in received.values.values()])
         energies: Tensors = {}
-        for name, value in received.values.items():
+        for name, energy in zip(received.values, each, strict=True):
             block = name.partition(PART)[0]
-            energies[block] = energies.get(block, 0.0) + received.noise_std[name].double().square() * value.numel()
+            energies[block] = energies[block] + energy if block in energies else energy
         return energies
 
     def weighs(self, ctx: RoundContext) -> bool:
@@ -236,6 +238,14 @@ class Scheme(ABC):
             Shares of sum 1.
         """
         return torch.full_like(norms[0], 1 / norms.shape[1])
+
+
+def noise_energy(stds: Sequence[Float[Tensor, ""]], sizes: Sequence[int]) -> list[Float64[Tensor, ""]]:
+    """Return the energies std² · size of noise in several signals, with few steps for all."""
+    if not stds:
+        return []
+    squares = torch.stack(list(stds)).double().square()
+    return list((squares * to_device(torch.tensor(sizes, dtype=torch.float64), squares.device)).unbind())
 
 
 def encoded(

@@ -13,6 +13,7 @@ IEEE Trans. Signal Processing, 2020, on the quantiser of Sattler, Wiedemann, Mü
 
 import bisect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -49,7 +50,7 @@ class DDsgd(Scheme):
         """Quantise the whole gradient; the result is both signal and approximation."""
         flat = torch.cat([as_rows(corrected[block.name]) for block in ctx.blocks], dim=1)
         counts = [coordinates(bits, flat.shape[1]) for bits in ctx.bits]
-        quantised = binary(flat, torch.tensor(counts, device=flat.device))
+        quantised = binary(flat, counts)
         ends = list(accumulate(block.size for block in ctx.blocks))
         parts = quantised.tensor_split(ends[:-1], dim=1)
         signals = {b.name: part.reshape(-1, *b.shape) for b, part in zip(ctx.blocks, parts, strict=True)}
@@ -97,14 +98,16 @@ def coordinates(bits: float, size: int) -> int:
     return bisect.bisect_right(range(1, size // 2 + 1), bits, key=lambda count: message_bits(count, size))
 
 
-def binary(rows: Float[Tensor, "clients values"], counts: Int64[Tensor, " clients"]) -> Float[Tensor, "clients values"]:
-    """Compress each row, sparse and binary, to at most its count of equal values, zero elsewhere."""
-    most = int(counts.max())
-    chosen = torch.arange(most, device=rows.device) < counts.unsqueeze(1)
-    differ = bool((counts != most).any())  # then the first of each row are those that are sent
-    high, low = topk_indices(rows, most, in_order=differ), topk_indices(-rows, most, in_order=differ)
+def binary(rows: Float[Tensor, "clients values"], counts: Sequence[int]) -> Float[Tensor, "clients values"]:
+    """Compress each row, sparse and binary, to at most its count of equal values, zero elsewhere.
+
+    Rows of other counts are compressed one by one, so that no row's sums are rounded by the length of another's.
+    """
+    if len(set(counts)) > 1:
+        return torch.cat([binary(row.unsqueeze(0), [count]) for row, count in zip(rows, counts, strict=True)])
+    high, low = topk_indices(rows, counts[0]), topk_indices(-rows, counts[0])
     highest, lowest = rows.gather(1, high), rows.gather(1, low)
-    above, below = chosen & (highest > 0), chosen & (lowest < 0)
+    above, below = highest > 0, lowest < 0
     mean_above, mean_below = _mean(highest, above), _mean(lowest, below)
     up = mean_above > -mean_below
     value = torch.where(up, mean_above, mean_below) * torch.where(up, above, below)

@@ -1,4 +1,4 @@
-"""Selection of a block's values: their number, and their places."""
+"""Selection of a block's values: their number, and their places, also on a GPU."""
 
 import math
 from functools import lru_cache
@@ -6,9 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Block
+from laser_fl.blocks import Block, to_device
 from laser_fl.rng import RandomStreams
-from laser_fl.shapes import Float, Int64
+from laser_fl.shapes import Float, Int64, Shaped
 
 LONG = 1 << 16  # values from which a row is searched by itself
 STRIDE = 64  # one value in so many makes the sample
@@ -43,27 +43,44 @@ def draw_indices(
     Returns:
         The drawn places per block, (places,), in the order of the draw.
     """
-    generators = (streams.generator(purpose, round, index) for index in range(len(sizes)))
-    return [torch.randperm(n, generator=g)[:k].clone() for (n, k), g in zip(sizes, generators, strict=True)]
+    device = streams.shared
+    generators = (streams.generator(purpose, round, index, device=device) for index in range(len(sizes)))
+    drawn = zip(sizes, generators, strict=True)
+    return [torch.randperm(n, generator=g, device=device)[:k].clone() for (n, k), g in drawn]
 
 
-def topk_indices(rows: Float[Tensor, "rows values"], count: int, in_order: bool = False) -> Int64[Tensor, "rows count"]:
-    """Find each row's `count` largest values.
+@lru_cache(maxsize=1)
+def indices_on(
+    device: torch.device, streams: RandomStreams, purpose: str, round: int, sizes: tuple[tuple[int, int], ...]
+) -> list[Int64[Tensor, " places"]]:
+    """Return the places of `draw_indices` on `device`."""
+    return moved(draw_indices(streams, purpose, round, sizes), device)
+
+
+def moved(vectors: list[Shaped[Tensor, " _"]], device: torch.device) -> list[Shaped[Tensor, " _"]]:
+    """Return vectors of one type on `device`, in one transfer."""
+    if all(vector.device == device for vector in vectors):
+        return vectors
+    together = to_device(torch.cat(vectors), device)
+    return list(torch.split(together, [len(vector) for vector in vectors]))
+
+
+def topk_indices(rows: Float[Tensor, "rows values"], count: int) -> Int64[Tensor, "rows count"]:
+    """Find each row's `count` largest values; a GPU searches all rows at once, however long.
 
     Args:
         rows: (rows, values).
         count: at most the number of values.
-        in_order: True for the largest first.
 
     Returns:
         Their places, (rows, count).
     """
-    if rows.shape[1] < LONG:
-        return rows.topk(count, dim=1, sorted=in_order).indices
-    return torch.stack([_of_long(row, count, in_order) for row in rows])
+    if rows.shape[1] < LONG or rows.is_cuda:
+        return rows.topk(count, dim=1, sorted=False).indices
+    return torch.stack([_of_long(row, count) for row in rows])
 
 
-def _of_long(row: Float[Tensor, " values"], count: int, in_order: bool) -> Int64[Tensor, " count"]:
+def _of_long(row: Float[Tensor, " values"], count: int) -> Int64[Tensor, " count"]:
     """Search a long row among its values above a bound only, which a sample shows to be low enough.
 
     The result is exact: where the bound is too high after all, the whole row is searched.
@@ -74,5 +91,5 @@ def _of_long(row: Float[Tensor, " values"], count: int, in_order: bool) -> Int64
     if rank < len(sample):
         candidates = (row >= sample.topk(rank, sorted=False).values.amin()).nonzero().squeeze(1)
         if len(candidates) >= count:
-            return candidates[row[candidates].topk(count, sorted=in_order).indices]
-    return row.topk(count, sorted=in_order).indices
+            return candidates[row[candidates].topk(count, sorted=False).indices]
+    return row.topk(count, sorted=False).indices

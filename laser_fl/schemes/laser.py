@@ -10,6 +10,7 @@ the mean.
 Source: paper, Algorithm 1 and §F.2; Vogels, Karimireddy, Jaggi, "PowerSGD", 2019.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from laser_fl.blocks import Block, Tensors
+from laser_fl.blocks import Block, Tensors, to_device
 from laser_fl.errors import ConfigError, quoted
 from laser_fl.registry import FACTOR_EXCHANGES, option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
-from laser_fl.shapes import Float
+from laser_fl.schemes.householder import householder_each
+from laser_fl.shapes import Bool, Float
 
 Matrix = Float[Tensor, "_ _"]
 Matrices = Float[Tensor, "clients _ _"]
@@ -88,15 +90,14 @@ class Laser(Scheme):
 
     def decode(self, received: Received, shared: Tensors, ctx: RoundContext) -> tuple[Tensors | None, Tensors]:
         """Multiply the received factors; take the other blocks as they are."""
-        update, bases = {}, {}
+        update, factors = {}, {}
         for block in ctx.blocks:
             if block.name not in shared:
                 update[block.name] = received.values[block.name]
                 continue
-            product, factor = self.product(block, received, shared[block.name], ctx)
+            product, factors[block.name] = self.product(block, received, shared[block.name], ctx)
             update[block.name] = block.from_matrix(product)
-            bases[block.name] = self.next_basis(block, factor, ctx)
-        return update, bases
+        return update, self.next_bases(factors, ctx)
 
     def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: RoundContext) -> tuple[Tensors, LowRank]:
         """Make a block's signal m_iᵀ P̂ (even rounds) or m_i Q̂ (odd); its product with the basis is the approximation.
@@ -164,22 +165,20 @@ class Laser(Scheme):
         shapes = {b.name: (b.matrix_shape[axis], self.rank_of(b)) for b in blocks if self.compresses(b)}
         return {name: random_basis(shape, streams, name, 0) for name, shape in shapes.items()}
 
-    def next_basis(
-        self, block: Block, received: Float[Tensor, "rows rank"], ctx: RoundContext
-    ) -> Float[Tensor, "rows rank"]:
-        """Return the basis that a factor spans; a new random one where the factor is zero.
+    def next_bases(self, factors: Tensors, ctx: RoundContext) -> Tensors:
+        """Return the basis that every factor spans; a new random one where the factor is zero.
 
         Without that, a block that was received as zero once might be so forever: the completion of a zero factor can
         be orthogonal to all that is to be sent.
 
-        Args:
-            block: a compressed block.
-            received: the mean factor, (m or n, r).
-            ctx: of the exchange.
+        factors: the mean factors by block, (m or n, r).
         """
-        if received.any():
-            return orthonormal(received)
-        return random_basis((len(received), received.shape[1]), ctx.streams, block.name, ctx.round + 1).to(received)
+        if not factors:
+            return {}
+        spans = dict(zip(factors, any_of_each(list(factors.values())).tolist(), strict=True))
+        spanning = [factor for name, factor in factors.items() if spans[name]]
+        bases = iter(orthonormal_each(spanning))
+        return {n: next(bases) if spans[n] else _random_like(f, n, ctx) for n, f in factors.items()}
 
 
 def random_basis(shape: tuple[int, int], streams: RandomStreams, name: str, round: int) -> Float[Tensor, "rows rank"]:
@@ -211,6 +210,29 @@ def orthonormal(columns: Float[Tensor, "*batch rows rank"]) -> Float[Tensor, "*b
     q, r = factors
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
     return (q * signs.unsqueeze(-2)).contiguous()
+
+
+def orthonormal_each(matrices: Sequence[Float[Tensor, "*clients _ _"]]) -> list[Float[Tensor, "*clients _ _"]]:
+    """Orthonormalise the columns of each matrix.
+
+    On a GPU all are factored together; the result differs by rounding, and in the completion of columns that carry
+    nothing.
+
+    matrices: (*clients, rows, rank), rank <= rows, all with the same clients.
+    """
+    if matrices and matrices[0].is_cuda:
+        return householder_each(matrices)
+    return [orthonormal(matrix) for matrix in matrices]
+
+
+def any_of_each(matrices: Sequence[Float[Tensor, "*clients _ _"]]) -> Bool[Tensor, " matrices"]:
+    """Find the matrices that are not zero, in few steps and on their device."""
+    return torch.stack(torch._foreach_norm(list(matrices), torch.inf)) > 0
+
+
+def _random_like(factor: Float[Tensor, "rows rank"], name: str, ctx: RoundContext) -> Float[Tensor, "rows rank"]:
+    basis = random_basis((len(factor), factor.shape[1]), ctx.streams, name, ctx.round + 1)
+    return to_device(basis.to(factor.dtype), factor.device)
 
 
 def _turned(matrix: Float[Tensor, "... rows columns"], ctx: RoundContext) -> Float[Tensor, "..."]:

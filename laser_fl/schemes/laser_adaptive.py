@@ -28,9 +28,9 @@ from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, SubspaceAndColumns
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
-from laser_fl.schemes.indices import draw_indices
+from laser_fl.schemes.indices import indices_on
 from laser_fl.schemes.laser import Laser, random_basis, times
-from laser_fl.schemes.subspace import SubspaceTracker
+from laser_fl.schemes.subspace import FactorAndColumns, SubspaceTracker, follow
 from laser_fl.shapes import Float64, Int64
 from laser_fl.theory import least_noise_shares, signal_share
 
@@ -104,17 +104,19 @@ class LaserAdaptive(Scheme):
         """Add up the received factor and columns of every block; they move the bases."""
         if self._is_laser(ctx):
             return self._decode_as_laser(received, shared, ctx)
-        update, after = {}, dict(shared)
+        update: Tensors = {}
+        followed: dict[Block, FactorAndColumns] = {}
         for block, indices in self._places(ctx, next(iter(received.values.values()))):
             if indices is None:
                 update[block.name] = received.values[block.name]
                 continue
             factor, columns = received.values[block.name + FACTOR], received.values[block.name + COLUMNS]
-            tracker = _tracker(block, shared)
-            matrix = (factor @ tracker.long.mT).index_add_(1, indices, columns)
+            followed[block] = FactorAndColumns(factor, columns, indices)
+            matrix = (factor @ shared[block.name + LONG].mT).index_add_(1, indices, columns)
             update[block.name] = block.from_matrix(block.wide(matrix))
-            after |= _named(block, tracker.after(factor, columns, indices))
-        return update, after
+        trackers = follow([_tracker(block, shared) for block in followed], list(followed.values()))
+        after = (_named(block, tracker) for block, tracker in zip(followed, trackers, strict=True))
+        return update, dict(shared) | {name: tensor for named in after for name, tensor in named.items()}
 
     def weighs(self, ctx: RoundContext) -> bool:
         """Return False where the scheme is LASER, which takes the received values as they are."""
@@ -173,8 +175,8 @@ class LaserAdaptive(Scheme):
         """Yield every block with the round's columns; None where all of it is sent."""
         sampled = [block for block in ctx.blocks if self._samples(block, ctx)]
         sizes = tuple((max(block.matrix_shape), self.columns(block, ctx)) for block in sampled)
-        drawn = zip(sampled, draw_indices(ctx.streams, "laser columns", ctx.round, sizes), strict=True)
-        indices = {block.name: some.to(like.device) for block, some in drawn}
+        drawn = indices_on(like.device, ctx.streams, "laser columns", ctx.round, sizes)
+        indices = {block.name: some for block, some in zip(sampled, drawn, strict=True)}
         for block in ctx.blocks:
             yield block, indices.get(block.name)
 

@@ -11,7 +11,7 @@ from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, LowRank
 from laser_fl.schemes.base import Received, RoundContext, Shapes, Traits
-from laser_fl.schemes.laser import Laser, Matrices, Matrix, orthonormal, times
+from laser_fl.schemes.laser import Laser, Matrices, Matrix, orthonormal_each, times
 from laser_fl.shapes import Float, Float64
 from laser_fl.theory import rank_r_split
 
@@ -54,8 +54,7 @@ class TwoPhase(Laser):
         """Send the bases of P̄ down; then multiply."""
         if ctx.phase == 1:
             return super().decode(received, shared, ctx)
-        compressed = (block for block in ctx.blocks if block.name in shared)
-        return None, {b.name: self.next_basis(b, received.values[b.name], ctx) for b in compressed}
+        return None, self.next_bases({b.name: received.values[b.name] for b in ctx.blocks if b.name in shared}, ctx)
 
     def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: RoundContext) -> tuple[Tensors, LowRank]:
         """Make the signal Q_i = m_iᵀ P̂; the approximation is P̂ Q_iᵀ."""
@@ -104,10 +103,18 @@ class OneShot(Laser):
         rows = self.random_bases(blocks, streams, axis=1)
         return {b.name: (columns if b.is_tall else rows)[b.name] for b in blocks if b.name in rows}
 
-    def factors(self, block: Block, matrix: Matrices, basis: Matrix, ctx: RoundContext) -> tuple[Tensors, LowRank]:
-        """Make signals of the columns of P_i = orth(m_i Q̂) and of Q_i = m_iᵀ P_i; the approximation is P_i Q_iᵀ."""
-        wide = block.wide(matrix)
-        p = orthonormal(times(wide, basis))
+    def encode(
+        self, corrected: Tensors, shared: Tensors, ctx: RoundContext
+    ) -> tuple[Tensors, dict[str, Approximation]]:
+        """Make P_i = orth(m_i Q̂) of every compressed matrix, and send it with the factor along it."""
+        compressed = [block for block in ctx.blocks if block.name in shared]
+        products = [times(b.wide(b.to_matrix(corrected[b.name])), shared[b.name]) for b in compressed]
+        bases = zip(compressed, orthonormal_each(products), strict=True)
+        return super().encode(corrected, {block.name: p for block, p in bases}, ctx)
+
+    def factors(self, block: Block, matrix: Matrices, basis: Matrices, ctx: RoundContext) -> tuple[Tensors, LowRank]:
+        """Make signals of the columns of P_i and of Q_i = m_iᵀ P_i; the approximation is P_i Q_iᵀ."""
+        wide, p = block.wide(matrix), basis
         q = (p.mT @ wide).mT.contiguous()  # in this order of factors many times faster than wide.mT @ p
         columns = {
             _part(block, factor, i): column
@@ -142,12 +149,10 @@ class OneShot(Laser):
         """Split the power by Lemma 8, with κ_i the mean energy of the i-th pair of columns, ‖p_i‖² ‖q_i‖²."""
         left, right = norms.square().tensor_split(2, dim=1)
         kappa = (left * right).mean(dim=0)
-        if not kappa.any():
-            return super().split(block, norms, power, ctx)
         signal_power = power * ctx.averaged**2 / ctx.noise_std**2 if ctx.noise_std > 0 else power * math.inf
         rows, columns = sorted(block.matrix_shape)
         powers = torch.cat(rank_r_split(signal_power.clamp(max=MOST_POWER), kappa / kappa.sum(), rows, columns))
-        return powers / powers.sum()
+        return torch.where(kappa.any(), powers / powers.sum(), super().split(block, norms, power, ctx))
 
     def _factor(self, block: Block, factor: str, received: Received) -> Float[Tensor, "rows rank"]:
         names = [_part(block, factor, i) for i in range(self.rank_of(block))]

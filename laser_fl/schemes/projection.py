@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.rng import RandomStreams
+from laser_fl.schemes.indices import moved
 from laser_fl.shapes import Complex, Float, Int64
 
 
@@ -30,7 +31,6 @@ class Projection:
     rows: Int64[Tensor, " measurements"]
 
     @staticmethod
-    @lru_cache(maxsize=128)
     def drawn(streams: RandomStreams, index: int, size: int, measurements: int) -> "Projection":
         """Draw the projection of a block: the same for all clients and rounds of a run.
 
@@ -40,9 +40,10 @@ class Projection:
             size: d >= 1.
             measurements: s, in [1, d].
         """
-        generator = streams.generator("projection", index)
-        signs = torch.randint(2, (size,), generator=generator).float() * 2 - 1
-        rows = torch.randperm(size, generator=generator)[:measurements].clone()
+        device = streams.shared
+        generator = streams.generator("projection", index, device=device)
+        signs = torch.randint(2, (size,), generator=generator, device=device).float() * 2 - 1
+        rows = torch.randperm(size, generator=generator, device=device)[:measurements].clone()
         return Projection(signs, rows)
 
     @property
@@ -62,16 +63,27 @@ class Projection:
 
     def project(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch measurements"]:
         """Return A x; only the selected rows of the transform are finished."""
-        rows = self.rows.to(x.device)
-        selected = torch.fft.fft(x * self.signs.to(x))[..., rows]
-        result: Tensor = (selected * weights(self.size, x.dtype, x.device)[rows]).real
+        selected = torch.fft.fft(x * self.signs.to(x.dtype))[..., self.rows]
+        result: Tensor = (selected * weights(self.size, x.dtype, x.device)[self.rows]).real
         return result * math.sqrt(self.gain)
 
     def transpose(self, y: Float[Tensor, "*batch measurements"]) -> Float[Tensor, "*batch size"]:
         """Return Aᵀ y."""
-        spread = y.new_zeros((*y.shape[:-1], self.size))
-        spread[..., self.rows.to(y.device)] = y
-        return inverse_cosine_transform(spread) * self.signs.to(y) * math.sqrt(self.gain)
+        spread = y.new_zeros((*y.shape[:-1], self.size)).index_copy_(-1, self.rows, y)
+        return inverse_cosine_transform(spread) * self.signs.to(y.dtype) * math.sqrt(self.gain)
+
+
+@lru_cache(maxsize=2)
+def projections_on(
+    device: torch.device, streams: RandomStreams, blocks: tuple[tuple[int, int, int], ...]
+) -> list[Projection]:
+    """Return the projections of a run's blocks on `device`.
+
+    blocks: (the block's number, d, s) of each, as `Projection.drawn` takes them.
+    """
+    drawn = [Projection.drawn(streams, *block) for block in blocks]
+    signs, rows = moved([p.signs for p in drawn], device), moved([p.rows for p in drawn], device)
+    return [Projection(*vectors) for vectors in zip(signs, rows, strict=True)]
 
 
 def cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
@@ -88,7 +100,7 @@ def inverse_cosine_transform(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "
     w = weights(x.shape[-1], x.dtype, x.device)
     sums = x / w.abs()
     mirrored = torch.cat((torch.zeros_like(sums[..., :1]), sums[..., 1:].flip(-1)), dim=-1)
-    result: Tensor = torch.fft.ifft(torch.complex(sums, -mirrored) * (w / w.abs()).conj()).real
+    result: Tensor = torch.fft.ifft(torch.complex(sums, -mirrored) * (w / w.abs()).conj_physical()).real
     return result
 
 

@@ -12,7 +12,7 @@ from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.registry import option
 from laser_fl.schemes.approximation import Approximation, SharedIndices
 from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
-from laser_fl.schemes.indices import draw_indices, sample_size
+from laser_fl.schemes.indices import indices_on, sample_size
 from laser_fl.shapes import Int64
 
 
@@ -61,5 +61,5 @@ class RandomK(Scheme):
 
     def _places(self, ctx: RoundContext, like: Tensors) -> Iterator[tuple[Block, Int64[Tensor, " values"]]]:
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
-        for block, chosen in zip(ctx.blocks, draw_indices(ctx.streams, "random-k", ctx.round, sizes), strict=True):
-            yield block, chosen.to(like[block.name].device)
+        device = next(iter(like.values())).device
+        return zip(ctx.blocks, indices_on(device, ctx.streams, "random-k", ctx.round, sizes), strict=True)

@@ -17,8 +17,8 @@ from laser_fl.blocks import Block, Tensors, as_rows
 from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation
-from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits
-from laser_fl.schemes.indices import sample_size
+from laser_fl.schemes.base import Received, RoundContext, Scheme, Shapes, Traits, noise_energy
+from laser_fl.schemes.indices import moved, sample_size
 from laser_fl.shapes import Float, Int64
 
 
@@ -58,7 +58,9 @@ class Sketch(Scheme):
 
     def noise_energies(self, received: Received, ctx: RoundContext) -> Tensors:
         """Return the noise energies: every value of the update has the noise of its bucket."""
-        return {block.name: received.noise_std[block.name].double().square() * block.size for block in ctx.blocks}
+        names = [block.name for block in ctx.blocks]
+        energies = noise_energy([received.noise_std[name] for name in names], [block.size for block in ctx.blocks])
+        return dict(zip(names, energies, strict=True))
 
     def shapes(self, block: Block, ctx: RoundContext) -> Shapes:
         """Return the shape of max(1, ⌊factor · d⌋) values."""
@@ -67,8 +69,10 @@ class Sketch(Scheme):
     def _hashes(self, ctx: RoundContext, like: Tensors) -> Iterator[tuple[Block, Tensor, Tensor]]:
         """Yield each block with its values' buckets and signs."""
         sizes = tuple((block.size, self.values(block, ctx)) for block in ctx.blocks)
-        for block, (buckets, signs) in zip(ctx.blocks, draw(ctx.streams, ctx.round, sizes), strict=True):
-            yield block, buckets.to(like[block.name].device), signs.to(like[block.name])
+        values = next(iter(like.values()))
+        hashes = zip(ctx.blocks, draw_on(values.device, ctx.streams, ctx.round, sizes), strict=True)
+        for block, (buckets, signs) in hashes:
+            yield block, buckets, signs.to(values.dtype)
 
 
 @lru_cache(maxsize=1)  # both sides draw the same, and in one process several clients do
@@ -85,12 +89,23 @@ def draw(
     Returns:
         For every block the bucket of each value, and its sign, ±1.
     """
-    return [_hash(n, k, streams.generator("sketch", round, index)) for index, (n, k) in enumerate(sizes)]
+    generators = (streams.generator("sketch", round, index, device=streams.shared) for index in range(len(sizes)))
+    return [_hash(n, k, g, streams.shared) for (n, k), g in zip(sizes, generators, strict=True)]
+
+
+@lru_cache(maxsize=1)
+def draw_on(
+    device: torch.device, streams: RandomStreams, round: int, sizes: tuple[tuple[int, int], ...]
+) -> list[tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]]:
+    """Return the hashes of `draw` on `device`."""
+    drawn = draw(streams, round, sizes)
+    buckets, signs = (moved([pair[i] for pair in drawn], device) for i in range(2))
+    return list(zip(buckets, signs, strict=True))
 
 
 def _hash(
-    size: int, count: int, generator: torch.Generator
+    size: int, count: int, generator: torch.Generator, device: str
 ) -> tuple[Int64[Tensor, " values"], Float[Tensor, " values"]]:
     """Draw a bucket and a sign per value."""
-    buckets = torch.randint(count, (size,), generator=generator)
-    return buckets, torch.randint(2, (size,), generator=generator).float().mul_(2).sub_(1)
+    buckets = torch.randint(count, (size,), generator=generator, device=device)
+    return buckets, torch.randint(2, (size,), generator=generator, device=device).float().mul_(2).sub_(1)

@@ -11,7 +11,7 @@ import torch
 from laser_fl.blocks import blocks_of, place
 from laser_fl.channels.base import ChannelState
 from laser_fl.channels.downlink import Downlink, noise_std, receive
-from laser_fl.channels.mac import draw_noise
+from laser_fl.channels.mac import apart, draw_noise
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.federated.broadcast import Broadcast
@@ -164,7 +164,9 @@ def assert_is_the_twins_run(name, channel, sizes=None, **more):
 
             reply, client_state = answer(told, client_state, range(CLIENTS), respond)
             signals = reply.client_update.signals
-            phases.append([z.numpy() for z in draw_noise(signals, told.context)] if signals else [])
+            phases.append(
+                [z.numpy() for z in apart(draw_noise(signals, told.context), signals).values()] if signals else []
+            )
             done = server.aggregate([reply])
         noises.append(phases)
         if name.startswith("laser-adaptive"):

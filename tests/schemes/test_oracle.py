@@ -5,7 +5,7 @@ from math import prod
 import pytest
 import torch
 
-from laser_fl.channels.mac import draw_noise
+from laser_fl.channels.mac import apart, draw_noise
 from laser_fl.registry import ALLOCATIONS
 from laser_fl.schemes import sketch
 from laser_fl.schemes.indices import draw_indices
@@ -49,7 +49,10 @@ def walk(chosen, allocation, weights):
         shared = receptions[-1].shared
         assert sum(one.usage.client_power for one in receptions).max() <= POWER * (1 + 1e-9)
         updates.append([as_matrix(name, receptions[-1].update[name]) for name in SHAPES])
-        drawn = [draw_noise(u.signals, ctx) for u, ctx in zip(client_updates, contexts, strict=True)]
+        drawn = [
+            list(apart(draw_noise(u.signals, ctx), u.signals).values())
+            for u, ctx in zip(client_updates, contexts, strict=True)
+        ]
         noises.append([[z.numpy() for z in phase] for phase in drawn])
     return updates, noises, memory
 

@@ -103,7 +103,7 @@ def test_a_block_of_ten_million_values_is_projected_and_heard():
 
 def test_the_largest_values_are_found_per_client():
     rows = torch.tensor([[1.0, -5.0, 3.0, 0.0], [4.0, 0.5, -0.1, 2.0]])
-    assert topk_indices(rows, 2, in_order=True).tolist() == [[2, 0], [0, 3]]
+    assert [set(found) for found in topk_indices(rows, 2).tolist()] == [{2, 0}, {0, 3}]
 
 
 @pytest.mark.parametrize("count", [1, 500, 60_000, 199_999, 200_000])
@@ -118,8 +118,6 @@ def test_the_largest_values_of_a_long_row_are_the_largest(shape, count):
         "sorted": row.sort().values,
         "sample": torch.zeros_like(row).index_fill_(0, torch.arange(0, 200_000, 64), 5.0),
     }[shape]
-    for in_order in (True, False):
-        (indices,) = topk_indices(row.unsqueeze(0), count, in_order)
-        assert len(set(indices.tolist())) == count
-        values = row[indices] if in_order else row[indices].sort(descending=True).values
-        assert torch.equal(values, row.topk(count).values)
+    (indices,) = topk_indices(row.unsqueeze(0), count)
+    assert len(set(indices.tolist())) == count
+    assert torch.equal(row[indices].sort(descending=True).values, row.topk(count).values)
