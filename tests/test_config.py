@@ -93,7 +93,7 @@ WRONG = [
     ({"bandwidth": 0}, "bandwidth: must be greater than 0, got 0"),
     (
         {"precision": "bfloat16", "client-batching": "vmap"},
-        "client-batching: must be loop or auto for precision bfloat16, got 'vmap'",
+        "client-batching: must be loop, graph or auto for precision bfloat16, got 'vmap'",
     ),
     (
         {"partition": "alphabet"},

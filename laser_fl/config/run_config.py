@@ -221,8 +221,8 @@ class RunConfig(ServerConfig, PartOptions):
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")
-        if self.precision != "float32" and self.client_batching == "vmap":
-            rule = f"must be loop or auto for precision {self.precision}"
+        if self.precision in ("bfloat16", "auto") and self.client_batching == "vmap":
+            rule = f"must be loop, graph or auto for precision {self.precision}"
             raise ValueError(f"client-batching: {rule}, got {self.client_batching!r}")
         if self.downlink == "compressed" and not math.isinf(self.downlink_power):
             rule = "must be inf (no noise) for downlink compressed"

@@ -3,7 +3,7 @@
 Batches are augmented as usual for them: a random crop after padding by 4, and a random flip.
 """
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from laser_fl.blocks import to_device
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Examples
 from laser_fl.data.sources import missing
@@ -91,8 +92,12 @@ def normalised(
         mean: per channel, of images scaled to [0, 1].
         std: per channel, likewise.
     """
-    shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
-    return (images / 255 - shift) / scale
+    return (images / 255 - _per_channel(mean, images.device)) / _per_channel(std, images.device)
+
+
+@cache  # a GPU would be waited for at each copy
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "channels 1 1"]:
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def augment(
@@ -101,7 +106,7 @@ def augment(
     """Crop each image at random from its padded self, and flip every other one, all in one indexing."""
     clients, batch, _, height, width = images.shape
     draws = [torch.randint(2 * (2 * PADDING + 1) ** 2, (batch,), generator=g) for g in generators]
-    drawn = torch.cat(draws).to(images.device)
+    drawn = to_device(torch.cat(draws), images.device)
     down, rest = drawn // (2 * (2 * PADDING + 1)), drawn % (2 * (2 * PADDING + 1))
     right, flips = rest // 2, rest % 2 == 1
     rows = down.unsqueeze(1) + torch.arange(height, device=images.device)

@@ -109,7 +109,7 @@ class Accuracy:
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._correct = self._count = 0.0
+        self._correct = self._count = torch.tensor(0)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take a batch. Raises DataError where outputs and targets do not fit together."""
@@ -117,12 +117,13 @@ class Accuracy:
             shape = f"(*targets, 2 classes or more) with targets {tuple(targets.shape)}"
             rule = f"must be of shape {shape} for the accuracy; metrics= chooses another metric"
             raise DataError(f"the model's outputs {rule}; got {tuple(outputs.shape)}")
-        self._correct += float((outputs.argmax(dim=-1) == targets).sum())
-        self._count += int((targets != IGNORED).sum())
+        self._correct = self._correct + (outputs.argmax(dim=-1) == targets).sum()  # read once, at the end
+        self._count = self._count + (targets != IGNORED).sum()
 
     def compute(self) -> float:
         """Return the share, in [0, 1]."""
-        return self._correct / self._count
+        correct, count = torch.stack([self._correct, self._count]).tolist()
+        return float(correct / count)
 
 
 class MeanOver:
@@ -135,17 +136,21 @@ class MeanOver:
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._total = self._count = 0.0
+        self._total: float | Tensor = 0.0
+        self._count = 0
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch."""
         size = len(next(tensors_of(targets)))
-        self._total += float(self._function(outputs, targets)) * size
+        value = self._function(outputs, targets)
+        on_device = isinstance(value, Tensor) and value.is_floating_point() and value.numel() == 1
+        # A GPU is waited for once, at the end.
+        self._total = self._total + (value.detach().double().flatten()[0] if on_device else float(value)) * size
         self._count += size
 
     def compute(self) -> float:
         """Return the mean."""
-        return self._total / self._count
+        return float(self._total / self._count)
 
 
 Given = str | Measure | Callable[[Any, Any], Any]

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from laser_fl.blocks import Tensors
+from laser_fl.blocks import Tensors, to_device
 from laser_fl.config import RunConfig
 from laser_fl.data.examples import Batch
 from laser_fl.data.metrics import CLIENTS, IGNORED, LOSS, PERPLEXITY, Metric, fresh, number
 from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.data.trees import Tree, mapped, tensors_of
 from laser_fl.errors import DataError, LaserError, brief, reason_of
-from laser_fl.federated.differentiation import autocast
+from laser_fl.federated.differentiation import autocast, products
 from laser_fl.models.base import outputs_of
 
+EXAMPLES_ON_GPU = 2048
 LARGEST_EXPONENT = 700.0  # of e, within a float
 
 
@@ -38,7 +39,8 @@ def evaluate(task: Task, module: nn.Module, state: Tensors, config: RunConfig) -
     Raises:
         DataError: a metric cannot be measured on the model's outputs; one of clients, on those of no client.
     """
-    batches = task.test.batches(config.evaluate_examples, task.evaluation_batch, config.data_workers)
+    device = next(iter(state.values())).device
+    batches = task.test.batches(config.evaluate_examples, _batch_size(task, device), config.data_workers)
     scores = measured(task, module, state, config, batches)
     if not config.evaluate_clients or not math.isfinite(scores[LOSS]):  # a model that has diverged ends the run
         return scores
@@ -65,7 +67,8 @@ def client_scores(task: Task, module: nn.Module, state: Tensors, config: RunConf
         DataError: a metric can be computed for no client.
     """
     shares = [rows for rows in task.train.held_out(config) if len(rows)]
-    batches = (task.train.select(rows, task.evaluation_batch) for rows in shares)
+    size = _batch_size(task, next(iter(state.values())).device)
+    batches = (task.train.select(rows, size) for rows in shares)
     each = [_scored(task, module, state, config, own, tolerant=True) for own in batches]
     if not each:
         return {}
@@ -109,8 +112,8 @@ def _scored(
     device = next(iter(state.values())).device
     measuring = _Measuring(task, device, tolerant)
     for batch in batches:
-        inputs, targets = (mapped(lambda tensor: tensor.to(device), part) for part in batch)
-        with autocast(config, device):
+        inputs, targets = (mapped(lambda tensor: to_device(tensor, device), part) for part in batch)
+        with products(config, device), autocast(config, device):
             outputs = outputs_of(module, state, task.prepare(inputs) if task.prepare else inputs)
             measuring.add_loss(outputs, targets)
         measuring.update(outputs, targets)
@@ -124,13 +127,13 @@ class _Measuring:
         self._task, self._tolerant = task, tolerant
         self._measures = {name: fresh(one, device) for name, one in task.metrics.items() if not isinstance(one, str)}
         self._errors: dict[str, str] = {}
-        self._loss = self._count = 0.0
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # losses, targets
 
     def add_loss(self, outputs: Any, targets: Tree) -> None:
-        """Add the loss of a batch, unless none of its targets counts."""
-        if size := _size(self._task, targets):
-            self._loss += float(self._task.loss(outputs, targets)) * size
-            self._count += size
+        """Add the loss of a batch, unless none of its targets counts. A GPU is not waited for."""
+        loss = torch.as_tensor(self._task.loss(outputs, targets), dtype=torch.float64, device=self._sums.device)
+        size = loss.new_zeros(()) + _size(self._task, targets)
+        self._sums += torch.stack([torch.where(size > 0, loss * size, 0.0), size])
 
     def update(self, outputs: Any, targets: Tree) -> None:
         """Take a batch for the metrics that have no error yet."""
@@ -153,9 +156,10 @@ class _Measuring:
         return _Scores(values, self._errors)
 
     def _mean_loss(self) -> float:
-        if not self._count:
+        loss, count = self._sums.tolist()
+        if not count:
             raise DataError(f"targets: must have some other than {IGNORED}, which cross-entropy ignores, got none")
-        return self._loss / self._count
+        return float(loss / count)
 
     @contextmanager
     def _collecting(self, name: str) -> Iterator[None]:
@@ -163,7 +167,7 @@ class _Measuring:
         try:
             yield
         except DataError as error:
-            if not self._tolerant and math.isfinite(self._loss):
+            if not self._tolerant and math.isfinite(self._sums[0].item()):
                 raise
             self._errors[name] = str(error)  # the error itself would hold on to the batch
 
@@ -190,8 +194,14 @@ def _update(name: str, measure: Any, outputs: Any, targets: Any) -> None:
         raise DataError(f"metric {name}: raised {type(error).__name__}: {brief(reason_of(error))}") from None
 
 
-def _size(task: Task, targets: Tree) -> int:
+def _size(task: Task, targets: Tree) -> int | torch.Tensor:
     """Count the targets of a tensor that the loss counts, or the examples of others."""
     if not isinstance(targets, torch.Tensor):
         return len(next(tensors_of(targets)))
-    return int((targets != IGNORED).sum()) if task.loss is cross_entropy_of_all else targets.numel()
+    return (targets != IGNORED).sum() if task.loss is cross_entropy_of_all else targets.numel()
+
+
+def _batch_size(task: Task, device: torch.device) -> int:
+    """Return the number of examples in a forward pass: on a GPU up to four times the task's, but not above 2,048."""
+    size = task.evaluation_batch
+    return size if device.type == "cpu" else max(size, min(4 * size, EXAMPLES_ON_GPU))

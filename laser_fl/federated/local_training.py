@@ -21,23 +21,24 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
-from laser_fl.data.task import Task, cross_entropy_of_all
+from laser_fl.data.task import Task
 from laser_fl.errors import LaserError, TrainingError, brief, reason_of
 from laser_fl.federated.batches import Batches
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
-from laser_fl.federated.trial import can_batch
+from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
-from laser_fl.pipeline import ClientUpdate, encode_update, join
+from laser_fl.pipeline import ClientUpdate, correct, encode, join
 from laser_fl.schemes.base import RoundContext
 
+ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU
 EXAMPLES_AT_ONCE = 2048  # by all clients in one call of vmap: enough to be fast, and few enough for the memory
 
 
 class GroupTrainer:
     """A trainer that computes the gradients of clients, each on its own shard of the data."""
 
-    def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
+    def __init__(self, task: Task, network: Network, config: RunConfig, clients: range, graph: bool = False) -> None:
         """Prepare the data and the batched functions.
 
         Args:
@@ -45,46 +46,41 @@ class GroupTrainer:
             network: the model.
             config: of the run.
             clients: their numbers in the run.
+            graph: True to replay a client's gradient from a CUDA graph.
         """
         self._network = network
         self._config = config
         self._batches = Batches(task, config, clients)
-        self._differentiation = Differentiation(task, network, config)
+        self._differentiation = Differentiation(task, network, config, graph)
 
-    def answer(self, broadcast: Broadcast, memory: Tensors) -> ClientUpdate:
-        """Compute the round's gradients and encode them; the memory becomes the next one in place."""
-        if broadcast.context.phase > 0:
-            losses = torch.zeros(len(broadcast.context.participants), dtype=torch.float64)
-            return encode_update(broadcast, None, losses, memory, in_place=True)[0]
-        computed = self.compute(broadcast)
-        return encode_update(broadcast, computed.gradients, computed.losses, memory, computed.buffers, in_place=True)[0]
-
-    def compute(self, broadcast: Broadcast) -> Computed:
+    def compute(self, broadcast: Broadcast, together: tuple[int, ...] = ()) -> Computed:
         """Compute each participant's gradient of the round, the sum of its local steps' means, and its mean loss.
 
         Buffers go from one micro-step to the next, starting with those of the broadcast. The last local step may have
         fewer examples than the others.
+
+        broadcast: to the participants. together: as for `Batches.at`.
         """
-        ctx = broadcast.context
+        ctx, device = broadcast.context, _device_of(broadcast)
         clients = len(ctx.participants)
         parts = self._batches.rows(ctx)
         taken = sum(part.shape[1] for part in parts)
         accumulated, here = self._config.accumulation_steps, broadcast
-        buffers = {name: b.expand(clients, *b.shape).clone() for name, b in broadcast.buffers.items()}
+        buffers = {name: b.expand(clients, *b.shape) for name, b in broadcast.buffers.items()}
         total: Tensors = {}
-        losses = torch.zeros(clients, dtype=torch.float64)
+        losses = torch.zeros(clients, dtype=torch.float64, device=device)
         self._network.module.train()
         for step, part in enumerate(parts):
             if step % accumulated == 0:
                 examples = sum(micro.shape[1] for micro in parts[step : step + accumulated])
                 here = self._moved(broadcast, total) if step else broadcast
-            one = self._micro_step(here, buffers, part, step)
+            one = self._micro_step(here, buffers, part, step, together)
             weight = part.shape[1] / examples
             if step == 0:
                 total = one.gradients if len(parts) == 1 else {n: weight * g for n, g in one.gradients.items()}
             else:
                 torch._foreach_add_(list(total.values()), list(one.gradients.values()), alpha=weight)
-            losses += part.shape[1] / taken * one.losses.cpu()
+            losses += part.shape[1] / taken * one.losses
             buffers = one.buffers
         return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)
 
@@ -94,12 +90,15 @@ class GroupTrainer:
         weights = {name: torch.sub(w, total[name], alpha=rate) for name, w in broadcast.weights.items()}
         return replace(broadcast, weights=weights, own_weights=True)
 
-    def _micro_step(self, broadcast: Broadcast, buffers: Tensors, rows: Tensor, step: int) -> Computed:
+    def _micro_step(
+        self, broadcast: Broadcast, buffers: Tensors, rows: Tensor, step: int, together: tuple[int, ...]
+    ) -> Computed:
         """Compute the gradients on the examples at `rows`. Raises TrainingError where model or loss fail on them."""
         ctx = broadcast.context
         try:
-            inputs, targets = self._batches.at(rows, ctx, step, self._device)
-            with self._drawing(ctx, step):
+            device = _device_of(broadcast)
+            inputs, targets = self._batches.at(rows, ctx, step, device, together)
+            with self._drawing(ctx, step, device):
                 return self._differentiation(broadcast.weights, broadcast.own_weights, buffers, inputs, targets)
         except LaserError:
             raise
@@ -109,7 +108,7 @@ class GroupTrainer:
             raise TrainingError(f"round {ctx.round + 1}: {who}: the model or the loss raised {reason}") from error
 
     @contextmanager
-    def _drawing(self, ctx: RoundContext, step: int) -> Iterator[None]:
+    def _drawing(self, ctx: RoundContext, step: int, device: torch.device) -> Iterator[None]:
         """Seed the model's own random draws, as dropout has them, for the one client that computes.
 
         Where many clients are computed in one call, the model has none.
@@ -118,19 +117,16 @@ class GroupTrainer:
             yield
             return
         (client,) = ctx.participants
-        with ctx.streams.torch_global("dropout", ctx.round, client, step, device=self._device):
+        with ctx.streams.torch_global("dropout", ctx.round, client, step, device=device):
             yield
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._network.module.parameters()).device
 
 
 class LocalTrainer:
     """A trainer of a range of clients, batch by batch; the caller keeps their state between rounds.
 
     With ``client-batching = vmap`` a batch is many clients in one call; with ``loop`` it is one client, so that its
-    bits do not depend on the others; ``auto`` chooses the faster one for the network.
+    bits do not depend on the others; with ``graph``, too, replayed from a CUDA graph; ``auto`` chooses the fastest one
+    for the network.
     """
 
     def __init__(self, task: Task, network: Network, config: RunConfig, clients: range) -> None:
@@ -143,36 +139,66 @@ class LocalTrainer:
             clients: their numbers in the run.
         """
         self._model = _shapes(network.weights), _shapes(network.buffers)
-        self._at_once = max(1, EXAMPLES_AT_ONCE // config.batch_size) if _batches(config, task, network, clients) else 1
-        self._trainer = GroupTrainer(task, network, config, clients)
+        most = max(1, EXAMPLES_AT_ONCE // config.batch_size)
+        way = way_of(task, network, config, len(clients), most)
+        self._at_once = most if way == "vmap" else 1
+        self._trainer = GroupTrainer(task, network, config, clients, graph=way == "graph")
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
         """Compute the gradients alone, one batch of clients after the other."""
-        for part in self._parts(broadcast):
-            yield self._trainer.compute(part)
+        together = broadcast.context.participants
+        for part in self._parts(broadcast, self._at_once):
+            yield self._trainer.compute(part, together)
 
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
         """Compute the update and the next memory of the participants, each tensor with the clients axis in order.
 
-        The memory is changed in place, batch by batch of clients, so that the gradients of only one batch are in
-        memory at once.
+        Gradients are added to the memory batch by batch of clients, in place, so that those of only one batch are in
+        memory beside it. Then all clients are encoded in one call, or, for large models, some at a time.
 
         Raises:
             TrainingError: the broadcast is of another model than this trainer's.
         """
         self._refuse_others(broadcast)
-        parts = self._parts(broadcast)
+        model = {name: w[0] for name, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
         if not memory and broadcast.scheme.traits.error_feedback:
             clients = len(broadcast.context.participants)
-            like = {name: w[0] for name, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
-            memory = {name: w.new_zeros(clients, *w.shape) for name, w in like.items()}
+            memory = {name: w.new_zeros(clients, *w.shape) for name, w in model.items()}
+        groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, _device_of(broadcast)))
+        memories = _split(memory, [len(group.context.participants) for group in groups])
+        return join([self._update(*one) for one in zip(groups, memories, strict=True)]), memory
+
+    def _update(self, broadcast: Broadcast, memory: Tensors) -> ClientUpdate:
+        """Compute and encode the gradients of clients that are encoded in one call; the memory changes in place."""
+        ctx = broadcast.context
+        if ctx.phase > 0:  # the gradients wait in the memory
+            return encode(broadcast, memory, torch.zeros(len(ctx.participants), dtype=torch.float64))
+        parts = self._parts(broadcast, self._at_once)
         sizes = [len(part.context.participants) for part in parts]
-        models = _split(broadcast.weights, sizes) if broadcast.own_weights else [broadcast.weights] * len(parts)
-        client_updates = [
-            self._trainer.answer(replace(part, weights=model), remembered)
-            for part, model, remembered in zip(parts, models, _split(memory, sizes), strict=True)
-        ]
-        return join(client_updates), memory
+        corrected, rows, each = memory, _split(memory, sizes), []
+        for index, part in enumerate(parts):
+            computed = self._trainer.compute(part, ctx.participants)
+            gradients, losses = computed.gradients, computed.losses
+            if broadcast.scheme.traits.error_feedback:
+                _, losses = correct(rows[index], gradients, losses)
+            elif len(parts) == 1:
+                corrected = gradients
+            else:
+                if index == 0:
+                    corrected = {name: g.new_empty(sum(sizes), *g.shape[1:]) for name, g in gradients.items()}
+                    rows = _split(corrected, sizes)
+                torch._foreach_copy_([rows[index][name] for name in gradients], list(gradients.values()))
+            each.append((losses, computed.buffers))
+        buffers = {name: torch.cat([own[name] for _, own in each]) for name in broadcast.buffers}
+        return encode(broadcast, corrected, torch.cat([losses for losses, _ in each]), buffers)
+
+    def _encoded_at_once(self, size: int, device: torch.device) -> int:
+        """Return the number of clients to encode in one call, whole batches of them.
+
+        On a CPU these are the clients of a batch, so that a client's bits do not depend on the others with `loop`.
+        """
+        fit = ENCODED_AT_ONCE // size if device.type != "cpu" else 0
+        return max(1, fit // self._at_once) * self._at_once
 
     def _refuse_others(self, broadcast: Broadcast) -> None:
         """Raise TrainingError where a broadcast is of another model."""
@@ -181,23 +207,22 @@ class LocalTrainer:
         if blocks != weights or (ctx.phase == 0 and _shapes(broadcast.buffers) != buffers):
             raise TrainingError(f"round {ctx.round + 1}: the broadcast is of another model than this node's")
 
-    def _parts(self, broadcast: Broadcast) -> list[Broadcast]:
-        """Split the broadcast by batches of participants."""
-        participants, size = broadcast.context.participants, self._at_once
-        batches = (participants[start : start + size] for start in range(0, len(participants), size))
-        return [broadcast.of(range(batch[0], batch[-1] + 1)) for batch in batches]
+    def _parts(self, broadcast: Broadcast, size: int) -> list[Broadcast]:
+        """Split the broadcast by participants, `size` at a time, each with the weights of its own."""
+        participants = broadcast.context.participants
+        batches = [participants[start : start + size] for start in range(0, len(participants), size)]
+        if len(batches) == 1:
+            return [broadcast]
+        parts = [broadcast.of(range(batch[0], batch[-1] + 1)) for batch in batches]
+        if not broadcast.own_weights:
+            return parts
+        own = _split(broadcast.weights, [len(batch) for batch in batches])
+        return [replace(part, weights=weights) for part, weights in zip(parts, own, strict=True)]
 
 
-def _batches(config: RunConfig, task: Task, network: Network, clients: range) -> bool:
-    """Return True where many clients are computed in one call."""
-    if len(clients) < 2 or not task.train.stacked or config.client_batching == "loop":
-        return False
-    known = network.batches and task.loss is cross_entropy_of_all
-    if config.client_batching == "vmap":
-        return known or can_batch(task, network, config)
-    if network.draws or config.precision != "float32":
-        return False
-    return known or ((network.batches or network.might_batch) and can_batch(task, network, config))
+def _device_of(broadcast: Broadcast) -> torch.device:
+    """Return the device on which a broadcast's clients compute."""
+    return next(iter((broadcast.weights or broadcast.shared).values())).device
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from laser_fl.data.sampler import Sampler
 from laser_fl.data.sources import default_folder
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError
+from laser_fl.federated.differentiation import set_kernels
 from laser_fl.federated.evaluation import evaluate
 from laser_fl.federated.loop import Evaluate
 from laser_fl.federated.schedule import RoundSchedule
@@ -70,7 +71,7 @@ class Setup:
 
 
 def prepare(config: RunConfig) -> Setup:
-    """Load the data, draw the initial model, put both on the device, set PyTorch's threads.
+    """Load the data, draw the initial model, put both on the device, set PyTorch's threads and a GPU's kernels.
 
     Raises:
         ConfigError: the device does not exist; there are fewer test examples than asked for; or the model makes random
@@ -91,6 +92,9 @@ def prepare(config: RunConfig) -> Setup:
 def setup_of(config: RunConfig, task: Task) -> Setup:
     """Draw the initial model of a task, and put data and model on the device. Raises ConfigError as `prepare`."""
     device = device_of(config)
+    if config.client_batching == "graph" and device.type != "cuda":
+        raise ConfigError(f"client-batching: must be auto, vmap or loop for device {device}, got 'graph'")
+    set_kernels(config, device)
     task = task.to(device)
     if config.evaluate_examples > len(task.test):
         rule = f"must be at most the {len(task.test)} test examples"

@@ -3,6 +3,7 @@
 The transforms of torch.func run Python code in every call: for a small network as much work as its arithmetic.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,31 +20,52 @@ CALLS = 3  # with the same layouts before they are worth a trace, which takes a 
 KEPT = 64  # traces
 
 
-class Traced:
+class Repeated(ABC):
+    """A function of trees of tensors, repeated without its Python code once it was called often with one layout."""
+
+    def __init__(self, function: Function, kept: int) -> None:
+        """function: to be repeated. kept: number of layouts, the last used ones, for which that is prepared."""
+        self._function, self._kept = function, kept
+        self.repeats = True
+        self._calls: Counter[Layouts] = Counter()
+        self._traces: OrderedDict[Layouts, Function] = OrderedDict()
+
+    def __call__(self, *args: Tree) -> Any:
+        """Return the result of the function."""
+        layouts = tuple(_layouts(arg) for arg in args) if self.repeats else ()
+        if layouts in self._traces:
+            self._traces.move_to_end(layouts)
+            return self._traces[layouts](args)
+        self._calls[layouts] += 1
+        if self._calls[layouts] < CALLS or not self.repeats or self._is_full:
+            return self._function(*args)
+        self._traces[layouts] = self._repeat(args)
+        if len(self._traces) > self._kept:
+            oldest, _ = self._traces.popitem(last=False)
+            del self._calls[oldest]
+        return self._traces[layouts](args)
+
+    @property
+    def _is_full(self) -> bool:
+        """True where no further layout is prepared; by default the oldest one makes room."""
+        return False
+
+    @abstractmethod
+    def _repeat(self, args: tuple[Tree, ...]) -> Function:
+        """Return the function of the packed arguments that repeats the function for arguments with such layouts."""
+
+
+class Traced(Repeated):
     """A function of trees of tensors, repeated operation by operation without its Python code.
 
     The function must not depend on values, or on anything else that changes between calls.
     """
 
     def __init__(self, function: Function) -> None:
-        self._function = function
-        self._calls: Counter[Layouts] = Counter()
-        self._traces: OrderedDict[Layouts, Function] = OrderedDict()
+        super().__init__(function, KEPT)
 
-    def __call__(self, *args: Tree) -> Any:
-        """Return the result of the function."""
-        layouts = tuple(_layouts(arg) for arg in args)
-        if layouts in self._traces:
-            self._traces.move_to_end(layouts)
-            return self._traces[layouts](args)
-        self._calls[layouts] += 1
-        if self._calls[layouts] < CALLS:
-            return self._function(*args)
-        self._traces[layouts] = make_fx(lambda packed: self._function(*packed))(args)
-        if len(self._traces) > KEPT:
-            oldest, _ = self._traces.popitem(last=False)
-            del self._calls[oldest]
-        return self._traces[layouts](args)
+    def _repeat(self, args: tuple[Tree, ...]) -> Function:
+        return make_fx(lambda packed: self._function(*packed))(args)
 
 
 def _layouts(arg: Tree) -> tuple[object, ...]:

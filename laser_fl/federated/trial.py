@@ -1,9 +1,10 @@
-"""Trials before a run: of a gradient, so that what cannot be trained is refused, and of two clients in one call."""
+"""Trials before a run: of a gradient, so that what cannot be trained is refused, and of ways to compute many."""
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ from laser_fl.data.metrics import IGNORED
 from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.data.trees import Tree, mapped, of_one_client, with_clients_axis
 from laser_fl.errors import ConfigError, DataError, LaserError, brief, quoted, reason_of
-from laser_fl.federated.differentiation import Differentiation, autocast
+from laser_fl.federated.differentiation import Differentiation, autocast, products
 from laser_fl.federated.evaluation import evaluate, measured
+from laser_fl.federated.traced import CALLS
 from laser_fl.models.base import Network, outputs_of
 from laser_fl.rng import RandomStreams
 
+Way = Literal["loop", "graph", "vmap"]  # client by client; likewise by a CUDA graph; many in one call
+
+GAIN = 1.05  # of another way over the loop, to be worth its memory
+TIMED = 5  # calls
 EXAMPLES = 2  # batch norm needs as many
 BROADCASTS = "Using a target size"  # torch's warning of a regression's outputs and targets that do not fit
 
@@ -40,11 +46,11 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
     """
     _refuse_model(network)
     network.module.train()
-    with RandomStreams(config.seed).torch_global("trial"), warnings.catch_warnings():
+    with RandomStreams(config.seed).torch_global("trial", device=_device(network)), warnings.catch_warnings():
         warnings.filterwarnings("error", BROADCASTS)
         inputs, targets = _batch(task, network, min(EXAMPLES, config.batch_size))
         leaves = {name: weight.detach().requires_grad_() for name, weight in network.weights.items()}
-        with autocast(config, _device(network)):
+        with products(config, _device(network)), autocast(config, _device(network)):
             with _naming("model: cannot be trained on these data"):
                 outputs = outputs_of(network.module, leaves | _cloned(network.buffers | network.counts), inputs)
             _refuse_labels(task, outputs)
@@ -55,6 +61,101 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
             torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         with _naming("model: cannot be evaluated on the test data"):
             _try_evaluation(task, network, config)
+
+
+def way_of(task: Task, network: Network, config: RunConfig, clients: int, at_once: int) -> Way:
+    """Choose the way in which the gradients of clients are computed.
+
+    With client-batching=auto, a GPU measures those that are possible on a batch of the run's size, so that the choice
+    may differ between runs; with deterministic=true it is a CUDA graph wherever the model can be repeated.
+
+    Args:
+        task: as for `refuse_untrainable`.
+        network: as there.
+        config: of the run.
+        clients: in this process.
+        at_once: clients in one call of vmap, at most.
+    """
+    asked, on_gpu = config.client_batching, _device(network).type != "cpu"
+    if asked == "graph" and network.draws:
+        warnings.warn("client-batching: clients go one by one without a CUDA graph: the model draws", stacklevel=2)
+        return "loop"
+    if asked in ("loop", "graph"):
+        return asked
+    ways: list[Way] = ["loop"]
+    if on_gpu and asked == "auto" and network.repeats and task.loss is cross_entropy_of_all:
+        ways.append("graph")
+    if on_gpu and asked == "auto" and config.deterministic:
+        return ways[-1]
+    if clients > 1 and task.train.stacked and _batches(task, network, config, on_gpu):
+        ways.append("vmap")
+    if not on_gpu or asked == "vmap" or len(ways) == 1:
+        return ways[-1]
+    sizes = {way: min(clients, at_once) if way == "vmap" else 1 for way in ways}
+    return fastest({way: seconds_per_client(task, network, config, way, size) for way, size in sizes.items()})
+
+
+def fastest(seconds: Mapping[Way, float]) -> Way:
+    """Return the fastest way, by seconds per client; the loop, unless another is clearly faster."""
+    best = min(seconds, key=seconds.__getitem__)
+    return best if seconds[best] * GAIN < seconds["loop"] else "loop"
+
+
+def seconds_on_gpu(call: Callable[[], object]) -> float:
+    """Measure the time of a call, once kernels are chosen and graphs captured."""
+    for _ in range(CALLS):
+        call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    for _ in range(TIMED):
+        call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000 / TIMED
+
+
+def seconds_per_client(
+    task: Task,
+    network: Network,
+    config: RunConfig,
+    way: Way,
+    clients: int,
+    seconds_of: Callable[[Callable[[], object]], float] = seconds_on_gpu,
+) -> float:
+    """Measure the gradients of clients on a batch of the run's size.
+
+    Args:
+        task: as for `refuse_untrainable`.
+        network: as there.
+        config: of the run.
+        way: to compute them.
+        clients: in one call.
+        seconds_of: measures a call.
+
+    Returns:
+        The seconds per client; inf where the way fails, as for want of memory.
+    """
+    network.module.train()
+    try:
+        with RandomStreams(config.seed).torch_global("trial", device=_device(network)):
+            batch = _batch(task, network, config.batch_size)
+            inputs, targets = (mapped(lambda tensor: _repeated(tensor, clients), part) for part in batch)
+            differentiate, buffers = Differentiation(task, network, config, way == "graph"), network.buffers
+            args = network.weights, False, _rows(buffers, clients), inputs, targets
+            seconds = seconds_of(lambda: differentiate(*args)) / clients
+            return math.inf if way == "graph" and not differentiate.has_graph else seconds
+    except Exception:  # of many kinds: the model's own, and CUDA's
+        return math.inf
+
+
+def _batches(task: Task, network: Network, config: RunConfig, on_gpu: bool) -> bool:
+    """Return True where many clients can be computed in one call, and on a CPU are known to be faster so."""
+    known = network.batches and task.loss is cross_entropy_of_all
+    if config.client_batching == "vmap":
+        return known or can_batch(task, network, config)
+    if network.draws or config.precision not in ("float32", "tf32"):
+        return False
+    return known or ((on_gpu or network.batches or network.might_batch) and can_batch(task, network, config))
 
 
 def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
@@ -72,7 +173,7 @@ def can_batch(task: Task, network: Network, config: RunConfig) -> bool:
     differentiate = Differentiation(task, network, exact)
     network.module.train()
     try:
-        with RandomStreams(config.seed).torch_global("trial"):
+        with RandomStreams(config.seed).torch_global("trial", device=_device(network)):
             one = differentiate(network.weights, False, _rows(network.buffers, 1), inputs, targets)
             two = (mapped(_twice, part) for part in (inputs, targets))
             many = differentiate(network.weights, False, _rows(network.buffers, 2), *two)
@@ -170,7 +271,11 @@ def _cloned(tensors: Tensors) -> Tensors:
 
 
 def _rows(tensors: Tensors, count: int) -> Tensors:
-    return {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in tensors.items()}
+    return {name: _repeated(tensor, count) for name, tensor in tensors.items()}
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    return tensor.expand(count, *tensor.shape).clone()
 
 
 def _twice(tensor: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
@@ -43,12 +44,15 @@ class Network:
     undecayed: names of the parameters to which weight decay does not apply.
     batches: many clients' gradients are faster in one call of vmap than one by one, as measured by
         ``laser-fl bench`` with client-batching=vmap and =loop.
+    repeats: its forward passes do the same operations in every call, so that a CUDA graph may repeat them without the
+        module's Python code.
     """
 
     module: nn.Module
     transposed: tuple[str, ...] = ()
     undecayed: tuple[str, ...] = ()
     batches: bool = False
+    repeats: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> "Network":
@@ -61,7 +65,7 @@ class Network:
             raise ConfigError("model: its weights must have shapes, got lazy ones; call the model on an example first")
         network = cls(module, stored_transposed(module))
         known = all(type(layer) in BATCHED_LAYERS for layer in module.modules())
-        return replace(network, batches=known and network.is_small)
+        return replace(network, batches=known and network.is_small, repeats=known)
 
     def restricted(self, trained: Collection[str], undecayed: Collection[str]) -> "Network":
         """Return the network with some of its weights frozen, in place, and more of them without weight decay.
@@ -124,6 +128,16 @@ class Network:
     def blocks(self) -> tuple[Block, ...]:
         """The trained parameters as matrices."""
         return blocks_of(self.weights, self.transposed)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Return images (batch, channels, height, width) with the channels last in a GPU's memory.
+
+    Convolutions are faster so there, and keep this order for their outputs. vmap knows no such order.
+    """
+    if images.device.type == "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(images):
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def outputs_of(module: nn.Module, state: Tensors, inputs: Any) -> Any:

@@ -37,6 +37,7 @@ def gpt2(
         n_layer=layers,
         n_head=heads,
         n_embd=embedding,
+        activation_function="gelu_pytorch_tanh",  # gelu_new in one kernel
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
@@ -52,13 +53,21 @@ def gpt2(
     layers_by_name = dict(module.named_modules())
     transposed = [f"{name}.weight" for name, layer in layers_by_name.items() if isinstance(layer, Conv1D)]
     undecayed = [f"{n}.weight" for n, layer in layers_by_name.items() if isinstance(layer, nn.LayerNorm | nn.Embedding)]
-    return Network(module, tuple(transposed), tuple(undecayed))
+    return Network(module, tuple(transposed), tuple(undecayed), repeats=dropout == 0)
 
 
 class LanguageModel(GPT2LMHeadModel):  # type: ignore[misc]
     """GPT-2 from tokens (batch, context) to logits (batch, context, vocabulary)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits of the token after each one."""
-        logits: Tensor = super().forward(tokens).logits
+        """Return the logits of the token after each one.
+
+        transformers' own forward pass looks for packed sequences, and a GPU would be waited for each time. Here every
+        row is one sequence, so that the layers need no mask: their attention is causal.
+        """
+        body = self.transformer
+        states = body.drop(body.wte(tokens) + body.wpe(torch.arange(tokens.shape[-1], device=tokens.device)))
+        for layer in body.h:
+            states = layer(states)
+        logits: Tensor = self.lm_head(body.ln_f(states))
         return logits

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from laser_fl.models.base import Network
+from laser_fl.models.base import Network, channels_last
 from laser_fl.registry import Option
 
 TORCHVISIONS_WIDTH = 64
@@ -24,7 +24,8 @@ def resnet18(
     norms = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     for layer in norms.values():
         layer.num_batches_tracked = None  # a count that a fixed momentum makes no use of
-    return Network(module, undecayed=tuple(f"{name}.{part}" for name in norms for part in ("weight", "bias")))
+    undecayed = tuple(f"{name}.{part}" for name in norms for part in ("weight", "bias"))
+    return Network(module, undecayed=undecayed, repeats=True)
 
 
 class _Scaled(ResNet):  # type: ignore[misc]
@@ -38,6 +39,11 @@ class _Scaled(ResNet):  # type: ignore[misc]
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.Identity()
         self.fc = nn.Linear(8 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images (batch, 3, height, width)."""
+        logits: Tensor = super().forward(channels_last(images))
+        return logits
 
     def _make_layer(self, block: Any, planes: int, *arguments: Any, **options: Any) -> nn.Sequential:
         if planes == TORCHVISIONS_WIDTH:

@@ -97,7 +97,7 @@ class _StoredGradients(GroupTrainer):
     def __init__(self) -> None:
         """Start without data and network."""
 
-    def compute(self, broadcast: Broadcast) -> Computed:
+    def compute(self, broadcast: Broadcast, together: tuple[int, ...] = ()) -> Computed:
         """Return the stored gradients, at no cost."""
         ctx = broadcast.context
         buffers = {name: b.unsqueeze(0) for name, b in broadcast.buffers.items()}

@@ -15,7 +15,8 @@ from laser_fl.data.examples import Examples
 from laser_fl.data.metrics import IGNORED, Accuracy, Metric, named_metrics
 from laser_fl.data.task import Task
 from laser_fl.errors import ConfigError, DataError, TrainingError
-from laser_fl.federated.evaluation import client_scores, evaluate
+from laser_fl.federated.evaluation import _batch_size, client_scores, evaluate
+from tests.standins import CUDA, counting, there
 
 INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS.sum(dim=1) > 0).long()
@@ -190,3 +191,27 @@ def test_names_of_what_follows_from_the_loss_are_its_own(given, line):
 def test_less_spread_over_the_clients_is_better():
     assert Metric.named("clients_accuracy_spread").best is min
     assert Metric.named("clients_accuracy_mean").best is max
+
+
+class TestOnAGpu:
+    def scores_and_waits(self, batch, monkeypatch):
+        model, config = linear(), parse({})
+        metrics = {"accuracy": "accuracy", "mean": lambda outputs, targets: outputs.mean()}
+        task = Task(DATA, DATA, linear, metrics=metrics, evaluation_batch=batch)
+        expected = evaluate(task, model, dict(model.named_parameters()), config)
+        with counting(monkeypatch) as counts, torch.no_grad():
+            state = {name: there(weight) for name, weight in model.named_parameters()}
+            on_gpu = task.to(CUDA)
+            counts.waited.clear()
+            scores = evaluate(on_gpu, model, state, config)
+        return expected, scores, counts.waits
+
+    def test_an_evaluation_waits_once_for_each_score_however_many_batches_it_has(self, monkeypatch):
+        expected, scores, waits = self.scores_and_waits(1, monkeypatch)  # 6 batches of 4 times as many
+        assert scores == pytest.approx(expected, rel=1e-6)
+        assert waits == self.scores_and_waits(24, monkeypatch)[2] == 3
+
+    @pytest.mark.parametrize(("size", "on_gpu"), [(2, 8), (500, 2000), (1000, 2048), (5000, 5000)])
+    def test_forward_passes_take_more_examples(self, size, on_gpu):
+        task = Task(DATA, DATA, linear, evaluation_batch=size)
+        assert [_batch_size(task, torch.device(kind)) for kind in ("cpu", "cuda")] == [size, on_gpu]

@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2LMHeadModel
 
 from laser_fl.config import parse
 from laser_fl.data.examples import Examples
@@ -14,12 +16,15 @@ from laser_fl.federated.evaluation import evaluate
 from laser_fl.federated.local_training import GroupTrainer, LocalTrainer
 from laser_fl.federated.model import GlobalModel
 from laser_fl.federated.setup import prepare
+from laser_fl.models.base import outputs_of
 from laser_fl.models.gpt2 import gpt2
 from laser_fl.models.resnet18 import resnet18
+from laser_fl.models.small import cnn
 from laser_fl.rng import RandomStreams
 from simulations.engines import in_process
 from tests.grids import run_on_grid
 from tests.helpers import context, scheme
+from tests.standins import counting, here, there
 
 CLIENTS = 3
 TINY_TEXT = {
@@ -27,6 +32,19 @@ TINY_TEXT = {
     "batch-size": 2, "accumulation-steps": 2, "rounds": 4, "evaluate-every": 2, "evaluate-examples": 5,
     "optimizer": "adamw", "learning-rate": 0.01, "power": 1e4,
 }  # fmt: skip
+
+
+class Reads(TorchDispatchMode):
+    """A list of the operations for whose values Python would wait on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero"):
+            self.seen.append(function)
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +129,21 @@ class TestBatchNorm:
         assert (model.weights["a"].tolist(), model.weights["b"].tolist()) == ([0.5, 0.5], [1, 1])
 
 
+@pytest.mark.parametrize("network", [resnet18(width=4), cnn()], ids=["resnet18", "cnn"])
+def test_a_gpu_convolves_with_the_channels_last_and_the_gradients_lie_as_the_weights(network, monkeypatch):
+    """On the CPU the order of the images stays."""
+    seen = []
+    convolution = next(m for m in network.module.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_pre_hook(lambda _, args: seen.append(here(args[0])))
+    images = torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        network.module.train()(images)
+        with counting(monkeypatch):
+            outputs_of(network.module, there(network.weights | network.buffers), there(images))
+    orders = [image.is_contiguous(memory_format=torch.channels_last) for image in seen]
+    assert orders == [False, True]
+
+
 class TestSchedules:
     def rates(self, rounds, **values):
         keys = {name.replace("_", "-"): value for name, value in values.items()}
@@ -186,6 +219,19 @@ class TestText:
             losses.append(summary["test_loss"])
         assert losses[0] == pytest.approx(losses[1], rel=0.02)
         assert losses[0] != losses[1]
+
+    def test_no_pass_reads_values_so_that_no_gpu_is_waited_for(self):
+        network = gpt2(32, 2, 2, 8, 6)
+        tokens = torch.randint(32, (3, 6), generator=torch.Generator().manual_seed(0))
+        with Reads() as reads:
+            loss = cross_entropy(network.module.train()(tokens).flatten(end_dim=-2), tokens.flatten())
+            torch.autograd.grad(loss, [p for p in network.module.parameters() if p.requires_grad])
+        assert reads.seen == []
+
+    def test_the_logits_are_those_of_transformers_own_forward_pass(self):
+        module = gpt2(32, 2, 2, 8, 6).module.eval()
+        tokens = torch.randint(32, (3, 5), generator=torch.Generator().manual_seed(0))
+        assert torch.equal(module(tokens), GPT2LMHeadModel.forward(module, tokens).logits)
 
     def test_heads_must_divide_the_embedding(self):
         with pytest.raises(ConfigError, match="embedding: must be a multiple of heads, 3, got 16"):
