@@ -87,7 +87,8 @@ def _keys() -> Iterator[Item]:
             for (key, name), options in DECLARED.items()
             if option in options
         ]
-        details = (("default", repr(field.default)), ("values", rule), ("of", ", ".join(owners) or "every run"))
+        default = str(field.default).lower() if isinstance(field.default, bool) else repr(field.default)
+        details = (("default", default), ("values", rule), ("of", ", ".join(owners) or "every run"))
         yield Item("config key", kebab(option), field.description or "", details=details)
 
 

@@ -60,10 +60,10 @@ def path(name: str) -> str:
 
 
 def flag(value: object) -> bool:
-    """Return a truth value, or that of its text. Raises ValueError for another value."""
-    if value not in (True, False, "true", "false") or (isinstance(value, int) and not isinstance(value, bool)):
+    """Return a truth value, or that of its text, as Python or TOML writes it. Raises ValueError for another value."""
+    if not isinstance(value, bool) and value not in ("true", "false", "True", "False"):
         raise ValueError("must be true or false")
-    return value in (True, "true")
+    return value in (True, "true", "True")
 
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]

@@ -84,6 +84,7 @@ class ClientGroup:
         name: str = "node-0-of-1",
         folder: str = "",
         device: Device = "cpu",
+        background: bool = False,
     ) -> None:
         """Start with a client state, or with none.
 
@@ -94,6 +95,7 @@ class ClientGroup:
             name: of the group among those of the run.
             folder: for its snapshots, instead of the one that the server names.
             device: on which the clients compute.
+            background: True to write snapshots while the run goes on; `wait` returns when they are written.
         """
         self._client_state = client_state
         self._clients = clients
@@ -101,6 +103,8 @@ class ClientGroup:
         self._name = name
         self._folder = folder
         self._device = device
+        self._background = background
+        self._written: Checkpoints | None = None
 
     @property
     def client_state(self) -> ClientState:
@@ -119,8 +123,15 @@ class ClientGroup:
             self._client_state = self._load(acknowledgements)
         reply = self._last_reply(acknowledgements.exchange) or self._respond_to(broadcast)
         if acknowledgements.save:
-            self._snapshots(acknowledgements).save(acknowledgements.exchange, *to_checkpoint(self.client_state))
+            self._written = self._written or self._snapshots(acknowledgements)
+            numbers, tensors = to_checkpoint(self.client_state)
+            self._written.save(acknowledgements.exchange, numbers, tensors, self._background)
         return reply
+
+    def wait(self) -> None:
+        """Wait until the last snapshot is written. Raises StorageError where it cannot be."""
+        if self._written is not None:
+            self._written.wait()
 
     def _last_reply(self, exchange: int) -> Reply | None:
         """Return the reply to an exchange that is repeated; None where it is new."""

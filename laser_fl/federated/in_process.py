@@ -20,7 +20,9 @@ class InProcess:
         self.server.air.draw_here()
         clients = range(setup.config.clients)
         trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)
-        self._group = ClientGroup(clients, trainer.answer, device=setup.device)
+        aside = setup.device.type == "cuda"  # whose memories must be copied anyway
+        self._group = ClientGroup(clients, trainer.answer, device=setup.device, background=aside)
+        self.server.wait_for_snapshots = self._group.wait
 
     def advance(self) -> bool:
         """Carry one broadcast to the clients and their replies back; return True where that ended a round."""

@@ -1,7 +1,7 @@
 """The server's side of a run: broadcasts, the aggregation of replies, and the state to go on from later."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ class Server:
     warning: the clients left out of the last round, with reasons, in a line for a log; empty where there are none.
     snapshots: folder in which client groups save their client state, in rounds after which the run could go on;
         "": none.
+    wait_for_snapshots: returns when the snapshots of clients in this process are written; others' are when they reply.
     folder: of the run's files; None where it has none.
     stop_reason: of a run that was stopped before its last round; empty for any other.
     """
@@ -74,6 +75,7 @@ class Server:
         self.spectrum: dict[str, float] = {}
         self.warning = ""
         self.snapshots = ""
+        self.wait_for_snapshots: Callable[[], None] = lambda: None
         self.folder: Path | None = None
         self.stop_reason = ""
         scheme = self.air.scheme

@@ -38,8 +38,9 @@ from laser_fl.storage.files import (
     unlock,
     write_whole,
 )
+from laser_fl.storage.peak_memory import forget_peak
 from laser_fl.storage.resume import EVALUATIONS, LENGTHS, latest, refuse_other_run
-from laser_fl.storage.summary import summarise
+from laser_fl.storage.summary import device_of, summarise
 from laser_fl.storage.trackers.base import tracker_class
 
 
@@ -122,6 +123,7 @@ class RunFolder(Callback):
             ConfigError: a callback with a state in the checkpoint is not among the run's.
         """
         server.folder = self.path
+        forget_peak(device_of(server))
         if self._config.checkpoint_every:
             server.snapshots = str(self._checkpoints.folder.resolve())
         if self._config.resume:
@@ -164,12 +166,23 @@ class RunFolder(Callback):
         numbers, tensors = server.state()
         beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
         states = {"callbacks": states_of(self._callbacks)}
-        self._checkpoints.save(server.round, numbers | beside | states, tensors)
+        written = server.wait_for_snapshots
+        self._checkpoints.save(server.round, numbers | beside | states, tensors, background=True, after=written)
+        self._write_before_snapshots(server)
 
     def on_round(self, server: Server, seconds: float) -> None:
-        """Record the duration of the round."""
+        """Record the duration of the round. Raises StorageError where the last checkpoint cannot be written."""
         self._seconds.append(seconds)
+        self._write_before_snapshots(server)
         call(self._tracker, "on_round", server, seconds)
+
+    def _write_before_snapshots(self, server: Server) -> None:
+        """Wait for the last checkpoint before the clients save theirs of the next one, or the run ends.
+
+        Whenever a run is killed, clients have snapshots for the server's last checkpoint that is whole.
+        """
+        if server.finished or server.saves_after(server.round + 1):
+            self._checkpoints.wait()
 
     def on_evaluation(self, server: Server, metrics: Metrics) -> None:
         """Record the metrics, and bring the tables up to date."""
@@ -184,12 +197,14 @@ class RunFolder(Callback):
         """Write the records of the rounds in the body where these end with an error, which passes."""
         try:
             yield
+            self._checkpoints.wait()
         except BaseException as error:
             self.fail(server, error)
             raise
 
     def finish(self, server: Server) -> dict[str, Any]:
-        """Write the final weights and the summary of a completed run. Returns the summary."""
+        """Write the final weights and the summary of a completed run. Returns the summary. Raises StorageError."""
+        self._checkpoints.wait()
         self._write_tables(server)
         weights = {name: tensor.cpu().contiguous() for name, tensor in server.global_model.tensors.items()}
         write_whole(self.path / WEIGHTS, save(weights))
@@ -212,8 +227,11 @@ class RunFolder(Callback):
         summary: dict[str, Any] = {"status": status, "reason": reason, "engine": self._engine}
         if server is not None:
             self._write_tables(server)
+            with suppress(StorageError):  # the reason of the failure is known
+                self._checkpoints.wait()
             if server.halted:
                 self.on_checkpoint(server)
+                self._checkpoints.wait()
             summary = self._summary(server) | summary
         self._write_json(SUMMARY, summary)
 

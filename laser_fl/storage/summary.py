@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from laser_fl.callbacks import Metrics
 from laser_fl.data.metrics import Metric, scored
 from laser_fl.federated.server import Server
+from laser_fl.storage.peak_memory import peak_megabytes
 
 
 def summarise(server: Server, engine: str, metrics: Sequence[Metrics], seconds: Sequence[float]) -> dict[str, Any]:
@@ -29,13 +32,19 @@ def summarise(server: Server, engine: str, metrics: Sequence[Metrics], seconds: 
         "rounds": server.round,
         "power": config.power,
         "parameters": server.parameters,
-        "device": str(next(iter(server.global_model.weights.values())).device),
+        "device": str(device_of(server)),
+        "peak_device_mb": peak_megabytes(device_of(server)),
     }
     stopped = {"stopped_early": True, "stop_reason": server.stop_reason} if server.stop_reason else {}
     factor = server.global_model.replica.rate_factor
     reduced = {} if factor == 1 else {"learning_rate_factor": factor}
     pace = {"seconds_per_round": sum(seconds) / len(seconds)} if seconds else {}
     return about | stopped | reduced | _scores(metrics) | _costs(server) | pace
+
+
+def device_of(server: Server) -> torch.device:
+    """Return the device of the server's model."""
+    return next(iter(server.global_model.weights.values())).device
 
 
 def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:

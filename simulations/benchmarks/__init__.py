@@ -10,9 +10,15 @@ BENCHMARKS = Table(
     {
         "mnist": Entry("simulations.benchmarks.rounds:mnist", "rounds of the MNIST preset, 16 clients x 128"),
         "resnet18": Entry("simulations.benchmarks.rounds:resnet18", "rounds of ResNet18 at full width, 4 clients x 32"),
+        "cifar10": Entry(
+            "simulations.benchmarks.rounds:cifar10", "rounds of ResNet18 at the paper's size, on random images"
+        ),
         "gpt2-small": Entry("simulations.benchmarks.rounds:gpt2_small", "rounds of the preset gpt2-small"),
         "gpt2": Entry(
             "simulations.benchmarks.rounds:gpt2", "rounds of GPT-2, full width, 2 layers, 2 clients x 1,024 tokens"
+        ),
+        "gpt2-full": Entry(
+            "simulations.benchmarks.rounds:gpt2_full", "rounds of GPT-2 at the paper's size, on random tokens"
         ),
         "growth": Entry("simulations.benchmarks.rounds:growth", "rounds of the MNIST preset with 4 to 1,000 clients"),
         "peer": Entry(

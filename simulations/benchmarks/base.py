@@ -22,12 +22,14 @@ class Request:
     """A user's request for a benchmark.
 
     rounds: number of rounds to time; 0: the benchmark's own choice. strategies: for a benchmark that runs several;
-    empty: all. overrides: config keys on top of the benchmark's.
+    empty: all. overrides: config keys on top of the benchmark's. apart: each case in a fresh process, without which the
+    peak of the process's memory is too low.
     """
 
     rounds: int = 0
     strategies: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    apart: bool = True
 
     def config(self, preset: str, only: Collection[str] | None = None, **keys: Any) -> RunConfig:
         """Return the preset with the benchmark's keys and the user's; its run is longer than any benchmark.

@@ -9,15 +9,18 @@ from laser_fl.data.trees import tensors_of
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.optimizer import OptimizerConfig, build_optimizer
-from laser_fl.federated.setup import Setup, prepare
+from laser_fl.federated.setup import Setup, device_of, prepare
 from laser_fl.registry import SCHEMES
+from laser_fl.storage.peak_memory import forget_peak, peak_megabytes
+from simulations.benchmarks import synthetic
 from simulations.benchmarks.base import Line, Request, apart, line, milliseconds
-from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn
+from simulations.benchmarks.timing import MEGABYTE, PeakMemory, Side, in_turn, waits
 
 WARM_UP = 5
 GROWTH = (4, 16, 64, 256, 1000)
 GROWTH_BATCH = 60  # examples that each of 1,000 clients has of MNIST's 60,000
 SLACK = 0.25
+WAITED = 4  # rounds in which waits are counted; LASER's even and odd ones differ
 
 
 def mnist(request: Request) -> Iterator[Line]:
@@ -30,6 +33,11 @@ def resnet18(request: Request) -> Iterator[Line]:
     return _every_strategy(
         "resnet18", request, request.config("cifar10", clients=4, batch_size=32, evaluate_examples=500), 6
     )
+
+
+def cifar10(request: Request) -> Iterator[Line]:
+    """Time ResNet18 at the paper's size, 16 clients x 128 random images."""
+    return _every_strategy("cifar10", request, request.config("cifar10", task=_synthetic("images")), 20)
 
 
 def gpt2_small(request: Request) -> Iterator[Line]:
@@ -51,6 +59,12 @@ def gpt2(request: Request) -> Iterator[Line]:
     return _every_strategy("gpt2", request, config, 3)
 
 
+def gpt2_full(request: Request) -> Iterator[Line]:
+    """Time GPT-2 at the paper's size, 4 clients x 3 x 15 windows of 512 random tokens."""
+    config = request.config("gpt2-wikitext103", task=_synthetic("text"), evaluate_examples=8)
+    return _every_strategy("gpt2-full", request, config, 10)
+
+
 def growth(request: Request) -> Iterator[Line]:
     """Time the paper's setting with 60 images per client, for a growing number of clients.
 
@@ -66,41 +80,51 @@ def growth(request: Request) -> Iterator[Line]:
 
 def _every_strategy(name: str, request: Request, config: RunConfig, rounds: int) -> Iterator[Line]:
     for strategy in request.strategies or SCHEMES:
-        case = parse(config.to_flat() | {"strategy": strategy})
-        yield line(name, **apart(_measure, case, request.rounds or rounds))
+        case, count = parse(config.to_flat() | {"strategy": strategy}), request.rounds or rounds
+        yield line(name, **(apart(_measure, case, count) if request.apart else _measure(case, count)))
 
 
 def _measure(config: RunConfig, rounds: int) -> Line:
-    """Measure the memory of a few rounds and an evaluation alone, then the times of rounds and their floor, in turn."""
+    """Measure the memory of a few rounds and an evaluation alone, then the times of rounds and their floor, in turn.
+
+    A GPU's waits are counted at the end, in rounds that nobody times: PyTorch reports each by a warning.
+    """
     whole_round(InProcess(prepare(_tiny(config))))  # makes the imports of a run
-    memory = PeakMemory()
+    memory, device = PeakMemory(), device_of(config)
+    forget_peak(device)
     setup = prepare(config)
     engine = InProcess(setup)
     warm_up = min(WARM_UP, rounds // 2 + 1)
     for _ in range(warm_up):
         whole_round(engine)
     setup.evaluate(engine.server.global_model.tensors)
-    peak = memory.megabytes()
+    peak, peak_device = memory.megabytes(), peak_megabytes(device)
     sides: dict[str, Side] = {"floor": Floor(setup), "round": lambda: whole_round(engine)}
-    seconds = in_turn(sides, rounds, warm_up, setup.device)
+    seconds = in_turn(sides, rounds, warm_up, device)
     return {
         "strategy": config.strategy,
         "clients": config.clients,
         "batch_size": config.batch_size,
-        "device": str(setup.device),
+        "device": str(device),
         "threads": config.threads,
         "rounds": rounds,
         "floor_ms": milliseconds(seconds["floor"]),
         "round_ms": milliseconds(seconds["round"]),
         "ratio": round(seconds["round"] / seconds["floor"], 3),
         "peak_mb": None if peak is None else round(peak, 1),
+        "peak_device_mb": peak_device,
+        "waits": waits(sides["round"], WAITED, device),
     }
 
 
 def _tiny(config: RunConfig) -> RunConfig:
-    """Return the config on the embedded task with two clients."""
-    keys = {"task": "mnist-5k", "model": "linear", "tokens": "bytes", "dropout": 0.0, "accumulation-steps": 1}
+    """Return the config on a handful of images with two clients."""
+    keys = {"task": _synthetic("tiny"), "model": "linear", "dropout": 0.0, "accumulation-steps": 1}
     return parse(config.to_flat() | keys | {"clients": 2, "batch-size": 2, "evaluate-examples": 2})
+
+
+def _synthetic(task: str) -> str:
+    return f"{synthetic.__name__}:{task}"
 
 
 def _bound_mb(config: RunConfig) -> float:

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 Side = Callable[[], object]
 
 MEGABYTE = 1e6
+WAIT = "called a synchronizing CUDA operation"  # PyTorch's warning
 CLEAR_PEAK = "5"  # written to clear_refs, it makes Linux forget the peak
 
 
@@ -46,6 +48,27 @@ def in_turn(
                 _synchronise(device)
                 seconds[name].append(time.perf_counter() - started)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def waits(side: Side, rounds: int, device: torch.device) -> float | None:
+    """Count the waits for a GPU that PyTorch reports, per call of a side; None for a CPU.
+
+    Args:
+        side: the call.
+        rounds: number of calls.
+        device: of their tensors.
+    """
+    if device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(rounds):
+                side()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum(WAIT in str(one.message) for one in caught) / rounds
 
 
 def _synchronise(device: torch.device) -> None:

@@ -27,10 +27,14 @@ ROUNDS = {
     "round_ms",
     "ratio",
     "peak_mb",
+    "peak_device_mb",
+    "waits",
 }
 FIELDS = {
     "mnist": ROUNDS,
     "resnet18": ROUNDS,
+    "cifar10": ROUNDS,
+    "gpt2-full": ROUNDS,
     "gpt2-small": ROUNDS,
     "gpt2": ROUNDS,
     "growth": ROUNDS | {"bound_mb"},
@@ -43,7 +47,7 @@ FIELDS = {
 
 
 # They do what mnist and gpt2-small do, with networks whose full presets are tested, and what the real runtime does.
-LARGE = ("resnet18", "gpt2", "flower")
+LARGE = ("resnet18", "cifar10", "gpt2", "gpt2-full", "flower")
 CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
     "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
     "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),
@@ -70,6 +74,7 @@ def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     for line in lines:
         assert line.pop("benchmark") == name
         assert line.keys() == FIELDS[name]
+        assert line.pop("peak_device_mb", None) is line.pop("waits", None) is None  # of a GPU
         assert all(
             value > 0 for key, value in line.items() if key.endswith(("_ms", "_mb", "ratio")) and key != "above_ms"
         )

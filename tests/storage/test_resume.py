@@ -6,6 +6,8 @@ import random
 import shutil
 import subprocess
 import sys
+import time
+from threading import Event
 
 import pytest
 import torch
@@ -13,9 +15,12 @@ from flwr.app import Context, RecordDict
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from laser_fl.callbacks import Callback
 from laser_fl.config import parse
-from laser_fl.errors import ConfigError, LaserError, TrainingError
+from laser_fl.errors import ConfigError, LaserError, StorageError, TrainingError
+from laser_fl.federated import in_process as engine
 from laser_fl.federated.server import Server
+from laser_fl.storage import checkpoint
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, load, save
 from laser_fl.storage.resume import about, lengthened, refuse_other_run
 from simulations.cli import app
@@ -213,6 +218,105 @@ def test_the_last_two_are_kept_and_come_back_in_their_order(tmp_path):
     assert numbers == {"at": 100, "inf": float("inf")}
     assert list(read) == list(tensors)
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == t.dtype for name, t in tensors.items())
+
+
+class TestInTheBackground:
+    @pytest.fixture
+    def slow(self, monkeypatch):
+        """Keep a checkpoint from being written until the event."""
+        event, write = Event(), checkpoint._write
+
+        def wait_and_write(*content):
+            assert event.wait(60)
+            write(*content)
+
+        monkeypatch.setattr(checkpoint, "_write", wait_and_write)
+        return event
+
+    def test_a_checkpoint_holds_the_values_of_when_it_was_saved(self, tmp_path, slow):
+        checkpoints = Checkpoints(tmp_path, "some")
+        tensors = {"whole": torch.arange(6.0), "turned": torch.arange(6.0).view(2, 3).T}
+        expected = {name: tensor.clone() for name, tensor in tensors.items()}
+        checkpoints.save(1, {"at": [1]}, tensors, background=True)
+        for tensor in tensors.values():
+            tensor.zero_()
+        slow.set()
+        numbers, read = checkpoints.load(1)
+        assert numbers == {"at": [1]}
+        assert all(torch.equal(read[name], expected[name]) for name in tensors)
+
+    def test_the_next_one_waits_and_the_last_two_are_kept(self, tmp_path, slow):
+        checkpoints = Checkpoints(tmp_path, "some")
+        checkpoints.save(1, {}, {"a": torch.ones(2)}, background=True)
+        assert not list(tmp_path.iterdir())
+        slow.set()
+        for number in (2, 3, 4):
+            checkpoints.save(number, {}, {"a": torch.ones(2)}, background=True)
+            assert checkpoints.path(number).is_file()
+        assert list(checkpoints.numbers) == [4, 3]
+
+    def test_an_error_is_raised_once_by_what_comes_next(self, tmp_path):
+        (tmp_path / "file").write_text("precious")
+        checkpoints = Checkpoints(tmp_path / "file", "some")
+        checkpoints.save(1, {}, {"a": torch.ones(2)}, background=True)
+        with pytest.raises(StorageError, match="cannot be written"):
+            checkpoints.wait()
+        checkpoints.wait()
+
+    def test_a_runs_checkpoint_is_whole_before_its_clients_save_the_next(self, tmp_path, monkeypatch):
+        """Or one that is killed then would have no snapshots of its server's last checkpoint."""
+        saved = []
+        write = checkpoint._write
+        monkeypatch.setattr(checkpoint, "_write", lambda path, *more: (write(path, *more), saved.append(path.name[:4])))
+        run(tmp_path / "run", rounds=6, checkpoint_every=2)
+        assert saved == ["node", "serv"] * 3
+
+    def test_a_runs_checkpoint_is_written_after_its_clients_which_are_written_aside(self, tmp_path, monkeypatch):
+        """Or one that is killed in between would go on without their memories."""
+        saved = []
+        write, group = checkpoint._write, engine.ClientGroup
+
+        def slowly(path, *more):
+            time.sleep(0.05 if path.name.startswith("node") else 0)
+            write(path, *more)
+            saved.append(path.name[:4])
+
+        monkeypatch.setattr(checkpoint, "_write", slowly)
+        monkeypatch.setattr(engine, "ClientGroup", lambda *args, **more: group(*args, **more | {"background": True}))
+        run(tmp_path / "aside", rounds=6, checkpoint_every=2)
+        assert saved == ["node", "serv"] * 3
+        run(tmp_path / "aside", resume=True, rounds=8, checkpoint_every=2)
+        monkeypatch.undo()
+        run(tmp_path / "whole", rounds=8, checkpoint_every=2)
+        assert same(tmp_path / "whole", tmp_path / "aside")
+
+    def test_an_error_of_the_last_one_makes_the_run_a_failed_one(self, tmp_path, monkeypatch):
+        """Also where the run ends by a callback between two checkpoints, and nothing else would wait for it."""
+        write = checkpoint._write
+
+        class Enough(Callback):
+            def on_evaluation(self, server, metrics):
+                server.stop("enough")
+
+        def refuse(path, *more):
+            if path.name.startswith("server"):
+                raise StorageError(f"{path}: cannot be written")
+            write(path, *more)
+
+        monkeypatch.setattr(checkpoint, "_write", refuse)
+        with pytest.raises(StorageError, match="cannot be written"):
+            run(tmp_path / "run", evaluate_every=5, callbacks=[Enough()])
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+    @pytest.mark.thorough
+    @pytest.mark.process
+    def test_the_end_of_the_process_waits(self, tmp_path):
+        program = (
+            "import sys, torch; from pathlib import Path; from laser_fl.storage.checkpoint import Checkpoints; "
+            "Checkpoints(Path(sys.argv[1]), 'some').save(1, {}, {'a': torch.ones(1_000_000)}, background=True)"
+        )
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+        assert Checkpoints(tmp_path, "some").load(1)[1]["a"].sum() == 1_000_000
 
 
 @pytest.mark.parametrize(("strategy", "at"), pairs(["laser", "z-sgd"], [7, 0]))

@@ -34,7 +34,7 @@ FILES = {
 SUMMARY = {
     "status", "engine", "task", "model", "strategy", "seed", "clients", "rounds", "power", "test_accuracy",
     "best_ema_test_accuracy", "test_loss", "uplink_floats_per_round", "compression_ratio", "max_power_used",
-    "seconds_total", "seconds_per_round",
+    "seconds_total", "seconds_per_round", "peak_device_mb",
 }  # fmt: skip
 
 
@@ -54,6 +54,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path, strategy):
     assert summary.keys() >= SUMMARY
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert summary["status"] == "completed"
+    assert summary["peak_device_mb"] is None  # of a GPU
     assert [row["round"] for row in rows(tmp_path / "run" / "metrics.csv")] == ["4", "6"]
     ledger = rows(tmp_path / "run" / "ledger.csv")
     assert [row["round"] for row in ledger] == [str(t) for t in range(1, 7)]
