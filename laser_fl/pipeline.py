@@ -89,6 +89,8 @@ class ClientUpdate:
     @property
     def reported(self) -> "ClientUpdate":
         """The same update with norms and losses on the CPU, where the server looks at them."""
+        if not (self.signal_norms.is_cuda or self.losses.is_cuda):
+            return self
         signal_norms, gradient_norms, losses = to_host(self.signal_norms, self.gradient_norms, self.losses)
         return replace(self, signal_norms=signal_norms, gradient_norms=gradient_norms, losses=losses)
 

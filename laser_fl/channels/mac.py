@@ -12,7 +12,7 @@ Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the channel state is our
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from laser_fl.blocks import Tensors, as_rows, norm, to_device, to_host
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.schemes.base import Received, RoundContext
-from laser_fl.shapes import Float, Float64, Int64
+from laser_fl.shapes import Float, Float64
 
 PIECE = 1 << 19  # values of all clients that walk at once
 
@@ -52,21 +52,22 @@ def transmit(
     amplitude /= unit
     noise_std = ctx.noise_std * channel_state.noise_scale
     scale, level = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0), noise_std / unit
-    std, sizes = level * scale, [signal[0].numel() for signal in signals.values()]
+    std, sizes = level * scale, _sizes(signals)
     like = next(iter(signals.values()))
     received = draw_noise(signals, ctx) if noise_std > 0 else like.new_zeros(sum(sizes))
-    numbers = precoding.unsqueeze(1) * amplitude, gain.unsqueeze(1), level.unsqueeze(0), scale.unsqueeze(0)
-    factors, gains, levels, scales = (to_device(one.to(like.dtype), like.device) for one in numbers)
     noise_energy = sum((std.square() * torch.tensor(sizes)).tolist())
-    std, unit, scale = (to_device(one, like.device) for one in (std, unit, scale))
+    factors, gain = (precoding.unsqueeze(1) * amplitude).to(like.dtype), gain.unsqueeze(1).to(like.dtype)
+    if like.is_cuda:
+        numbers = factors, gain, level, scale, unit, std
+        factors, gain, level, scale, unit, std = (to_device(one, like.device) for one in numbers)
     client_power, signal_energy = unit.new_zeros(len(gain)), unit.new_zeros(())
-    for piece in _pieces(signals, received):
-        transmitted = piece.signals * piece.spread(factors)
-        client_power += (piece.norms(transmitted) * unit[piece.which]).square().sum(dim=1)
-        arrived = transmitted if aligned else transmitted.mul_(gains)
+    for piece in _pieces(signals, received, factors, level, scale, unit):
+        transmitted = piece.signals * piece.factor
+        client_power += piece.energies(transmitted, piece.units)
+        arrived = transmitted if aligned else transmitted.mul_(gain)
         summed = arrived.sum(dim=0, keepdim=True)
-        signal_energy += (piece.norms(summed)[0] * scale[piece.which]).square().sum()
-        piece.received.mul_(piece.spread(levels)).add_(summed).mul_(piece.spread(scales))
+        signal_energy += piece.energies(summed, piece.scales)[0]
+        piece.received.mul_(piece.level).add_(summed).mul_(piece.scale)
     client_power, signal_energy = to_host(client_power, signal_energy)
     spent = ChannelUsage(client_power, len(received), len(received), float(signal_energy), noise_energy)
     return Received(apart(received, signals), dict(zip(signals, std, strict=True))), spent
@@ -93,50 +94,68 @@ def units(
 def draw_noise(signals: Tensors, ctx: RoundContext) -> Float[Tensor, " values"]:
     """Draw unit-variance noise for a client's values of all signals, side by side."""
     like = next(iter(signals.values()))
-    values = like.new_empty(sum(signal[0].numel() for signal in signals.values()))
+    values = like.new_empty(sum(_sizes(signals)))
     return ctx.streams.normal_like(values, "channel noise", ctx.round, ctx.phase)
 
 
 def apart(values: Float[Tensor, " values"], signals: Tensors) -> Tensors:
     """View values that lie side by side as tensors shaped like each signal, without the clients axis."""
-    parts = torch.split(values, [signal[0].numel() for signal in signals.values()])
+    parts = torch.split(values, _sizes(signals))
     return {name: part.view(s.shape[1:]) for (name, s), part in zip(signals.items(), parts, strict=True)}
 
 
-@dataclass(frozen=True)
-class _Piece:
+def _sizes(signals: Tensors) -> list[int]:
+    """Return the number of a client's values in each signal."""
+    return [signal.numel() // len(signal) for signal in signals.values()]
+
+
+class _Piece(NamedTuple):
     """A piece of the air: some columns of one signal, or several whole signals side by side.
 
-    signals: of the transmitters. received: of the server, a view. which: numbers of the signals. owners: the number of
-        each column's signal, where there are several. sizes: their numbers of values.
+    signals: of the transmitters. received: of the server, a view. factor, level, scale: of signals, of the noise and of
+    their sum, for all columns or for each. units, scales: of each signal. sizes: their numbers of columns.
     """
 
     signals: Float[Tensor, "clients values"]
     received: Float[Tensor, "1 values"]
-    which: slice
+    factor: Float[Tensor, "_ _"]
+    level: Tensor
+    scale: Tensor
+    units: Float64[Tensor, "*signals"]
+    scales: Float64[Tensor, "*signals"]
     sizes: list[int]
-    owners: Int64[Tensor, " values"] | None = None
 
-    def spread(self, numbers: Float[Tensor, "*clients signals"]) -> Tensor:
-        """Give each column the number of its signal."""
-        return numbers[:, self.which] if self.owners is None else numbers.index_select(1, self.owners)
-
-    def norms(self, values: Float[Tensor, "clients values"]) -> Float64[Tensor, "clients signals"]:
-        """Return the norms over each signal's columns."""
-        return torch.stack([norm(part) for part in torch.split(values, self.sizes, dim=1)], dim=1)
+    def energies(self, values: Float[Tensor, "clients values"], units: Tensor) -> Float64[Tensor, " clients"]:
+        """Return the energy of each row, whose signals are counted in units."""
+        if len(self.sizes) == 1:
+            return (norm(values) * units).square()
+        norms = torch.stack([norm(part) for part in torch.split(values, self.sizes, dim=1)], dim=1)
+        return (norms * units).square().sum(dim=1)
 
 
-def _pieces(signals: Tensors, received: Tensor) -> Iterator[_Piece]:
-    """Cut the signals into pieces that stay in a processor's cache on their way; on a GPU all are one piece."""
-    rows, sizes = [as_rows(signal) for signal in signals.values()], [s[0].numel() for s in signals.values()]
-    if received.is_cuda:
-        numbers = torch.arange(len(sizes), device=received.device)
-        lengths = to_device(torch.tensor(sizes), received.device)
-        owners = torch.repeat_interleave(numbers, lengths, output_size=len(received))
-        yield _Piece(torch.cat(rows, dim=1), received.unsqueeze(0), slice(None), sizes, owners)
+def _pieces(
+    signals: Tensors, received: Tensor, factors: Tensor, level: Tensor, scale: Tensor, unit: Tensor
+) -> Iterator[_Piece]:
+    """Cut the signals into pieces that stay in a processor's cache on their way; on a GPU all are one piece.
+
+    Args:
+        signals: by name (clients, *shape).
+        received: (values,), of all signals.
+        factors: (clients, signals), in the signals' type.
+        level: (signals,).
+        scale: (signals,).
+        unit: (signals,).
+    """
+    rows, sizes = [as_rows(signal) for signal in signals.values()], _sizes(signals)
+    if received.is_cuda and len(rows) > 1:
+        lengths, count = to_device(torch.tensor(sizes), received.device), len(received)
+        owners = torch.repeat_interleave(torch.arange(len(rows), device=received.device), lengths, output_size=count)
+        factor, noise, back = (one.to(factors.dtype).index_select(-1, owners) for one in (factors, level, scale))
+        yield _Piece(torch.cat(rows, dim=1), received.unsqueeze(0), factor, noise, back, unit, scale, sizes)
         return
-    for index, (row, here) in enumerate(zip(rows, torch.split(received, sizes), strict=True)):
-        columns = max(1, PIECE // len(row))
+    numbers = zip(torch.split(factors, 1, dim=1), level.unbind(), scale.unbind(), unit.unbind(), strict=True)
+    for row, here, (factor, noise, back, one) in zip(rows, torch.split(received, sizes), numbers, strict=True):
+        columns = row.shape[1] if row.is_cuda else max(1, PIECE // len(row))
         pieces = zip(torch.split(row, columns, dim=1), torch.split(here.unsqueeze(0), columns, dim=1), strict=True)
         for some, there in pieces:
-            yield _Piece(some, there, slice(index, index + 1), [some.shape[1]])
+            yield _Piece(some, there, factor, noise, back, one, back, [some.shape[1]])

@@ -166,6 +166,8 @@ class ReplyValidator:
         """
         received = norms(client_update.signals, len(self.context.of(clients).transmitters))
         finite = _finite_rows(client_update.buffers, len(clients))
+        if not (received.is_cuda or client_update.losses.is_cuda):
+            return client_update, (received, finite)
         u = client_update
         parts = to_host(u.signal_norms, u.gradient_norms, u.losses, received, finite)
         here = replace(u, signal_norms=parts[0], gradient_norms=parts[1], losses=parts[2])

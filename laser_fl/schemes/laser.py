@@ -175,7 +175,10 @@ class Laser(Scheme):
         """
         if not factors:
             return {}
-        spans = dict(zip(factors, any_of_each(list(factors.values())).tolist(), strict=True))
+        if next(iter(factors.values())).is_cuda:  # which is looked at once
+            spans = dict(zip(factors, any_of_each(list(factors.values())).tolist(), strict=True))
+        else:
+            spans = {name: bool(factor.any()) for name, factor in factors.items()}
         spanning = [factor for name, factor in factors.items() if spans[name]]
         bases = iter(orthonormal_each(spanning))
         return {n: next(bases) if spans[n] else _random_like(f, n, ctx) for n, f in factors.items()}
