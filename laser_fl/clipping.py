@@ -133,9 +133,9 @@ def refuse_overflow(tensors: Tensors, round: int) -> None:
     """Raise TrainingError where an estimate has no norm that is a number: noise far above the power, or divergence."""
     if not tensors:
         return
-    ends = to_host(torch.stack([end for t in tensors.values() for end in t.aminmax()]))[0].view(-1, 2)
-    sizes = torch.tensor([t.numel() for t in tensors.values()], dtype=torch.float64)
-    fine = (ends.abs() * sizes.sqrt().unsqueeze(1) < LARGEST).all(dim=1)
-    if not fine.all():
-        name = list(tensors)[fine.tolist().index(False)]
-        raise TrainingError(f"round {round + 1}: the received estimate of {name} is too large to be a number; {ADVICE}")
+    ends = to_host(torch.stack([end for t in tensors.values() for end in t.aminmax()]))[0].tolist()
+    for index, (name, tensor) in enumerate(tensors.items()):
+        root = math.sqrt(tensor.numel())
+        if not all(abs(end) * root < LARGEST for end in ends[2 * index : 2 * index + 2]):
+            reason = f"the received estimate of {name} is too large to be a number"
+            raise TrainingError(f"round {round + 1}: {reason}; {ADVICE}")

@@ -155,13 +155,13 @@ class OverTheAir:
             "sizes": list(air.population.sizes),
             "usual": air.norm_clipper.usual,
             "ledger": [asdict(record) for record in air.ledger],
-            **{name: _copied(tree) for name, tree in self._trees.items()},
+            **{name: _copied(tree, self._like.device) for name, tree in self._trees.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, bit by bit as where it was taken. Raises ConfigError where it is another object's."""
         try:
-            trees = {name: _copied(state[name]) for name in self._trees}
+            trees = {name: _copied(state[name], self._like.device) for name in self._trees}
             ledger = Ledger(LedgerRecord(**record) for record in state["ledger"])
             config, round, updates, usual = (state[name] for name in ("config", "round", "updates", "usual"))
             sizes = tuple(state["sizes"])
@@ -310,5 +310,5 @@ def _refuse_unknown_length(config: RunConfig, receiver: str, rounds: int) -> Non
         raise ConfigError(f"rounds: must be given for {needs}, got {rounds}")
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> Tensors:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _copied(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
+    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}

@@ -59,5 +59,6 @@ class RandomStreams:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(key)  # torch.manual_seed notes each call for GPUs not in use yet
             if device.type == "cuda":
-                torch.cuda.manual_seed_all(key)
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(key)
             yield

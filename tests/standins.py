@@ -90,8 +90,13 @@ class Counts(TorchDispatchMode):
         is_there = bool(stand_ins) if wanted is None else torch.device(wanted).type in ("cuda", "meta")
         if not stand_ins and not is_there:
             return function(*args, **kwargs)
-        if function is aten._to_copy.default and stand_ins and is_there and kwargs.get("dtype") is None:
-            return args[0]
+        if (
+            function is aten._to_copy.default
+            and stand_ins
+            and is_there
+            and kwargs.get("dtype") in (None, args[0].dtype)
+        ):
+            return args[0]  # PyTorch takes a stand-in's device for another one than its own
         self._count(function, args, kwargs, given, is_there)
         if wanted is not None:
             kwargs["device"] = torch.device("cpu")

@@ -31,6 +31,14 @@ class _Ahead:
     clients: tuple[int, ...]
     batch: tuple[Tree, Tree]
 
+    def has(self, ctx: RoundContext) -> bool:
+        """Return True where the participants of the round follow each other here."""
+        first, count = ctx.participants[0], len(ctx.participants)
+        if self.round != ctx.round or first not in self.clients:
+            return False
+        start = self.clients.index(first)
+        return self.clients[start : start + count] == ctx.participants
+
     def of(self, clients: tuple[int, ...]) -> tuple[Tree, Tree]:
         """Return the rows of some clients that follow each other."""
         start = self.clients.index(clients[0])
@@ -85,12 +93,14 @@ class Batches:
         """
         if self._reader or not together or torch.device(device).type == "cpu":
             return self._prepared(rows, ctx, step, device)
-        ahead = self._ahead.get(step)
-        if ahead is None or ahead.round != ctx.round or not set(ahead.clients) >= set(ctx.participants):
+        ahead = self._ahead.pop(step, None)
+        if ahead is None or not ahead.has(ctx):
             first, count = together.index(ctx.participants[0]), max(1, EXAMPLES_AHEAD // self._config.batch_size)
             everyone = replace(ctx, participants=together[first : first + max(count, len(ctx.participants))])
             batch = self._prepared(self.rows(everyone)[step], everyone, step, device)
-            ahead = self._ahead[step] = _Ahead(ctx.round, everyone.participants, batch)
+            ahead = _Ahead(ctx.round, everyone.participants, batch)
+        if ahead.clients[-1] != ctx.participants[-1]:
+            self._ahead[step] = ahead
         return ahead.of(ctx.participants)
 
     def _prepared(
@@ -106,8 +116,9 @@ class Batches:
     def _fetch(self, rows: Int64[Tensor, "clients batch"]) -> tuple[Tree, Tree]:
         data = self._task.train
         inputs, targets = data.at(to_device(rows, data.device), self._fetched)
-        # There may be many objects for single clients.
-        self._fetched = inputs if len(rows) > 1 and isinstance(inputs, Tensor) else None
+        # There may be many objects for single clients; a GPU's batches are kept until all their clients are computed.
+        reuses = len(rows) > 1 and isinstance(inputs, Tensor) and not inputs.is_cuda
+        self._fetched = inputs if reuses else None
         return inputs, targets
 
     def _read(self, rows: Int64[Tensor, "1 batch"], ctx: RoundContext, step: int) -> tuple[Tree, Tree]:

@@ -114,12 +114,16 @@ class Differentiation:
 def set_kernels(config: RunConfig, device: torch.device) -> None:
     """Set the rules by which PyTorch chooses a GPU's kernels: of float32, and repeatable where asked for.
 
-    The settings hold for the whole process, until the next run on a GPU makes its own. A CPU needs none.
+    The settings hold for the whole process, until the next run on a GPU makes its own; the device becomes the current
+    one, on which graphs are captured. A CPU needs none. PyTorch refuses its older switches of TF32 from then on
+    (``torch.backends.cudnn.allow_tf32``, ``cudnn.flags``).
 
     config: of the run. device: of the run.
     """
     if device.type != "cuda":
         return
+    if device.index is not None:
+        torch.cuda.set_device(device)
     _allow_tf32(False)
     # Read once, at the first product of the process; a later run may want to repeat.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -4,6 +4,7 @@ No GPU was at hand: the copies, the choice of graph and the way back are tested 
 function again in the place of a replay. `captured` follows PyTorch's notes on CUDA graphs, and never ran.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -26,7 +27,7 @@ def captured(function: Callable[[], Tree]) -> Captured:
     Raises:
         RuntimeError: the function draws, reads values of tensors, or does something else that no graph can hold.
     """
-    drawn = torch.cuda.get_rng_state()
+    drawn = torch.cuda.get_rng_state()  # of the current device, which is the run's
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -37,8 +38,10 @@ def captured(function: Callable[[], Tree]) -> Captured:
         torch.cuda.set_rng_state(drawn)
         raise RuntimeError("it draws random numbers")
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The CUDA Graph is empty")
+        with torch.cuda.graph(graph, stream=aside):
+            outputs = function()
     return graph.replay, outputs
 
 

@@ -140,9 +140,9 @@ class LocalTrainer:
         """
         self._model = _shapes(network.weights), _shapes(network.buffers)
         most = max(1, EXAMPLES_AT_ONCE // config.batch_size)
-        way = way_of(task, network, config, len(clients), most)
-        self._at_once = most if way == "vmap" else 1
-        self._trainer = GroupTrainer(task, network, config, clients, graph=way == "graph")
+        self.way = way_of(task, network, config, len(clients), most)
+        self._at_once = most if self.way == "vmap" else 1
+        self._trainer = GroupTrainer(task, network, config, clients, graph=self.way == "graph")
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
         """Compute the gradients alone, one batch of clients after the other."""
@@ -189,8 +189,11 @@ class LocalTrainer:
                     rows = _split(corrected, sizes)
                 torch._foreach_copy_([rows[index][name] for name in gradients], list(gradients.values()))
             each.append((losses, computed.buffers))
-        buffers = {name: torch.cat([own[name] for _, own in each]) for name in broadcast.buffers}
-        return encode(broadcast, corrected, torch.cat([losses for losses, _ in each]), buffers)
+        losses, buffers = each[0]
+        if len(parts) > 1:
+            losses = torch.cat([own for own, _ in each])
+            buffers = {name: torch.cat([own[name] for _, own in each]) for name in buffers}
+        return encode(broadcast, corrected, losses, buffers)
 
     def _encoded_at_once(self, size: int, device: torch.device) -> int:
         """Return the number of clients to encode in one call, whole batches of them.

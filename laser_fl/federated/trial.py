@@ -57,7 +57,7 @@ def refuse_untrainable(task: Task, network: Network, config: RunConfig) -> None:
             with _naming(f"loss: does not fit the model's outputs{_shape(outputs)} and the targets{_shape(targets)}"):
                 loss = task.loss(outputs, targets)
         _refuse_no_scalar(loss)
-        with _naming("loss: must depend on the model's weights"):
+        with _naming("model: has no gradient" if loss.requires_grad else "loss: must depend on the model's weights"):
             torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         with _naming("model: cannot be evaluated on the test data"):
             _try_evaluation(task, network, config)

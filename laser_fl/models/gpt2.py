@@ -38,6 +38,7 @@ def gpt2(
         n_head=heads,
         n_embd=embedding,
         activation_function="gelu_pytorch_tanh",  # gelu_new in one kernel
+        attn_implementation="sdpa",  # causal without a mask
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,

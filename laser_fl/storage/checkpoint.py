@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Annotated, Any
 
 import torch
@@ -209,6 +209,7 @@ class _Writer:
     """One piece of work at a time in a thread, for which the end of the process waits, too."""
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -226,10 +227,11 @@ class _Writer:
 
     def wait(self) -> None:
         """Wait until the work is done; raise its error, once."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-        error, self._error = self._error, None
+        with self._lock:  # two threads may wait
+            if self._thread is not None:
+                self._thread.join()  # where the user interrupts this, the next call waits again
+                self._thread = None
+            error, self._error = self._error, None
         if error is not None:
             raise error
 

@@ -166,8 +166,9 @@ class RunFolder(Callback):
         numbers, tensors = server.state()
         beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
         states = {"callbacks": states_of(self._callbacks)}
-        written = server.wait_for_snapshots
-        self._checkpoints.save(server.round, numbers | beside | states, tensors, background=True, after=written)
+        everything, written = numbers | beside | states, server.wait_for_snapshots
+        has_others = any(True for _ in self._checkpoints.numbers)  # a run that is killed finds one, from its first on
+        self._checkpoints.save(server.round, everything, tensors, background=has_others, after=written)
         self._write_before_snapshots(server)
 
     def on_round(self, server: Server, seconds: float) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 
 import torch
 
@@ -35,17 +35,18 @@ class Results:
 
     def __init__(self, out: Path, device: str) -> None:
         """Read what is there. out: their folder. device: cpu or cuda."""
-        self._out = out
+        self._out, self._lock = out, Lock()
         self._about = {"device": device, **machine(device)}
         path = out / RESULTS
         self.cases: dict[str, Figures] = json.loads(path.read_text()) if path.exists() else {}
 
     def put(self, names: Iterable[str], **figures: object) -> None:
         """Replace the figures of cases."""
-        for name in names:
-            command = f".ci/device {name} --device {self._about['device']}"
-            self.cases[name] = {**figures, "command": command, **self._about}
-        write_whole(self._out / RESULTS, (json.dumps(self.cases, indent=1) + "\n").encode())
+        with self._lock:  # the watch of a part is another thread
+            for name in names:
+                command = f".ci/device {name} --device {self._about['device']}"
+                self.cases[name] = {**figures, "command": command, **self._about}
+            write_whole(self._out / RESULTS, (json.dumps(self.cases, indent=1) + "\n").encode())
 
     def having(self, status: str, part: str = "") -> list[str]:
         """Return the names of the cases of a status, of a part or of all."""
@@ -140,8 +141,11 @@ def run(results: Results, device: str, seconds: float, out: Path) -> None:
 
 def _give_up(results: Results, part: str) -> None:
     """End this process, whose case does not end in time."""
-    results.put([*results.having(BEGUN, f"{part}:"), *results.having(PLANNED, f"{part}:")], status=CUT_OFF)
-    os._exit(AGAIN)
+    try:
+        results.put([*results.having(BEGUN, f"{part}:"), *results.having(PLANNED, f"{part}:")], status=CUT_OFF)
+        results.write_tables()
+    finally:
+        os._exit(AGAIN)
 
 
 def _run_case(results: Results, name: str, device: str, deadline: float, out: Path) -> None:

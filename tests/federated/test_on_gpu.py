@@ -29,6 +29,8 @@ RESNET18 = {
 MLP = {"model": "mlp", "clients": 4, "batch-size": 8, "rounds": ROUNDS, "evaluate-every": ROUNDS, "power": 50.0}
 SETTINGS = {
     "one by one": {"client-batching": "loop"},
+    "one by one, local steps": {"client-batching": "loop", "local-steps": 2, "local-learning-rate": 0.05},
+    "one by one, accumulation": {"client-batching": "loop", "accumulation-steps": 2},
     "fading": {"channel": "fading", "gain-threshold": 0.5},
     "blind": {"channel": "blind"},
     "a fraction": {"fraction": 0.5},
