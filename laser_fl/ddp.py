@@ -27,7 +27,7 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch 
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from laser_fl.blocks import Tensors, num_values
+from laser_fl.blocks import Tensors, num_values, take
 from laser_fl.channels.base import Channel
 from laser_fl.config.server_options import AirOptions
 from laser_fl.errors import ConfigError, TrainingError, quoted, reason_of
@@ -180,7 +180,7 @@ class RankOverTheAir(OverTheAir):
         losses = torch.zeros(len(ctx.participants), dtype=torch.float64)
         if not rows:
             return ClientUpdate.in_outage(losses, {})
-        signals = {name: values[rows] for name, values in self._gather_signals(own, shapes).items()}
+        signals = take(self._gather_signals(own, shapes), rows)
         signal_norms, gradient_norms = norms[rows].tensor_split([len(shapes)], dim=1)
         return ClientUpdate(signals, signal_norms, gradient_norms, losses)
 
