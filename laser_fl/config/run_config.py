@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -206,7 +205,7 @@ class RunConfig(ServerConfig, PartOptions):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_truth_values(cls, value: Any, info: Any) -> Any:
         if isinstance(value, bool) and info.field_name != "deterministic":
             raise ValueError("must be a number or a text")
         return value
