@@ -39,7 +39,7 @@ FIELDS = {
     "gpt2-small": ROUNDS,
     "gpt2": ROUNDS,
     "growth": ROUNDS | {"bound_mb"},
-    "peer": {"strategy", "clients", "batch_size", "client_batching", "threads", "rounds", "peer_ms", "round_ms", "speedup"},
+    "peer": {"strategy", "clients", "batch_size", "threads", "rounds", "peer_ms", "round_ms", "speedup"},
     "compression": {
         "rows", "columns", "rank", "clients", "device", "threads", "rounds", "peer_ms", "round_ms", "ratio",
     },
