@@ -104,7 +104,7 @@ class RankOverTheAir(OverTheAir):
     It carries out the clients' half of a round for its own rank alone, and the server's half as every rank does.
     """
 
-    alone = False
+    _alone = False
 
     def __init__(self, weights: Mapping[str, Tensor], group: dist.ProcessGroup, **options: Any) -> None:
         """Prepare the first round, on all ranks of the group at once.

@@ -47,7 +47,7 @@ class OverTheAir:
         True
     """
 
-    alone = True  # all clients are in this process
+    _alone = True  # all clients are in this process
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class OverTheAir:
         weights = Network(model).weights if isinstance(model, nn.Module) else dict(model)
         schedule = RoundSchedule(rounds or UNKNOWN_LENGTH)
         self._air = AirInterface(config, weights, schedule, transposed, sizes)
-        if self.alone:
+        if self._alone:
             self._air.draw_here()
         receiver = update_filter_of(config, self._air.scheme)
         _refuse_unknown_length(config, receiver, rounds)

@@ -61,7 +61,7 @@ class GroupTrainer:
 
         broadcast: to the participants. together: as for `Batches.at`.
         """
-        ctx, device = broadcast.context, _device_of(broadcast)
+        ctx, device = broadcast.context, _device_of(broadcast.weights)
         clients = len(ctx.participants)
         parts = self._batches.rows(ctx)
         taken = sum(part.shape[1] for part in parts)
@@ -96,7 +96,7 @@ class GroupTrainer:
         """Compute the gradients on the examples at `rows`. Raises TrainingError where model or loss fail on them."""
         ctx = broadcast.context
         try:
-            device = _device_of(broadcast)
+            device = _device_of(broadcast.weights)
             inputs, targets = self._batches.at(rows, ctx, step, device, together)
             with self._drawing(ctx, step, device):
                 return self._differentiation(broadcast.weights, broadcast.own_weights, buffers, inputs, targets)
@@ -164,7 +164,8 @@ class LocalTrainer:
         if not memory and broadcast.scheme.traits.error_feedback:
             clients = len(broadcast.context.participants)
             memory = {name: w.new_zeros(clients, *w.shape) for name, w in model.items()}
-        groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, _device_of(broadcast)))
+        device = _device_of(broadcast.weights or memory or broadcast.shared)
+        groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, device))
         memories = _split(memory, [len(group.context.participants) for group in groups])
         return join([self._update(*one) for one in zip(groups, memories, strict=True)]), memory
 
@@ -223,9 +224,9 @@ class LocalTrainer:
         return [replace(part, weights=weights) for part, weights in zip(parts, own, strict=True)]
 
 
-def _device_of(broadcast: Broadcast) -> torch.device:
-    """Return the device on which a broadcast's clients compute."""
-    return next(iter((broadcast.weights or broadcast.shared).values())).device
+def _device_of(tensors: Tensors) -> torch.device:
+    """Return the device on which tensors lie."""
+    return next(iter(tensors.values())).device
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
