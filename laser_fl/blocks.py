@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +15,8 @@ from laser_fl.shapes import Float, Float64, Int64, Shaped
 Tensors = dict[str, Tensor]
 
 PART = "#"  # a block's signals are named <block>, or <block>#<part> where it has several
-SHORT = 1 << 14  # values up to which a conversion of all costs less than anything cleverer
-AT_ONCE = 32  # short rows that are converted at a time
 CHUNK = 1024  # values whose squares float32 adds up without losing more than rounding
+CHUNKED = torch.float32, torch.float64  # types whose squares are added up so
 SAFE_RANGE = 1e-15, 1e15  # norms whose chunks neither overflow nor vanish when float32 squares them
 
 
@@ -166,35 +166,49 @@ def place(tensors: Tensors, rows: Sequence[int], changed: Tensors, count: int) -
 
 
 def norm(tensor: Float[Tensor, "clients ..."]) -> Float64[Tensor, " clients"]:
-    """Compute ‖·‖ over all axes but the first, right to about 1e-7.
-
-    Chunks are added up in the tensor's own precision and then in float64: one pass at full speed instead of a
-    conversion of every value, which is left to norms outside of SAFE_RANGE. Short rows are converted, some at a time
-    where there are many clients.
-    """
-    rows = as_rows(tensor)
-    is_short = rows.shape[1] <= SHORT
-    if rows.is_cuda or (is_short and len(rows) <= AT_ONCE):  # on GPUs float64 is cheap, a look at the result is not
-        return _norm(rows, 1, torch.float64)
-    if is_short:
-        return torch.cat([norm(some) for some in torch.split(rows, AT_ONCE)])
-    whole = rows.shape[1] // CHUNK * CHUNK
-    chunks = _norm(rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK), 2, rows.dtype)
-    rest = _norm(rows[:, whole:], 1, rows.dtype).unsqueeze(1)
-    result = _norm(torch.cat((chunks, rest), dim=1), 1, torch.float64)
-    least, most = SAFE_RANGE
-    if ((result > least) & (result < most)).all():
-        return result
-    return _norm(rows, 1, torch.float64)
-
-
-def _norm(values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    result: Tensor = torch.linalg.vector_norm(values, dim=dim, dtype=dtype)
-    return result
+    """Compute ‖·‖ over all axes but the first, right to about 1e-7."""
+    return norms_of_each([as_rows(tensor)])[:, 0]
 
 
 def norms(tensors: Tensors, clients: int) -> Float64[Tensor, "clients tensors"]:
-    """Compute the norms of several tensors, or of none, side by side in their order."""
+    """Compute the norms of several tensors, or of none, side by side in their order, right to about 1e-7.
+
+    On a CPU the squares of a chunk are added up in the tensor's own precision, and chunks in float64: one pass at full
+    speed instead of a conversion of every value, which is left to norms outside of SAFE_RANGE. On a GPU float64 is
+    cheap, and a look at the result is not.
+    """
     if not tensors:
         return torch.zeros(clients, 0, dtype=torch.float64)
-    return torch.stack([norm(t) for t in tensors.values()], dim=1)
+    return norms_of_each([as_rows(tensor) for tensor in tensors.values()])
+
+
+def norms_of_each(rows: Sequence[Float[Tensor, "clients _"]]) -> Float64[Tensor, "clients tensors"]:
+    """Compute as `norms` of tensors, at least one, that are rows of values."""
+    if any(row.is_cuda or row.dtype not in CHUNKED for row in rows):
+        return torch.stack([_exact_norm(row) for row in rows], dim=1)
+    result = np.empty((len(rows[0]), len(rows)))
+    with np.errstate(over="ignore", invalid="ignore"):  # such a norm is taken again, exactly
+        for column, row in enumerate(rows):
+            result[:, column] = _energies(row.detach().numpy())
+    np.sqrt(result, out=result)
+    least, most = SAFE_RANGE
+    if not (result.min(initial=1.0) > least and result.max(initial=1.0) < most):
+        for column in np.flatnonzero(~((result > least) & (result < most)).all(axis=0)).tolist():
+            result[:, column] = _exact_norm(rows[column])
+    return torch.from_numpy(result)
+
+
+def _energies(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of squares of each row: in the rows' precision within a chunk, in float64 over chunks."""
+    whole = rows.shape[1] // CHUNK * CHUNK
+    rest = rows[:, whole:]
+    energies: np.ndarray = np.vecdot(rest, rest)
+    if whole:
+        chunks = rows[:, :whole].reshape(len(rows), whole // CHUNK, CHUNK)
+        energies = energies + np.vecdot(chunks, chunks).sum(axis=1, dtype=np.float64)
+    return energies
+
+
+def _exact_norm(rows: Tensor) -> Tensor:
+    result: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return result

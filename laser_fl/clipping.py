@@ -63,8 +63,8 @@ class NormClipper:
         return (norms >= most * (1 - ROUNDING)).any(dim=1).tolist()
 
     def observe(self, names: Iterable[str], norms: Float64[Tensor, "transmitters signals"]) -> None:
-        """Record an exchange's norms, where anybody transmitted."""
-        if len(norms) > 0:
+        """Record an exchange's norms, where anybody transmitted and there will be bounds."""
+        if len(norms) > 0 and not math.isinf(self._factor):
             middle = norms.median(dim=0).values if len(norms) >= CROWD else norms.amax(dim=0)
             for name, usual in zip(names, middle.tolist(), strict=True):
                 self._usual[name].append(usual)
@@ -108,19 +108,10 @@ def along(factor: Tensor, tensor: Tensor) -> Tensor:
 
 
 def without_broken(gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
-    """Return the gradients with zeros for clients with a value that is not finite; their losses become NaN."""
-    if next(iter(gradients.values())).is_cuda:
-        return _without_a_look(gradients, losses)
-    totals = torch.stack([as_rows(gradient).sum(dim=1) for gradient in gradients.values()])
-    broken = ~totals.isfinite().all(dim=0)
-    if not broken.any():
-        return gradients, losses
-    whole = {name: torch.where(along(broken, g).bool(), 0.0, g) for name, g in gradients.items()}
-    return whole, torch.where(broken.to(losses.device), math.nan, losses)
+    """Return the gradients with zeros for clients with a value that is not finite; their losses become NaN.
 
-
-def _without_a_look(gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
-    """Do as `without_broken`, in a few calls for all blocks, and without waiting for their values."""
+    There are few calls for all blocks, and nobody waits for their values.
+    """
     flat = torch.cat([as_rows(gradient) for gradient in gradients.values()], dim=1)
     broken = ~flat.sum(dim=1).isfinite()
     sizes = [gradient[0].numel() for gradient in gradients.values()]
@@ -133,9 +124,8 @@ def refuse_overflow(tensors: Tensors, round: int) -> None:
     """Raise TrainingError where an estimate has no norm that is a number: noise far above the power, or divergence."""
     if not tensors:
         return
-    ends = to_host(torch.stack([end for t in tensors.values() for end in t.aminmax()]))[0].tolist()
-    for index, (name, tensor) in enumerate(tensors.items()):
-        root = math.sqrt(tensor.numel())
-        if not all(abs(end) * root < LARGEST for end in ends[2 * index : 2 * index + 2]):
+    largest = to_host(torch.stack(torch._foreach_norm(list(tensors.values()), math.inf)))[0].tolist()
+    for (name, tensor), most in zip(tensors.items(), largest, strict=True):
+        if not most * math.sqrt(tensor.numel()) < LARGEST:
             reason = f"the received estimate of {name} is too large to be a number"
             raise TrainingError(f"round {round + 1}: {reason}; {ADVICE}")

@@ -32,7 +32,7 @@ from laser_fl.channels.base import Channel
 from laser_fl.config.server_options import AirOptions
 from laser_fl.errors import ConfigError, TrainingError, quoted, reason_of
 from laser_fl.over_the_air import OverTheAir
-from laser_fl.pipeline import ClientUpdate, Instructions, encode_update
+from laser_fl.pipeline import ClientUpdate, Instructions, encode_finite
 from laser_fl.schemes.base import RoundContext, Scheme, Shapes, owners
 
 
@@ -167,7 +167,7 @@ class RankOverTheAir(OverTheAir):
                 self._memory = {name: g.new_zeros(g.shape) for name, g in gradients.items()}
             instructions = Instructions(air.scheme, air.shared, here, air.norm_clipper.norm_bounds)
             loss = torch.zeros(1, dtype=torch.float64, device=self._like.device)
-            client_update, self._memory = encode_update(instructions, gradients, loss, self._memory, in_place=True)
+            client_update = encode_finite(instructions, gradients, loss, self._memory)
         air.accounting.broadcast_floats += num_values(air.shared)
         gathered = self._gather(client_update, intact, ctx)
         air.count_reports(gathered)

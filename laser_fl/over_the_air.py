@@ -20,7 +20,7 @@ from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.models.base import Network, outputs_of
-from laser_fl.pipeline import Instructions, encode_update
+from laser_fl.pipeline import Instructions, encode_finite
 from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
 
@@ -195,7 +195,8 @@ class OverTheAir:
         air.accounting.broadcast_floats += num_values(air.shared)
         instructions = Instructions(air.scheme, air.shared, ctx, air.norm_clipper.norm_bounds)
         losses = torch.zeros(len(rows), dtype=torch.float64, device=self._like.device)
-        client_update, memory = encode_update(instructions, gradients, losses, pick(self._memory, rows), in_place=True)
+        memory = pick(self._memory, rows)
+        client_update = encode_finite(instructions, gradients, losses, memory)
         self._memory = place(self._memory, rows, memory, clients)
         air.count_reports(client_update)
         air.aggregate(client_update)

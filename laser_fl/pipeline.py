@@ -15,10 +15,13 @@ row per transmitter. A participant in outage does not transmit, and its whole gr
 Source: paper, Algorithm 1 and §G.5.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +34,9 @@ from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, decoded, encoded, owners
 from laser_fl.shapes import Float64, Int64
+
+Losses = Float64[Tensor, " clients"]
+Norms = Float64[Tensor, "clients _"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,9 @@ class AggregationResult:
     """The server's result of an exchange.
 
     received: None in a round in which nobody transmitted.
-    update: None until the scheme's last phase, and in a round in which nobody transmitted. noise: the expected energy
-        of the noise in each of its blocks. weighs: True where an update filter is to weigh it by that.
+    update: None until the scheme's last phase, and in a round in which nobody transmitted.
     side_channel_floats: amplitudes down, per client.
+    scheme, context: of the exchange.
     """
 
     received: Received | None
@@ -120,8 +126,20 @@ class AggregationResult:
     shared: Tensors
     usage: ChannelUsage
     side_channel_floats: int
-    noise: Tensors = field(default_factory=dict)
-    weighs: bool = True
+    scheme: Scheme
+    context: RoundContext
+
+    @cached_property
+    def noise(self) -> Tensors:
+        """The expected energy of the noise in each block of the update; few update filters look at it."""
+        if self.received is None or self.update is None:
+            return {}
+        return self.scheme.noise_energies(self.received, self.context)
+
+    @property
+    def weighs(self) -> bool:
+        """True where an update filter is to weigh the update by its noise."""
+        return self.scheme.weighs(self.context)
 
 
 def encode_update(
@@ -144,8 +162,8 @@ def encode_update(
         losses: (participants,), training losses, of any float type.
         memory: per block like the gradients; {} at first, and always for schemes without error feedback.
         buffers: of the model after the round's forward passes, (participants, *shape), where it has any.
-        in_place: True for callers that own `memory` and `gradients`: the next memory takes the place of `memory`, and
-            gradients may be overwritten.
+        in_place: True for callers that own `memory` and `gradients`: both may be overwritten, and the next memory takes
+            the place of one of them.
 
     Returns:
         The update, and the next memory.
@@ -153,37 +171,74 @@ def encode_update(
     Raises:
         TrainingError: a block of the model has no gradient (a buffer is no block).
     """
+    losses = losses.double()
     if not instructions.scheme.traits.error_feedback:
-        return encode(instructions, gradients or {}, losses.double(), buffers), {}
+        return encode(instructions, gradients or {}, losses, buffers), {}
     if not in_place:
         memory, gradients = _copied(memory), gradients and _copied(gradients)
-    losses = losses.double()
+    corrected, corrected_norms = memory, None
     if gradients is not None:
-        memory, losses = correct(memory, gradients, losses)
-    return encode(instructions, memory, losses, buffers), memory
+        corrected, losses, corrected_norms = correct(memory, gradients, losses)
+    return encode(instructions, corrected, losses, buffers, corrected_norms), corrected
 
 
-def correct(memory: Tensors, gradients: Tensors, losses: Tensor) -> tuple[Tensors, Tensor]:
-    """Add gradients to the memory in place, but those of clients with a value that is not finite.
+def encode_finite(
+    instructions: Instructions, gradients: Tensors | None, losses: Losses, memory: Tensors
+) -> ClientUpdate:
+    """Do as `encode_update` for gradients that are finite and the caller's: only the memory changes, in place.
 
     Args:
-        memory: per block (clients, *shape); a missing block is the gradient itself, which is contiguous then.
-        gradients: per block (clients, *shape).
+        instructions: of the server.
+        gradients: per block (participants, *shape); None after the first phase of a round.
+        losses: (participants,).
+        memory: per block like the gradients, of every block; {} for schemes without error feedback.
+
+    Raises:
+        TrainingError: a block of the model has no gradient.
+    """
+    if not instructions.scheme.traits.error_feedback:
+        return encode(instructions, gradients or {}, losses)
+    _add(memory, gradients or {})
+    return encode(instructions, memory, losses)
+
+
+def correct(memory: Tensors, gradients: Tensors, losses: Losses) -> tuple[Tensors, Losses, Norms | None]:
+    """Add up memory and gradients, in place of one of them, but not the gradients of clients whose sum is not finite.
+
+    On a CPU the sum takes the place of the gradients, so that a broken one does not touch the memory: the norms, which
+    are needed anyway, tell. On a GPU it takes that of the memory, and nobody waits for a look.
+
+    Args:
+        memory: per block (clients, *shape); a missing block is zero.
+        gradients: per block (clients, *shape), contiguous.
         losses: (clients,).
 
     Returns:
-        The corrected gradients, and the losses, NaN for the clients that were left out.
+        The corrected gradients, the losses, NaN for the clients that were left out, and the norms of the corrected
+        gradients where they are known.
     """
-    if gradients:
+    if not gradients:
+        return {}, losses, None
+    if next(iter(gradients.values())).is_cuda:
         gradients, losses = without_broken(gradients, losses)
-    known = [name for name in gradients if name in memory]
-    if known:
-        torch._foreach_add_([memory[name] for name in known], [gradients[name] for name in known])
-    return {name: memory.get(name, gradient) for name, gradient in gradients.items()}, losses
+        _add(memory, gradients)
+        return {name: memory.get(name, gradient) for name, gradient in gradients.items()}, losses, None
+    _add(gradients, memory)
+    corrected_norms = norms(gradients, len(losses))
+    if np.isfinite(corrected_norms.numpy()).all():
+        return gradients, losses, corrected_norms
+    broken = ~corrected_norms.isfinite().all(dim=1)
+    before = {name: memory.get(name, torch.zeros_like(gradient)) for name, gradient in gradients.items()}
+    corrected = {name: torch.where(along(broken, g).bool(), before[name], g) for name, g in gradients.items()}
+    return corrected, torch.where(broken, math.nan, losses), None
 
 
 def encode(
-    instructions: Instructions, corrected: Tensors, losses: Tensor, buffers: Tensors | None = None
+    instructions: Instructions,
+    corrected: Tensors,
+    losses: Losses,
+    buffers: Tensors | None = None,
+    corrected_norms: Norms | None = None,
 ) -> ClientUpdate:
     """Encode corrected gradients. With error feedback they become the next memory, in place.
 
@@ -195,6 +250,7 @@ def encode(
         corrected: per block (participants, *shape), contiguous.
         losses: (participants,).
         buffers: (participants, *shape).
+        corrected_norms: of the corrected gradients, where they are known.
 
     Raises:
         TrainingError: a block of the model has no gradient.
@@ -205,8 +261,10 @@ def encode(
     if not ctx.transmitters:
         return ClientUpdate.in_outage(losses, buffers)
     rows = _rows_of(ctx.transmitters, ctx.participants)
-    sending = corrected if rows is None else pick(corrected, rows)
-    encoded = _encode(sending, instructions)
+    sending, sending_norms = corrected, corrected_norms
+    if rows is not None:
+        sending, sending_norms = pick(corrected, rows), None
+    encoded = _encode(sending, instructions, sending_norms)
     excess: Tensors = {}
     bounds = instructions.norm_bounds
     if (factors := clip_factors(bounds, encoded.signal_norms, list(encoded.signals), list(sending))) is not None:
@@ -215,11 +273,11 @@ def encode(
         clipped = {name: m * along(factors[:, i], m) for i, (name, m) in enumerate(sending.items())}
         excess = {name: m - clipped[name] for name, m in sending.items()}
         sending, encoded = clipped, _encode(clipped, instructions)
-    update = ClientUpdate(encoded.signals, encoded.signal_norms, encoded.gradient_norms, losses, buffers)
-    if not scheme.traits.error_feedback:
-        return update
-    _subtract(encoded.approximations, sending, excess, corrected, rows)
-    return replace(update, in_flight=(InFlight(ctx.transmitters, encoded.approximations),))
+    in_flight: tuple[InFlight, ...] = ()
+    if scheme.traits.error_feedback:
+        _subtract(encoded.approximations, sending, excess, corrected, rows)
+        in_flight = (InFlight(ctx.transmitters, encoded.approximations),)
+    return ClientUpdate(encoded.signals, encoded.signal_norms, encoded.gradient_norms, losses, buffers, in_flight)
 
 
 def aggregate_updates(
@@ -253,7 +311,7 @@ def aggregate_updates(
         TrainingError: noise or signals are so large that the estimate or the update is no number.
     """
     if not ctx.transmitters:
-        return AggregationResult(None, None, shared, ChannelUsage.none(0), 0)
+        return AggregationResult(None, None, shared, ChannelUsage.none(0), 0, scheme, ctx)
     amplitudes = 0
     if not client_update.signals:  # a phase in which this model has nothing to send
         received, usage = Received({}, {}), ChannelUsage.none(len(ctx.transmitters))
@@ -274,8 +332,7 @@ def aggregate_updates(
     update, shared = decoded(scheme, received, shared, ctx)
     if update is not None and update is not received.values:
         refuse_overflow(update, ctx.round)
-    noise = {} if update is None else scheme.noise_energies(received, ctx)
-    return AggregationResult(received, update, shared, usage, amplitudes, noise, scheme.weighs(ctx))
+    return AggregationResult(received, update, shared, usage, amplitudes, scheme, ctx)
 
 
 def join(client_updates: list[ClientUpdate]) -> ClientUpdate:
@@ -323,14 +380,18 @@ class _Encoded:
     approximations: Mapping[str, Approximation]
 
 
-def _encode(sending: Tensors, instructions: Instructions) -> _Encoded:
+def _encode(sending: Tensors, instructions: Instructions, sending_norms: Norms | None = None) -> _Encoded:
     signals, approximations = encoded(instructions.scheme, sending, instructions.shared, instructions.context)
     transmitters = len(instructions.context.transmitters)
     signal_norms = norms(signals, transmitters)
     if signals is sending:  # the gradient itself is sent, and its norms do for both
         return _Encoded(signals, signal_norms, signal_norms, approximations)
-    gradient_norms = norms({name: sending[name] for name in owners(signals)}, transmitters)
-    return _Encoded(signals, signal_norms, gradient_norms, approximations)
+    names = list(owners(signals))
+    if sending_norms is None:
+        return _Encoded(signals, signal_norms, norms({n: sending[n] for n in names}, transmitters), approximations)
+    if names != (known := list(sending)):
+        sending_norms = sending_norms[:, [known.index(name) for name in names]]
+    return _Encoded(signals, signal_norms, sending_norms, approximations)
 
 
 def _rows_of(transmitters: tuple[int, ...], participants: tuple[int, ...]) -> list[int] | None:
@@ -339,6 +400,12 @@ def _rows_of(transmitters: tuple[int, ...], participants: tuple[int, ...]) -> li
         return None
     row = {client: index for index, client in enumerate(participants)}
     return [row[transmitter] for transmitter in transmitters]
+
+
+def _add(to: Tensors, others: Tensors) -> None:
+    """Add tensors in place to those of the same name."""
+    if known := [name for name in to if name in others]:
+        torch._foreach_add_([to[name] for name in known], [others[name] for name in known])
 
 
 def _copied(tensors: Tensors) -> Tensors:
@@ -358,9 +425,11 @@ def _subtract(
     """
     for name, approximation in approximations.items():
         approximation.subtract_from_(sending[name])
+    if rows is None and not excess:
+        return
     left = {name: sending[name] + excess[name] if excess else sending[name] for name in approximations}
     if rows is not None:
         put(corrected, rows, left)
-    elif excess:
+    else:
         for name, difference in left.items():
             corrected[name].copy_(difference)

@@ -19,6 +19,8 @@ class Awgn(Channel):
         2.0
     """
 
+    varies = False
+
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Return the ideal state: all clients alike, in every round."""
         return ChannelState.ideal(len(participants))

@@ -8,6 +8,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +46,11 @@ class ChannelState:
     def transmits(self) -> Bool[Tensor, " clients"]:
         """True for each client that transmits."""
         return self.precoding > 0
+
+    @cached_property
+    def aligned(self) -> bool:
+        """True where all transmissions are received as they are sent."""
+        return bool((self.gain == 1).all())
 
     def weighted(self, weights: Float64[Tensor, " clients"]) -> "ChannelState":
         """Return the state with clients that send weights · s: the weights, above 0, are part of the precoding."""
@@ -91,6 +98,8 @@ class Channel(ABC):
         >>> Ideal(noise_variance=0.25).noise_std(clients=4)
         0.5
     """
+
+    varies: ClassVar[bool] = True  # False: the state depends on the participants alone, in every round
 
     noise_variance: float = option(1.0, "variance σ² of the channel noise per received value", ge=0, le=1e30)
 

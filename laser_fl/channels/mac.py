@@ -14,10 +14,11 @@ Source: paper, Eq. (1), (2), (noisy channel) and §F.1; the channel state is our
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norm, to_device, to_host
+from laser_fl.blocks import Tensors, as_rows, norms_of_each, to_device, to_host
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.schemes.base import Received, RoundContext
 from laser_fl.shapes import Float, Float64
@@ -44,51 +45,33 @@ def transmit(
     Returns:
         The estimates with the standard deviation of their noise, and the cost.
     """
-    aligned = bool((channel_state.gain == 1).all())
-    precoding, gain = channel_state.precoding.to(signal_norms), channel_state.gain.to(signal_norms)
-    strongest = (signal_norms * precoding.unsqueeze(1)).amax(dim=0)
-    amplitude = amplitudes(strongest, power)
-    unit = units(amplitude, strongest)
-    amplitude /= unit
+    like, sizes = next(iter(signals.values())), _sizes(signals)
     noise_std = ctx.noise_std * channel_state.noise_scale
-    scale, level = torch.where(amplitude > 0, 1 / (ctx.averaged * amplitude), 0.0), noise_std / unit
-    std, sizes = level * scale, _sizes(signals)
-    like = next(iter(signals.values()))
+    scaling = _scaling(signal_norms, power, channel_state, noise_std, ctx.averaged)
     received = draw_noise(signals, ctx) if noise_std > 0 else like.new_zeros(sum(sizes))
-    noise_energy = sum((std.square() * torch.tensor(sizes)).tolist())
-    factors, gain = (precoding.unsqueeze(1) * amplitude).to(like.dtype), gain.unsqueeze(1).to(like.dtype)
-    if like.is_cuda:
-        numbers = factors, gain, level, scale, unit, std
-        factors, gain, level, scale, unit, std = (to_device(one, like.device) for one in numbers)
-    client_power, signal_energy = unit.new_zeros(len(gain)), unit.new_zeros(())
-    for piece in _pieces(signals, received, factors, level, scale, unit):
-        transmitted = piece.signals * piece.factor
-        client_power += piece.energies(transmitted, piece.units)
-        arrived = transmitted if aligned else transmitted.mul_(gain)
-        summed = arrived.sum(dim=0, keepdim=True)
-        signal_energy += piece.energies(summed, piece.scales)[0]
-        piece.received.mul_(piece.level).add_(summed).mul_(piece.scale)
-    client_power, signal_energy = to_host(client_power, signal_energy)
-    spent = ChannelUsage(client_power, len(received), len(received), float(signal_energy), noise_energy)
-    return Received(apart(received, signals), dict(zip(signals, std, strict=True))), spent
+    gain = None if channel_state.aligned else channel_state.gain.to(like.dtype).unsqueeze(1)
+    walk = _through_the_air_of_a_gpu if like.is_cuda else _through_the_air
+    client_power, signal_energy = walk(signals, received, scaling, gain)
+    std = scaling.level * scaling.scale
+    noise_energy = float((std**2 * sizes).sum())
+    spent = ChannelUsage(client_power, len(received), len(received), signal_energy, noise_energy)
+    stds = to_device(torch.from_numpy(std), like.device).unbind()
+    return Received(apart(received, signals), dict(zip(signals, stds, strict=True))), spent
 
 
-def amplitudes(
-    strongest: Float64[Tensor, " signals"], power: Float64[Tensor, " signals"]
-) -> Float64[Tensor, " signals"]:
+def amplitudes(strongest: np.ndarray, power: np.ndarray) -> np.ndarray:
     """Return a_l = √P_l / strongest; 0 where nobody has anything to send, 1 at infinite power."""
-    return torch.where(strongest == 0, 0.0, torch.where(torch.isinf(power), 1.0, power.sqrt() / strongest))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(strongest == 0, 0.0, np.where(np.isinf(power), 1.0, np.sqrt(power) / strongest))
 
 
-def units(
-    amplitude: Float64[Tensor, " signals"], strongest: Float64[Tensor, " signals"]
-) -> Float64[Tensor, " signals"]:
+def units(amplitude: np.ndarray, strongest: np.ndarray) -> np.ndarray:
     """Return powers of two in which a transmission is about √strongest, half-way between 1 and the signal.
 
     The unit of a signal that is zero at every client is 1.
     """
-    middle = amplitude * strongest.sqrt()
-    return torch.where(middle > 0, middle / torch.frexp(middle).mantissa, 1.0)
+    middle = amplitude * np.sqrt(strongest)
+    return np.where(middle > 0, np.ldexp(1.0, np.frexp(middle)[1]), 1.0)
 
 
 def draw_noise(signals: Tensors, ctx: RoundContext) -> Float[Tensor, " values"]:
@@ -109,53 +92,117 @@ def _sizes(signals: Tensors) -> list[int]:
     return [signal.numel() // len(signal) for signal in signals.values()]
 
 
-class _Piece(NamedTuple):
-    """A piece of the air: some columns of one signal, or several whole signals side by side.
+class _Scaling(NamedTuple):
+    """The numbers by which signals are multiplied on their way; NumPy is quicker with few of them.
 
-    signals: of the transmitters. received: of the server, a view. factor, level, scale: of signals, of the noise and of
-    their sum, for all columns or for each. units, scales: of each signal. sizes: their numbers of columns.
+    factors: a_l b_i of each client's signals, in their units, (clients, signals). level: of the noise, (signals,).
+    scale: of the received sum, (signals,). units: (signals,).
     """
 
-    signals: Float[Tensor, "clients values"]
-    received: Float[Tensor, "1 values"]
-    factor: Float[Tensor, "_ _"]
-    level: Tensor
-    scale: Tensor
-    units: Float64[Tensor, "*signals"]
-    scales: Float64[Tensor, "*signals"]
-    sizes: list[int]
-
-    def energies(self, values: Float[Tensor, "clients values"], units: Tensor) -> Float64[Tensor, " clients"]:
-        """Return the energy of each row, whose signals are counted in units."""
-        if len(self.sizes) == 1:
-            return (norm(values) * units).square()
-        norms = torch.stack([norm(part) for part in torch.split(values, self.sizes, dim=1)], dim=1)
-        return (norms * units).square().sum(dim=1)
+    factors: np.ndarray
+    level: np.ndarray
+    scale: np.ndarray
+    units: np.ndarray
 
 
-def _pieces(
-    signals: Tensors, received: Tensor, factors: Tensor, level: Tensor, scale: Tensor, unit: Tensor
-) -> Iterator[_Piece]:
-    """Cut the signals into pieces that stay in a processor's cache on their way; on a GPU all are one piece.
+def _scaling(
+    signal_norms: Float64[Tensor, "clients signals"],
+    power: Float64[Tensor, " signals"],
+    channel_state: ChannelState,
+    noise_std: float,
+    averaged: int,
+) -> _Scaling:
+    precoding = channel_state.precoding.numpy()[:, np.newaxis]
+    strongest = (signal_norms.numpy() * precoding).max(axis=0)
+    amplitude = amplitudes(strongest, power.numpy())
+    unit = units(amplitude, strongest)
+    amplitude /= unit
+    scale = np.divide(1.0, averaged * amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
+    return _Scaling(precoding * amplitude, noise_std / unit, scale, unit)
+
+
+def _through_the_air(
+    signals: Tensors, received: Float[Tensor, " values"], scaling: _Scaling, gain: Tensor | None
+) -> tuple[Float64[Tensor, " clients"], float]:
+    """Add up what clients transmit, onto the noise in `received`, in pieces that stay in a processor's cache.
 
     Args:
         signals: by name (clients, *shape).
-        received: (values,), of all signals.
-        factors: (clients, signals), in the signals' type.
-        level: (signals,).
-        scale: (signals,).
-        unit: (signals,).
+        received: noise of unit variance, replaced by the estimates, of all signals side by side.
+        scaling: of the signals.
+        gain: (clients, 1), in the signals' type; None where it is 1 for all.
+
+    Returns:
+        The energy of each client's transmission, and that of the estimate without noise.
     """
-    rows, sizes = [as_rows(signal) for signal in signals.values()], _sizes(signals)
-    if received.is_cuda and len(rows) > 1:
-        lengths, count = to_device(torch.tensor(sizes), received.device), len(received)
-        owners = torch.repeat_interleave(torch.arange(len(rows), device=received.device), lengths, output_size=count)
-        factor, noise, back = (one.to(factors.dtype).index_select(-1, owners) for one in (factors, level, scale))
-        yield _Piece(torch.cat(rows, dim=1), received.unsqueeze(0), factor, noise, back, unit, scale, sizes)
-        return
-    numbers = zip(torch.split(factors, 1, dim=1), level.unbind(), scale.unbind(), unit.unbind(), strict=True)
-    for row, here, (factor, noise, back, one) in zip(rows, torch.split(received, sizes), numbers, strict=True):
-        columns = row.shape[1] if row.is_cuda else max(1, PIECE // len(row))
-        pieces = zip(torch.split(row, columns, dim=1), torch.split(here.unsqueeze(0), columns, dim=1), strict=True)
-        for some, there in pieces:
-            yield _Piece(some, there, factor, noise, back, one, back, [some.shape[1]])
+    client_power, signal_energy = np.zeros(len(scaling.factors)), 0.0
+    factors = torch.split(torch.from_numpy(scaling.factors).to(received.dtype), 1, dim=1)
+    for columns, rows, places in _pieces(signals, received):
+        transmitted = torch._foreach_mul(rows, [factors[column] for column in columns])
+        client_power += ((norms_of_each(transmitted).numpy() * scaling.units[columns]) ** 2).sum(axis=1)
+        if gain is not None:
+            torch._foreach_mul_(transmitted, [gain] * len(transmitted))
+        summed = [values.sum(dim=0, keepdim=True) for values in transmitted]
+        signal_energy += float(((norms_of_each(summed).numpy() * scaling.scale[columns]) ** 2).sum())
+        torch._foreach_mul_(places, scaling.level[columns].tolist())
+        torch._foreach_add_(places, summed)
+        torch._foreach_mul_(places, scaling.scale[columns].tolist())
+    return torch.from_numpy(client_power), signal_energy
+
+
+class _Piece(NamedTuple):
+    """A piece of the air: several small signals, or some columns of a large one.
+
+    signals: their numbers. rows: their values, (clients, columns). places: of what is received, (1, columns).
+    """
+
+    signals: list[int]
+    rows: list[Tensor]
+    places: list[Tensor]
+
+
+def _pieces(signals: Tensors, received: Float[Tensor, " values"]) -> Iterator[_Piece]:
+    """Cut signals, and their places in what is received, into pieces of at most `PIECE` values of all clients."""
+    places = torch.split(received.unsqueeze(0), _sizes(signals), dim=1)
+    piece, room = _Piece([], [], []), PIECE
+    for number, (signal, place) in enumerate(zip(signals.values(), places, strict=True)):
+        row = as_rows(signal)
+        if row.numel() > PIECE:
+            columns = max(1, PIECE // len(row))
+            for some, here in zip(torch.split(row, columns, dim=1), torch.split(place, columns, dim=1), strict=True):
+                yield _Piece([number], [some], [here])
+            continue
+        if row.numel() > room:
+            yield piece
+            piece, room = _Piece([], [], []), PIECE
+        piece.signals.append(number)
+        piece.rows.append(row)
+        piece.places.append(place)
+        room -= row.numel()
+    if piece.rows:
+        yield piece
+
+
+def _through_the_air_of_a_gpu(
+    signals: Tensors, received: Float[Tensor, " values"], scaling: _Scaling, gain: Tensor | None
+) -> tuple[Float64[Tensor, " clients"], float]:
+    """Do as `_through_the_air`, with all signals in one piece: few launches, and one wait."""
+    device, sizes = received.device, _sizes(signals)
+    lengths = to_device(torch.tensor(sizes), device)
+    owners = torch.repeat_interleave(torch.arange(len(sizes), device=device), lengths, output_size=len(received))
+    factors, level, scale, unit = (to_device(torch.from_numpy(one), device) for one in scaling)
+    factor, noise, back = (one.to(received.dtype).index_select(-1, owners) for one in (factors, level, scale))
+    transmitted = torch.cat([as_rows(signal) for signal in signals.values()], dim=1).mul_(factor)
+    client_power = _energies(transmitted, sizes, unit)
+    if gain is not None:
+        transmitted *= to_device(gain, device)
+    summed = transmitted.sum(dim=0)
+    signal_energy = _energies(summed.unsqueeze(0), sizes, scale)
+    received.mul_(noise).add_(summed).mul_(back)
+    client_power, signal_energy = to_host(client_power, signal_energy)
+    return client_power, float(signal_energy)
+
+
+def _energies(values: Float[Tensor, "clients values"], sizes: list[int], units: Tensor) -> Float64[Tensor, " clients"]:
+    """Return the energy of each row, whose signals are counted in units."""
+    return (norms_of_each(torch.split(values, sizes, dim=1)) * units).square().sum(dim=1)

@@ -41,6 +41,8 @@ class AirInterface:
     shared_before: Tensors
     phase: int
     result: AggregationResult | None
+    _context: RoundContext | None = None  # made once an exchange
+    _constant_participation: Participation | None = None
 
     def __init__(
         self,
@@ -80,6 +82,12 @@ class AirInterface:
         self.norm_clipper = NormClipper(config.norm_cap)
         self.ledger = Ledger()
         self.round = self.updates = 0
+        self._participation_is_constant = (
+            config.fraction == 1
+            and config.dropout_rate == 0
+            and not self.channel.varies
+            and not self.scheme.traits.digital  # the capacity of links follows the power
+        )
         refuse_outage(config, self.channel, schedule.rounds, self.streams, self.population.holders)
 
     def draw_here(self) -> None:
@@ -88,7 +96,7 @@ class AirInterface:
         Other devices would draw other numbers; so it is not done where clients are elsewhere, or with rng-device=cpu.
         """
         if not self.streams.on_cpu:
-            self.streams = replace(self.streams, shared=str(self._device))
+            self.streams, self._context = replace(self.streams, shared=str(self._device)), None
 
     @property
     def power(self) -> float:
@@ -106,6 +114,11 @@ class AirInterface:
     @property
     def context(self) -> RoundContext:
         """The facts of the next exchange that both sides know."""
+        if self._context is None:
+            self._context = self._new_context()
+        return self._context
+
+    def _new_context(self) -> RoundContext:
         power, participation = self.power, self.participation
         ctx = RoundContext(
             blocks=self.blocks,
@@ -130,8 +143,8 @@ class AirInterface:
         return participation.participants if remembers else participation.transmitters
 
     def begin_round(self) -> None:
-        """Draw the participation of a round."""
-        self.participation = Participation.drawn(
+        """Draw the participation of a round, unless it is the same in every round."""
+        self.participation = self._constant_participation or Participation.drawn(
             self.config,
             self.channel,
             self.scheme,
@@ -141,12 +154,15 @@ class AirInterface:
             self.streams,
             self.population.holders,
         )
-        self.phase, self.shared_before, self.result = 0, self.shared, None
+        if self._participation_is_constant:
+            self._constant_participation = self.participation
+        self.phase, self.shared_before, self.result, self._context = 0, self.shared, None, None
         self.accounting = RoundAccounting(torch.zeros(self.config.clients, dtype=torch.float64))
 
     def narrow(self, clients: Sequence[int]) -> None:
         """Go on with the round with some of its participants only."""
-        self.participation = self.participation.of(clients)
+        if len(clients) < len(self.participation.participants):
+            self.participation, self._context = self.participation.of(clients), None
 
     def count_reports(self, client_update: ClientUpdate) -> None:
         """Account for the side channel of an exchange: norms and buffers up, norm bounds down."""
@@ -180,7 +196,7 @@ class AirInterface:
         self.accounting.take(result.usage, ctx.transmitters, result.side_channel_floats)
         self.shared = self.shared_before if self.undoes(ctx) else result.shared
         self.result = result
-        self.phase += 1
+        self.phase, self._context = self.phase + 1, None
         return result
 
     def undoes(self, ctx: RoundContext) -> bool:

@@ -33,7 +33,8 @@ class Broadcast(Instructions):
 
     def of(self, clients: Container[int]) -> "Broadcast":
         """Return the same broadcast as some of the clients see it."""
-        return replace(self, context=self.context.of(clients))
+        context = self.context.of(clients)
+        return self if context is self.context else replace(self, context=context)
 
     @property
     def is_replica_update(self) -> bool:

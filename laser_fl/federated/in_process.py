@@ -1,5 +1,7 @@
 """A run whose clients are all in this process, called directly."""
 
+from dataclasses import replace
+
 from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.setup import Setup
@@ -26,4 +28,4 @@ class InProcess:
 
     def advance(self) -> bool:
         """Carry one broadcast to the clients and their replies back; return True where that ended a round."""
-        return self.server.aggregate([self._group.answer(self.server.broadcast())])
+        return self.server.aggregate([replace(self._group.answer(self.server.broadcast()), own=True)])

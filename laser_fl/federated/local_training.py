@@ -28,7 +28,7 @@ from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
 from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
-from laser_fl.pipeline import ClientUpdate, correct, encode, join
+from laser_fl.pipeline import ClientUpdate, correct, encode, encode_update, join
 from laser_fl.schemes.base import RoundContext
 
 ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU
@@ -82,7 +82,7 @@ class GroupTrainer:
                 torch._foreach_add_(list(total.values()), list(one.gradients.values()), alpha=weight)
             losses += part.shape[1] / taken * one.losses
             buffers = one.buffers
-        return Computed({name: gradient.contiguous() for name, gradient in total.items()}, buffers, losses)
+        return Computed(_apart(total), buffers, losses)
 
     def _moved(self, broadcast: Broadcast, total: Tensors) -> Broadcast:
         """Return the broadcast with each client's own weights after local steps whose gradients sum up to `total`."""
@@ -153,48 +153,59 @@ class LocalTrainer:
     def answer(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
         """Compute the update and the next memory of the participants, each tensor with the clients axis in order.
 
-        Gradients are added to the memory batch by batch of clients, in place, so that those of only one batch are in
-        memory beside it. Then all clients are encoded in one call, or, for large models, some at a time.
+        Clients are computed batch by batch, so that the gradients of only one batch are beside the memory. Then all are
+        encoded in one call, or, for large models and on a CPU, some at a time.
 
         Raises:
             TrainingError: the broadcast is of another model than this trainer's.
         """
         self._refuse_others(broadcast)
         model = {name: w[0] for name, w in broadcast.weights.items()} if broadcast.own_weights else broadcast.weights
-        if not memory and broadcast.scheme.traits.error_feedback:
-            clients = len(broadcast.context.participants)
+        clients = len(broadcast.context.participants)
+        if not memory and broadcast.scheme.traits.error_feedback and clients > self._at_once:
             memory = {name: w.new_zeros(clients, *w.shape) for name, w in model.items()}
         device = _device_of(broadcast.weights or memory or broadcast.shared)
         groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, device))
-        memories = _split(memory, [len(group.context.participants) for group in groups])
-        return join([self._update(*one) for one in zip(groups, memories, strict=True)]), memory
+        if len(groups) == 1:
+            return self._update(broadcast, memory)
+        updates = []
+        for group, rows in zip(
+            groups, _split(memory, [len(group.context.participants) for group in groups]), strict=True
+        ):
+            update, after = self._update(group, rows)
+            updates.append(update)
+            _copy(after, rows)
+        return join(updates), memory
 
-    def _update(self, broadcast: Broadcast, memory: Tensors) -> ClientUpdate:
-        """Compute and encode the gradients of clients that are encoded in one call; the memory changes in place."""
+    def _update(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
+        """Compute and encode the gradients of clients that are encoded in one call; return their next memory, too."""
         ctx = broadcast.context
         if ctx.phase > 0:  # the gradients wait in the memory
-            return encode(broadcast, memory, torch.zeros(len(ctx.participants), dtype=torch.float64))
+            return encode_update(broadcast, None, _no_losses(ctx), memory, in_place=True)
         parts = self._parts(broadcast, self._at_once)
+        if len(parts) == 1:
+            one = self._trainer.compute(broadcast, ctx.participants)
+            return encode_update(broadcast, one.gradients, one.losses, memory, one.buffers, in_place=True)
+        corrected, losses, buffers = self._corrected(parts, memory)
+        return encode(broadcast, corrected, losses, buffers), memory
+
+    def _corrected(self, parts: list[Broadcast], memory: Tensors) -> tuple[Tensors, Tensor, Tensors]:
+        """Compute the corrected gradients of several batches, in the memory's place where there is error feedback."""
         sizes = [len(part.context.participants) for part in parts]
+        together = tuple(client for part in parts for client in part.context.participants)
         corrected, rows, each = memory, _split(memory, sizes), []
         for index, part in enumerate(parts):
-            computed = self._trainer.compute(part, ctx.participants)
+            computed = self._trainer.compute(part, together)
             gradients, losses = computed.gradients, computed.losses
-            if broadcast.scheme.traits.error_feedback:
-                _, losses = correct(rows[index], gradients, losses)
-            elif len(parts) == 1:
-                corrected = gradients
-            else:
-                if index == 0:
-                    corrected = {name: g.new_empty(sum(sizes), *g.shape[1:]) for name, g in gradients.items()}
-                    rows = _split(corrected, sizes)
-                torch._foreach_copy_([rows[index][name] for name in gradients], list(gradients.values()))
+            if part.scheme.traits.error_feedback:
+                gradients, losses, _ = correct(rows[index], gradients, losses)
+            elif index == 0:
+                corrected = {name: g.new_empty(sum(sizes), *g.shape[1:]) for name, g in gradients.items()}
+                rows = _split(corrected, sizes)
+            _copy(gradients, rows[index])
             each.append((losses, computed.buffers))
-        losses, buffers = each[0]
-        if len(parts) > 1:
-            losses = torch.cat([own for own, _ in each])
-            buffers = {name: torch.cat([own[name] for _, own in each]) for name in buffers}
-        return encode(broadcast, corrected, losses, buffers)
+        losses = torch.cat([own for own, _ in each])
+        return corrected, losses, {name: torch.cat([own[name] for _, own in each]) for name in each[0][1]}
 
     def _encoded_at_once(self, size: int, device: torch.device) -> int:
         """Return the number of clients to encode in one call, whole batches of them.
@@ -222,6 +233,27 @@ class LocalTrainer:
             return parts
         own = _split(broadcast.weights, [len(batch) for batch in batches])
         return [replace(part, weights=weights) for part, weights in zip(parts, own, strict=True)]
+
+
+def _apart(gradients: Tensors) -> Tensors:
+    """Return gradients each of which has values of its own: autograd may give two weights the same tensor."""
+    seen: set[int] = set()
+    apart: Tensors = {}
+    for name, gradient in gradients.items():
+        own = gradient.contiguous()
+        apart[name] = own.clone() if own.data_ptr() in seen else own
+        seen.add(own.data_ptr())
+    return apart
+
+
+def _no_losses(ctx: RoundContext) -> Tensor:
+    return torch.zeros(len(ctx.participants), dtype=torch.float64)
+
+
+def _copy(tensors: Tensors, to: Tensors) -> None:
+    """Copy tensors to those of the same name, unless they are the same."""
+    if other := [name for name in to if tensors[name] is not to[name]]:
+        torch._foreach_copy_([to[name] for name in other], [tensors[name] for name in other])
 
 
 def _device_of(tensors: Tensors) -> torch.device:

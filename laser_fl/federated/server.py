@@ -80,6 +80,7 @@ class Server:
         self.stop_reason = ""
         scheme = self.air.scheme
         receiver = update_filter_of(config, scheme)
+        self._weighs = receiver != "plain"
         self.global_model = GlobalModel(weights, config, schedule.rounds, undecayed, buffers or {}, receiver)
         downlink_power = math.inf if scheme.traits.noiseless else config.downlink_power
         self._broadcaster = Broadcaster(self.global_model, config.downlink, downlink_power)
@@ -307,7 +308,8 @@ class Server:
         if result is not None and result.update is not None:
             if self.config.spectrum_rank and evaluates:
                 self.spectrum = spectrum(result.update, self.air.blocks, self.config.spectrum_rank)
-            self.global_model.step(result.update, result.noise, self._buffers, result.weighs)
+            noise = result.noise if self._weighs else {}
+            self.global_model.step(result.update, noise, self._buffers, result.weighs)
         if not self.finished:
             self._begin_round()
         return True

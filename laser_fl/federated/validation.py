@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,11 +33,13 @@ class Reply:
     """The reply of some clients to the broadcast of an exchange.
 
     exchange: its number. clients: their numbers, rising; the rows of the update.
+    own: True where the server's own process has made it, and measured the norms that it reports.
     """
 
     exchange: int
     clients: tuple[int, ...]
     client_update: ClientUpdate
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class ReplyValidator:
             else:
                 single.append(reply)
         client_update, clients = self._joined(single)
-        client_update, seen = self._looked_at(client_update, clients)
+        client_update, seen = self._looked_at(client_update, clients, all(reply.own for reply in single))
         bad = {
             fault.client: fault
             for fault in (*self._too_long(client_update, clients), *self._faults_in(client_update, clients, *seen))
@@ -158,13 +161,20 @@ class ReplyValidator:
         return client_update.of(participants, transmitting), tuple(clients[row] for row in participants)
 
     def _looked_at(
-        self, client_update: ClientUpdate, clients: tuple[int, ...]
+        self, client_update: ClientUpdate, clients: tuple[int, ...], own: bool
     ) -> tuple[ClientUpdate, tuple[Norms, Bool[Tensor, " clients"]]]:
         """Return the update with its reports on the CPU; its signals' norms as received, and whose buffers are finite.
 
         A GPU is waited for once.
+
+        Args:
+            client_update: of all accepted replies.
+            clients: their numbers.
+            own: True where this process has measured the norms already.
         """
-        received = norms(client_update.signals, len(self.context.of(clients).transmitters))
+        received = client_update.signal_norms
+        if not own:
+            received = norms(client_update.signals, len(self.context.of(clients).transmitters))
         finite = _finite_rows(client_update.buffers, len(clients))
         if not (received.is_cuda or client_update.losses.is_cuda):
             return client_update, (received, finite)
@@ -184,20 +194,19 @@ class ReplyValidator:
             received: the signals' norms.
             finite: True for the clients whose buffers are finite.
         """
-        transmitters = self.context.of(clients).transmitters
-        reported, gradient_norms = client_update.signal_norms, client_update.gradient_norms
-        finite, most = (
-            finite & (client_update.losses.abs() < LARGEST),
-            self._most(list(client_update.signals), received),
-        )
-        fits = (received <= most) & ((received - reported).abs() <= ROUNDING * received)
-        if finite.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
+        reported, gradient_norms = client_update.signal_norms.numpy(), client_update.gradient_norms.numpy()
+        names, measured = list(client_update.signals), received.numpy()
+        whole = finite.numpy() & (np.abs(client_update.losses.numpy()) < LARGEST)
+        most = self._most(names, received).numpy()
+        with np.errstate(invalid="ignore"):
+            fits = (measured <= most) & (np.abs(measured - reported) <= ROUNDING * measured)
+        if whole.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
             return
-        for client in (client for client, whole in zip(clients, finite.tolist(), strict=True) if not whole):
+        for client in (client for client, one in zip(clients, whole.tolist(), strict=True) if not one):
             yield Fault(client, "not-finite", f"its gradient, loss or buffers are not finite; {ADVICE}")
-        blocks, names = list(owners(client_update.signals)), list(client_update.signals)
-        for row, client in enumerate(transmitters):
-            values = zip(names, received[row].tolist(), reported[row].tolist(), most.tolist(), strict=True)
+        blocks = list(owners(client_update.signals))
+        for row, client in enumerate(self.context.of(clients).transmitters):
+            values = zip(names, measured[row].tolist(), reported[row].tolist(), most.tolist(), strict=True)
             wrong = [*_broken(blocks, gradient_norms[row].tolist()), *_absurd(values)]
             if wrong:
                 yield Fault(client, *wrong[0])
@@ -214,11 +223,13 @@ class ReplyValidator:
 
     def _most(self, names: list[str], received: Norms) -> Float64[Tensor, " signals"]:
         """Return the largest valid norm of each signal: its bound, or else `ABSURD` times the median norm."""
+        if not self.bounded:
+            return torch.full((len(names),), LARGEST, dtype=torch.float64)
         norm_bounds = torch.tensor([self.norm_bounds.get(name, torch.nan) for name in names], dtype=torch.float64)
         if not norm_bounds.isnan().any():
             return (norm_bounds * (1 + ABOVE)).clamp(max=LARGEST)
         finite = torch.where(received.isfinite(), received, torch.nan)
-        usual = finite.nanmedian(dim=0).values if len(received) >= CROWD and self.bounded else norm_bounds
+        usual = finite.nanmedian(dim=0).values if len(received) >= CROWD else norm_bounds
         absurd = torch.where(usual > 0, ABSURD * usual, LARGEST)
         return torch.where(norm_bounds.isnan(), absurd, norm_bounds * (1 + ABOVE)).clamp(max=LARGEST)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,8 +85,8 @@ def shares(signal_norms: Norms, gradient_norms: Norms, sizes: Shares, allocation
     Returns:
         Shares of sum 1.
     """
-    proposed = allocation(signal_norms, gradient_norms, sizes)
-    transmits = signal_norms.amax(dim=0) > 0
+    proposed = allocation(signal_norms, gradient_norms, sizes).numpy()
+    transmits = signal_norms.numpy().max(axis=0) > 0
     least = SMALLEST_SHARE * (1 + 2 * SMALLEST_SHARE) / len(sizes)  # still enough after the division
-    raised = torch.where(transmits, proposed.clamp_min(least), proposed)
-    return raised / raised.sum()
+    raised = np.where(transmits, np.maximum(proposed, least), proposed)
+    return torch.from_numpy(raised / raised.sum())

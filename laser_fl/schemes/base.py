@@ -64,6 +64,8 @@ class RoundContext:
 
     def of(self, clients: Container[int]) -> "RoundContext":
         """Return the same exchange as some of the clients see it."""
+        if all(map(clients.__contains__, self.participants)):
+            return self
         transmitting = [(c, bits) for c, bits in zip(self.transmitters, self.bits, strict=True) if c in clients]
         return replace(
             self,
@@ -241,9 +243,9 @@ class Scheme(ABC):
 
 
 def noise_energy(stds: Sequence[Float[Tensor, ""]], sizes: Sequence[int]) -> list[Float64[Tensor, ""]]:
-    """Return the energies std² · size of noise in several signals; on a GPU with few steps for all."""
-    if not (stds and stds[0].is_cuda):
-        return [std.double().square() * size for std, size in zip(stds, sizes, strict=True)]
+    """Return the energies std² · size of noise in several signals, with few steps for all."""
+    if not stds:
+        return []
     squares = torch.stack(list(stds)).double().square()
     return list((squares * to_device(torch.tensor(sizes, dtype=torch.float64), squares.device)).unbind())
 
