@@ -1,12 +1,17 @@
-"""The steps of a model: optimizer, learning rate over the run, update filter, and their state after a step."""
+"""The steps of a model: optimizer, learning rate over the run, update filter, and their state after a step.
 
-from collections.abc import Collection
+The formulas are torch.optim's, and so are their bits. Its objects are not used: to make one, or to zero its gradients,
+imports torch's compiler, which takes as long as torch itself.
+"""
+
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
@@ -14,6 +19,7 @@ from laser_fl.errors import ConfigError
 from laser_fl.registry import AUTO, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
 
+STEP, MOMENTUM, FIRST, SECOND = "step", "momentum_buffer", "exp_avg", "exp_avg_sq"  # an optimizer's state, as in torch
 NOT_IN_A_CONFIG = ("rounds", "undecayed", "rate_factor")
 WARM_UP = 0.02  # part of a one-cycle run in which the learning rate rises
 REACH = 10.0  # sum of a run's step sizes: 1 / (p (1 - p)), a ten-class softmax's curvature along a standardised input
@@ -95,45 +101,127 @@ def update_filter_of(config: RunConfig, scheme: Scheme) -> str:
     return name
 
 
-def build_optimizer(weights: Tensors, optimizer_config: OptimizerConfig) -> Optimizer:
-    """Build the optimizer that steps `weights`."""
-    parts = [
-        ([w for name, w in weights.items() if name not in optimizer_config.undecayed], optimizer_config.weight_decay),
-        ([w for name, w in weights.items() if name in optimizer_config.undecayed], 0.0),
-    ]
-    groups: list[dict[str, Any]] = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
-    if optimizer_config.optimizer == "adamw":
-        return AdamW(groups, optimizer_config.learning_rate, betas=(0.9, 0.95))
-    return SGD(groups, optimizer_config.learning_rate, optimizer_config.momentum)
+@dataclass(frozen=True)
+class _Group:
+    """Weights that are decayed alike."""
+
+    weights: Tensors
+    decay: float
 
 
-def build_lr_schedule(optimizer: Optimizer, optimizer_config: OptimizerConfig) -> LRScheduler:
-    """Build the learning rate over the run; a round in which nobody transmitted does not count."""
-    rounds = optimizer_config.rounds
-    if optimizer_config.lr_schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=rounds)
-    if optimizer_config.lr_schedule == "step":
-        return MultiStepLR(optimizer, [round(optimizer_config.lr_decay_at * rounds)], gamma=0.1)
-    if optimizer_config.lr_schedule == "one-cycle":  # as in epfml/llm-baselines: from 1/100 to 1/5 of the peak
-        return OneCycleLR(
-            optimizer,
-            max_lr=optimizer_config.learning_rate,
-            total_steps=rounds + 1,
-            pct_start=WARM_UP + 1e-9,  # torch divides by zero where this makes exactly one step
-            anneal_strategy="cos",
-            cycle_momentum=False,
-            div_factor=100,
-            final_div_factor=0.05,
+class Optimizer:
+    """Steps of weights, which change in place, and the state that they need.
+
+    state: tensors by ``<key>/<weight's name>``; it is empty before the first step.
+    """
+
+    def __init__(self, weights: Tensors, config: OptimizerConfig, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`, in its tensors and in those of `weights`."""
+        self._config = config
+        parts = [
+            ({name: w for name, w in weights.items() if name not in config.undecayed}, config.weight_decay),
+            ({name: w for name, w in weights.items() if name in config.undecayed}, 0.0),
+        ]
+        self._groups = [_Group(some, decay) for some, decay in parts if some]
+        # A count of steps on a GPU would be waited for in every step.
+        self.state = {key: tensor.cpu() if key.startswith(f"{STEP}/") else tensor for key, tensor in state.items()}
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of weights, each of which has its learning rate."""
+        return len(self._groups)
+
+    @torch.no_grad()
+    def step(self, gradients: Tensors, rates: Collection[float]) -> None:
+        """Do one step.
+
+        Args:
+            gradients: of the weights; they are left as they are.
+            rates: the learning rate of each group.
+        """
+        stepped = self._adamw if self._config.optimizer == "adamw" else self._sgd
+        for group, rate in zip(self._groups, rates, strict=True):
+            stepped(group, [gradients[name] for name in group.weights], rate)
+
+    def _sgd(self, group: _Group, gradients: list[Tensor], rate: float) -> None:
+        buffers = [self.state.get(f"{MOMENTUM}/{name}") for name in group.weights]
+        sgd(
+            list(group.weights.values()),
+            gradients,
+            buffers,
+            weight_decay=group.decay,
+            momentum=self._config.momentum,
+            lr=rate,
+            dampening=0,
+            nesterov=False,
+            maximize=False,
         )
-    return ConstantLR(optimizer, factor=1.0)
+        for name, buffer in zip(group.weights, buffers, strict=True):
+            if buffer is not None:
+                self.state[f"{MOMENTUM}/{name}"] = buffer
+
+    def _adamw(self, group: _Group, gradients: list[Tensor], rate: float) -> None:
+        for name, weight in group.weights.items():
+            if f"{STEP}/{name}" not in self.state:
+                self.state[f"{STEP}/{name}"] = torch.zeros(())
+                self.state[f"{FIRST}/{name}"] = torch.zeros_like(weight)
+                self.state[f"{SECOND}/{name}"] = torch.zeros_like(weight)
+        keys = (FIRST, SECOND, STEP)
+        first, second, counts = ([self.state[f"{key}/{name}"] for name in group.weights] for key in keys)
+        adamw(
+            list(group.weights.values()),
+            gradients,
+            first,
+            second,
+            [],
+            counts,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.95,
+            lr=rate,
+            weight_decay=group.decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+def next_rate(config: OptimizerConfig, steps: int, last: float) -> float:
+    """Return the learning rate of the next step, without the factor; a round in which nobody transmitted is no step.
+
+    Args:
+        config: of the optimizer.
+        steps: done so far.
+        last: the learning rate of the last of them; that of the config before the first.
+    """
+    if config.lr_schedule == "one-cycle":
+        return _one_cycle(config.learning_rate, steps, config.rounds)
+    if config.lr_schedule == "step" and steps == round(config.lr_decay_at * config.rounds):
+        return last * 0.1
+    if config.lr_schedule == "cosine" and 0 < steps <= config.rounds:
+        now, before = (1 + math.cos(math.pi * count / config.rounds) for count in (steps, steps - 1))
+        return now / before * last
+    return last
+
+
+def _one_cycle(peak: float, steps: int, rounds: int) -> float:
+    """Return the rate of epfml/llm-baselines, which rises from 1/100 of the peak, and falls to 1/5 of it."""
+    start = peak / 100
+    top = (WARM_UP + 1e-9) * (rounds + 1) - 1  # without the summand, some run would divide by zero
+    if steps <= top:
+        return _on_half_cosine(start, peak, steps / top)
+    return _on_half_cosine(peak, start / 0.05, (steps - top) / (rounds - top))
+
+
+def _on_half_cosine(start: float, end: float, part: float) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
 
 
 def first_state(weights: Tensors, optimizer_config: OptimizerConfig) -> Tensors:
     """Return tensors like those of the optimizer after a step."""
     if optimizer_config.optimizer == "sgd":
-        return {f"momentum_buffer/{name}": w for name, w in weights.items()} if optimizer_config.momentum else {}
+        return {f"{MOMENTUM}/{name}": w for name, w in weights.items()} if optimizer_config.momentum else {}
     count = torch.zeros(())
-    states = ({f"step/{n}": count, f"exp_avg/{n}": w, f"exp_avg_sq/{n}": w} for n, w in weights.items())
+    states = ({f"{STEP}/{n}": count, f"{FIRST}/{n}": w, f"{SECOND}/{n}": w} for n, w in weights.items())
     return {key: tensor for state in states for key, tensor in state.items()}
 
 

@@ -17,11 +17,12 @@ from laser_fl.blocks import Tensors
 from laser_fl.config import parse
 from laser_fl.errors import TrainingError, quoted
 from laser_fl.federated.optimizer import (
+    STEP,
+    Optimizer,
     OptimizerConfig,
-    build_lr_schedule,
-    build_optimizer,
     first_filter_state,
     first_state,
+    next_rate,
 )
 from laser_fl.registry import UPDATE_FILTERS
 from laser_fl.schemes.base import Received, RoundContext, Scheme
@@ -30,8 +31,6 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme
 class OutOfSyncError(TrainingError):
     """A node has missed a message without which it cannot follow the server."""
 
-
-STEP = "step"  # an optimizer's count of steps, on the CPU: a GPU would be waited for in every step
 
 _NUMBERS = TypeAdapter(tuple[int, OptimizerConfig, int, tuple[float, ...]])
 
@@ -149,16 +148,11 @@ class Replica:
         self._optimizer_config = state.optimizer_config
         self._filter = UPDATE_FILTERS.load(state.optimizer_config.receiver)
         self._filter_state = state.filter_state
-        self._optimizer = build_optimizer(state.weights, state.optimizer_config)
-        self._schedule = build_lr_schedule(self._optimizer, state.optimizer_config)
-        for name, tensor in state.optimizer.items():
-            key, _, weight = name.partition("/")
-            self._optimizer.state[state.weights[weight]][key] = tensor.cpu() if key == STEP else tensor
-        if state.steps:
-            known = {"last_epoch": state.steps, "_step_count": state.steps + 1, "_last_lr": list(state.rates)}
-            self._schedule.load_state_dict(self._schedule.state_dict() | known)
-            for group, rate in zip(self._optimizer.param_groups, state.rates, strict=True):
-                group["lr"] = rate
+        self._optimizer = Optimizer(state.weights, state.optimizer_config, state.optimizer)
+        self._steps = state.steps
+        self._rates = (
+            state.rates if state.steps else self._next((state.optimizer_config.learning_rate,) * self._optimizer.groups)
+        )
 
     @classmethod
     def new(cls, weights: Mapping[str, Tensor], optimizer_config: OptimizerConfig) -> "Replica":
@@ -173,20 +167,11 @@ class Replica:
             noise: energy of the noise in each block, a scalar.
             weighs: True where the update filter is to weigh the update by its noise.
         """
-        steps: int = self._schedule.last_epoch
-        update, self._filter_state = self._filter(
-            update, noise, self._filter_state, weighs, self._optimizer_config.due(steps + 1)
-        )
-        for name, weight in self.weights.items():
-            weight.grad = update[name]
-        groups, rates = self._optimizer.param_groups, self._rates
-        for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"] = rate
-        self._optimizer.step()
-        for group, rate in zip(groups, rates, strict=True):  # the schedule computes its next rates from its last ones
-            group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        due = self._optimizer_config.due(self._steps + 1)
+        update, self._filter_state = self._filter(update, noise, self._filter_state, weighs, due)
+        self._optimizer.step(update, self.rates)
+        self._steps += 1
+        self._rates = self._next(self._rates)
 
     @property
     def rate_factor(self) -> float:
@@ -203,23 +188,21 @@ class Replica:
         """The learning rate of the next step, for each group of weights."""
         return tuple(rate * self._optimizer_config.rate_factor for rate in self._rates)
 
-    @property
-    def _rates(self) -> tuple[float, ...]:
-        """The schedule's current learning rates."""
-        return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
+    def _next(self, rates: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the schedule's rates of the next step, which come from those of the last one."""
+        return tuple(next_rate(self._optimizer_config, self._steps, rate) for rate in rates)
 
     def state(self, exchange: int, shared: Tensors) -> ReplicaState:
         """Return its state, in the very tensors; the caller adds the number of the exchange and the shared state."""
-        names = {weight: name for name, weight in self.weights.items()}
-        optimizer = {
-            f"{key}/{names[weight]}": value
-            for weight, values in self._optimizer.state.items()
-            for key, value in values.items()
-            if isinstance(value, Tensor)
-        }
-        steps: int = self._schedule.last_epoch
         return ReplicaState(
-            exchange, self._optimizer_config, self.weights, optimizer, self._filter_state, shared, steps, self._rates
+            exchange,
+            self._optimizer_config,
+            self.weights,
+            dict(self._optimizer.state),
+            self._filter_state,
+            shared,
+            self._steps,
+            self._rates,
         )
 
 

@@ -8,7 +8,7 @@ from laser_fl.config import RunConfig, parse
 from laser_fl.data.trees import tensors_of
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.local_training import LocalTrainer
-from laser_fl.federated.optimizer import OptimizerConfig, build_optimizer
+from laser_fl.federated.optimizer import Optimizer, OptimizerConfig
 from laser_fl.federated.setup import Setup, device_of, prepare
 from laser_fl.registry import SCHEMES
 from laser_fl.storage.peak_memory import forget_peak, peak_megabytes
@@ -164,7 +164,8 @@ class Floor:
         self.weights = {name: weight.clone() for name, weight in setup.network.weights.items()}
         self._broadcast = replace(setup.server().broadcast(), weights=self.weights)
         self._trainer = LocalTrainer(setup.task, setup.network, setup.config, range(setup.config.clients))
-        self._optimizer = build_optimizer(self.weights, OptimizerConfig.of(setup.config, 1, setup.network.undecayed))
+        self._optimizer = Optimizer(self.weights, OptimizerConfig.of(setup.config, 1, setup.network.undecayed), {})
+        self._rates = (setup.config.learning_rate,) * self._optimizer.groups
         self._round = 0
 
     def __call__(self) -> None:
@@ -175,7 +176,5 @@ class Floor:
             for name, gradient in computed.gradients.items():
                 summed = gradient.sum(dim=0) if len(gradient) > 1 else gradient[0]
                 total[name] = total[name].add_(summed) if name in total else summed
-        for name, weight in self.weights.items():
-            weight.grad = total[name].div_(context.clients)
-        self._optimizer.step()
+        self._optimizer.step({name: summed.div_(context.clients) for name, summed in total.items()}, self._rates)
         self._round += 1
