@@ -5,11 +5,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from laser_fl.blocks import Tensors
@@ -18,6 +19,7 @@ from laser_fl.data.task import Task, cross_entropy_of_all
 from laser_fl.data.trees import Tree, of_one_client, tensors_of, with_clients_axis
 from laser_fl.federated.graphs import Graphed
 from laser_fl.federated.traced import Traced
+from laser_fl.federated.transforms import batched_cross_entropy, gradients_and_values
 from laser_fl.models.base import Network, outputs_of
 from laser_fl.shapes import Float
 
@@ -83,7 +85,7 @@ class Differentiation:
     ) -> tuple[Tensors, Tensors, Tensor]:
         """Return one client's gradients, its buffers after the forward pass, and its loss."""
         leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        loss, after = self._loss(leaves, buffers, inputs, targets)
+        loss, after = self._loss(self._task.loss, leaves, buffers, inputs, targets)
         gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         one = {name: gradient.contiguous() for name, gradient in zip(leaves, gradients, strict=True)}
         return one, after, loss.detach().double()
@@ -97,18 +99,22 @@ class Differentiation:
 
         weights: the axis along which clients have their own weights; None where they share them.
         """
-        function = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(weights, 0, 0, 0))
+        own = self._task.loss
+        loss = partial(self._loss, batched_cross_entropy if own is cross_entropy_of_all else own)
+        function = vmap(gradients_and_values(loss), in_dims=(weights, 0, 0, 0))
         # A small network's arithmetic takes no longer than vmap's own Python. Own code may not be repeated without it.
-        known = self._network.batches and self._task.loss is cross_entropy_of_all
+        known = self._network.batches and own is cross_entropy_of_all
         return Traced(function) if known else function
 
-    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, targets: Tree) -> tuple[Tensor, Tensors]:
+    def _loss(
+        self, loss: Callable[..., Tensor], weights: Tensors, buffers: Tensors, inputs: Tree, targets: Tree
+    ) -> tuple[Tensor, Tensors]:
         """Return one client's mean loss, and its buffers after the forward pass."""
         cloned = {name: b.clone() for tensors in (buffers, self._network.counts) for name, b in tensors.items()}
         state = weights | cloned
         with autocast(self._config, next(tensors_of(inputs)).device):
             outputs = outputs_of(self._network.module, state, inputs)
-            return self._task.loss(outputs, targets), {name: state[name] for name in buffers}
+            return loss(outputs, targets), {name: state[name] for name in buffers}
 
 
 def set_kernels(config: RunConfig, device: torch.device) -> None:
