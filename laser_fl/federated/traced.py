@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from laser_fl.data.trees import Tree
+from laser_fl.federated.recorded import Recording
 
 Function = Callable[..., Any]
 Layouts = tuple[tuple[object, ...], ...]
@@ -56,7 +56,7 @@ class Repeated(ABC):
 
 
 class Traced(Repeated):
-    """A function of trees of tensors, repeated operation by operation without its Python code.
+    """A function of trees of tensors, repeated operation by operation without its Python code, where that can be had.
 
     The function must not depend on values, or on anything else that changes between calls.
     """
@@ -65,7 +65,11 @@ class Traced(Repeated):
         super().__init__(function, KEPT)
 
     def _repeat(self, args: tuple[Tree, ...]) -> Function:
-        return make_fx(lambda packed: self._function(*packed))(args)
+        try:
+            return Recording(self._function, args)
+        except RuntimeError:
+            self.repeats = False
+            return lambda packed: self._function(*packed)
 
 
 def _layouts(arg: Tree) -> tuple[object, ...]:

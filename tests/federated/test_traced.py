@@ -8,6 +8,7 @@ import torch
 from laser_fl.config import parse
 from laser_fl.federated import traced
 from laser_fl.federated.in_process import InProcess
+from laser_fl.federated.recorded import Recording
 from laser_fl.federated.setup import prepare
 from laser_fl.federated.traced import CALLS, KEPT, Traced
 
@@ -59,6 +60,39 @@ def test_what_lies_otherwise_in_memory_is_another_trace():
     assert torch.equal(traced(weights, inputs), 2 * inputs.flatten())
 
 
+CONSTANT = torch.tensor([2.0, 1.0, 0.0])
+STEPS = {
+    "several results": lambda x: x.split(1)[1] + x.sort(dim=1, descending=True).values[0],
+    "lists of tensors": lambda x: torch.cat([x, x[:, :1].expand(2, 3), x.new_zeros(1, 3)]),
+    "a change in place": lambda x: x.clone().mul_(2).add_(x),
+    "a constant": lambda x: x * torch.tensor([2.0, 3.0, 4.0]) + CONSTANT,
+    "a constant that changes": lambda x: torch.tensor([2.0, 3.0, 4.0]).add_(x[0]),
+    "a mask": lambda x: torch.where(x > 0, x, 0)[:, [2, 0]],
+    "a tensor out of sight": lambda x: torch.from_numpy(x.numpy()) * 2,
+    "an argument as it came": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_operations_of_any_kind_are_done_again(step):
+    traced = Traced(lambda inputs: {"result": (STEPS[step](inputs),)})
+    for t in range(CALLS + 3):
+        inputs = torch.randn(2, 3, generator=torch.Generator().manual_seed(t))
+        assert torch.equal(traced(inputs)["result"][0], STEPS[step](inputs))
+    assert traced.repeats == (step != "a tensor out of sight")
+
+
+def test_arguments_that_were_one_tensor_may_be_two_later():
+    same = torch.ones(2)
+    again = Recording(lambda a, b: a - 2 * b, (same, same))
+    assert again((same, 3 * same)).tolist() == [-5, -5]
+
+
+def test_a_tensor_is_let_go_after_its_last_reader():
+    steps = Recording(lambda x: x.exp().neg().exp(), (torch.ones(3),))._steps
+    assert [len(step.done) for step in steps] == [1, 1, 1]
+
+
 RUNS = {
     "one shape": {"model": "linear"},
     "a short last batch": {"model": "mlp", "accumulation-steps": 2, "batch-size": 400},
@@ -71,8 +105,7 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_is_the_run_without_traces_bit_for_bit(run, monkeypatch):
     weights, made = [], []
-    make = traced.make_fx
-    monkeypatch.setattr(traced, "make_fx", lambda function: made.append(function) or make(function))
+    monkeypatch.setattr(traced, "Recording", lambda *args: made.append(args) or Recording(*args))
     for calls in (CALLS, sys.maxsize):
         monkeypatch.setattr(traced, "CALLS", calls)
         engine = InProcess(prepare(parse({"clients": 4, "rounds": 8, "client-batching": "vmap"} | RUNS[run])))

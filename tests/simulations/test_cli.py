@@ -327,11 +327,11 @@ def test_help_and_list_import_nothing_heavy(arguments):
 @pytest.mark.parametrize("options", [["lr-schedule=cosine"], ["optimizer=adamw", "model=linear"]])
 @pytest.mark.process
 def test_a_short_run_imports_torch_without_its_compiler_and_no_package_that_it_does_not_use(options, tmp_path):
-    """The compiler takes longer to import than the rest of torch, and torch's optimizers and gradients ask for it."""
+    """The compiler takes longer to import than the rest; torch's optimizers, gradients and traces ask for it."""
     code = (
         "import sys; from simulations.cli import app\n"
         f"arguments = {[word for option in options for word in ('-c', option)]!r}\n"
-        f"try: app(['run', '--quiet', '-c', 'rounds=1', *arguments, '--out', {str(tmp_path / 'run')!r}])\n"
+        f"try: app(['run', '--quiet', '-c', 'rounds=5', *arguments, '--out', {str(tmp_path / 'run')!r}])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch._dynamo', 'torch._inductor', 'sympy', 'torchvision', 'pandas', 'scipy', 'matplotlib', 'flwr',"
         " 'ray', 'transformers', 'tensorboard'}\n"
