@@ -5,6 +5,7 @@ torch.fx.experimental.proxy_tensor.make_fx does this, too, but imports torch's c
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,11 +28,36 @@ class _Place:
 class _Step:
     """An operation: arguments with places for tensors, the places of its results, and those that nobody reads later."""
 
-    operation: Callable[..., Any]
+    operation: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[int, ...]
     done: tuple[int, ...] = ()
+
+    @cached_property
+    def reads(self) -> list[tuple[int, int]]:
+        """The positions of arguments that are tensors, with their places."""
+        return [(position, arg.index) for position, arg in enumerate(self.args) if isinstance(arg, _Place)]
+
+    @cached_property
+    def is_flat(self) -> bool:
+        """True where no tensor is in a list or has a keyword."""
+        return len(self.reads) == len(_places_of(self.args)) and not _places_of(self.kwargs)
+
+    def do(self, tensors: list[Any]) -> None:
+        """Do the operation on tensors by their places, and put its results among them."""
+        if self.is_flat:
+            args, kwargs = list(self.args), self.kwargs
+            for position, index in self.reads:
+                args[position] = tensors[index]
+        else:
+            args, kwargs = _filled(self.args, tensors), _filled(self.kwargs, tensors)
+        result = self.operation(*args, **kwargs)
+        results = (result,) if isinstance(result, Tensor) else tensors_of(result)
+        for index, tensor in zip(self.results, results, strict=True):
+            tensors[index] = tensor
+        for index in self.done:
+            tensors[index] = None
 
 
 class Recording:
@@ -48,7 +74,7 @@ class Recording:
         with recorder:
             results = function(*args)
         self._results = recorder.with_places(results)
-        self._steps = _with_ends(recorder.steps, _places_in(self._results))
+        self._steps = _needed(recorder.steps, set(_places_of(self._results)))
         self._constants = recorder.constants
         self._places = len(recorder.tensors)
 
@@ -59,11 +85,7 @@ class Recording:
         for index, tensor in self._constants.items():
             tensors[index] = tensor
         for step in self._steps:
-            result = step.operation(*_filled(step.args, tensors), **_filled(step.kwargs, tensors))
-            for index, tensor in zip(step.results, tensors_of(result), strict=True):
-                tensors[index] = tensor
-            for index in step.done:
-                tensors[index] = None
+            step.do(tensors)
         return _filled(self._results, tensors)
 
 
@@ -77,6 +99,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: dict[int, Tensor] = {}
         self._places: dict[int, _Place] = {}
         self._memory: set[int] = set()
+        self._views: dict[tuple[object, ...], Tensor] = {}  # by the place of the whole, and layout
+        self._roots: dict[int, int] = {}  # the places of wholes, by those of their views
+        self._kept: list[Tensor] = []
         self.places_of(args)
 
     @classmethod
@@ -88,8 +113,28 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation, kwargs = COPY if operation is NEW else operation, kwargs or {}
         placed = self.with_places(args), {key: self.with_places(value) for key, value in kwargs.items()}
         result = operation(*args, **kwargs)
-        self.steps.append(_Step(operation, *placed, self.places_of(result)))
+        if (same := self._seen(args, result)) is not None:
+            self._places[id(result)] = self._places[id(same)]
+            self._kept.append(result)
+        else:
+            self.steps.append(_Step(operation, *placed, self.places_of(result)))
         return result
+
+    def _seen(self, args: Any, result: Any) -> Tensor | None:
+        """Find an earlier view that is the same as a view of an argument; None where there is none.
+
+        Code under the transforms of torch.func makes many of them.
+        """
+        whole = next((arg for arg in args if _is_view(result, arg)), None)
+        if whole is None:
+            return None
+        root = self._roots.get(self._places[id(whole)].index, self._places[id(whole)].index)
+        self._views.setdefault((root, *_layout(whole)), whole)
+        same = self._views.setdefault((root, *_layout(result)), result)
+        if same is result or _layout(same) != _layout(result):
+            self._roots[self._place(result).index] = root
+            return None
+        return same
 
     def places_of(self, tree: Tree) -> tuple[int, ...]:
         """Return the places of arguments or of an operation's results; new tensors get theirs."""
@@ -115,22 +160,37 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._places[id(tensor)]
 
 
-def _with_ends(steps: list[_Step], kept: set[int]) -> list[_Step]:
-    """Note with each step the places that neither later steps nor the results, which are `kept`, read."""
-    read, ended = set(kept), []
+def _needed(steps: list[_Step], kept: set[int]) -> list[_Step]:
+    """Leave steps out whose results nobody reads; note with the others the places that nobody reads later.
+
+    kept: the places of the results of all.
+    """
+    read, needed = set(kept), []
     for step in reversed(steps):
-        touched = _places_in((step.args, step.kwargs)) | set(step.results)
-        ended.append(replace(step, done=tuple(touched - read)))
-        read |= touched
-    return ended[::-1]
+        if step.operation._schema.is_mutable or not read.isdisjoint(step.results):
+            touched = {*_places_of((step.args, step.kwargs)), *step.results}
+            needed.append(replace(step, done=tuple(touched - read)))
+            read |= touched
+    return needed[::-1]
 
 
-def _places_in(tree: Any) -> set[int]:
+def _is_view(result: Any, whole: Any) -> bool:
+    """Return True where an operation's result is another tensor in an argument's memory."""
+    if not (isinstance(result, Tensor) and isinstance(whole, Tensor) and result.numel()) or result is whole:
+        return False
+    return result.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+
+
+def _places_of(tree: Any) -> list[int]:
     """Return the places in arguments or results."""
     if isinstance(tree, _Place):
-        return {tree.index}
+        return [tree.index]
     parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple) else ()
-    return {place for part in parts for place in _places_in(part)}
+    return [place for part in parts for place in _places_of(part)]
 
 
 def _filled(tree: Any, tensors: list[Any]) -> Any:

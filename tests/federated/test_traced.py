@@ -70,6 +70,9 @@ STEPS = {
     "a mask": lambda x: torch.where(x > 0, x, 0)[:, [2, 0]],
     "a tensor out of sight": lambda x: torch.from_numpy(x.numpy()) * 2,
     "an argument as it came": lambda x: x,
+    "views of views": lambda x: x.mT.mT.view(2, 3) + x.t().t()[:, :2].sum(),
+    "a view that changes": lambda x: x.clone().t().t().mul_(2) + x,
+    "a view that is turned in place": lambda x: x.clone().t().t_().t() @ x,
 }
 
 
@@ -80,6 +83,11 @@ def test_operations_of_any_kind_are_done_again(step):
         inputs = torch.randn(2, 3, generator=torch.Generator().manual_seed(t))
         assert torch.equal(traced(inputs)["result"][0], STEPS[step](inputs))
     assert traced.repeats == (step != "a tensor out of sight")
+
+
+def test_views_that_were_made_before_are_not_made_again():
+    again = Recording(lambda x: x.exp().mT.mT.view(3, 2).mT.sum(), (torch.ones(3, 2),))
+    assert [step.operation.__name__ for step in again._steps] == ["exp.default", "transpose.int", "sum.default"]
 
 
 def test_arguments_that_were_one_tensor_may_be_two_later():
