@@ -1,6 +1,6 @@
 """The Flower ClientApp: a node that computes the gradients of the clients it hosts."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -11,6 +11,9 @@ from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.setup import Setup, prepare
 
 OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
+CONFIGS = 64  # that a process keeps parsed; its nodes may have some of their own
+
+Values = tuple[tuple[str, type, str | int | float | bool | bytes], ...]
 
 app = ClientApp()
 
@@ -18,14 +21,24 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carry out one exchange of this node's clients."""
-    config = parse(dict(context.run_config) | _own(context))
+    config = _config(_values(context))
     trainer = _trainer(config, hosted_here(context, config.clients))
     return reply(message, context, trainer.answer, _setup(config).device)
 
 
-def _own(context: Context) -> dict[str, str | int | float | bool | bytes]:
-    """Return the owner's settings in the node config: the device that computes, the folder of the data, the threads."""
-    return {key: context.node_config[key] for key in OWN if key in context.node_config}
+def _values(context: Context) -> Values:
+    """Return the run config under the node owner's settings: the device, the folder of the data, the threads.
+
+    Values have their types with them, since 1, 1.0 and True are equal.
+    """
+    own = {key: context.node_config[key] for key in OWN if key in context.node_config}
+    return tuple((key, type(value), value) for key, value in (dict(context.run_config) | own).items())
+
+
+@lru_cache(maxsize=CONFIGS)
+def _config(values: Values) -> RunConfig:
+    """Parse a config, once per process and not once per message."""
+    return parse({key: value for key, _, value in values})
 
 
 @cache

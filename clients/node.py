@@ -1,11 +1,11 @@
 """A Flower node: the clients that it hosts, their state, and its reply to a broadcast."""
 
+import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
@@ -13,9 +13,9 @@ from laser_fl.federated.client import ClientGroup, UpdateFn
 from laser_fl.federated.replica import OutOfSyncError
 from laser_fl.rng import Device
 from laser_fl.transport.client_state import ask_for_everything, forget, load_client_state, save_client_state, side_of
-from laser_fl.transport.messages import begins, clients_of, read_broadcast, shared_memory_of
+from laser_fl.transport.messages import read_broadcast, read_numbers, shared_memory_of
 from laser_fl.transport.replies import write_reply
-from laser_fl.transport.shared_memory import TensorHandle, UnreachableError, is_shared_memory, write
+from laser_fl.transport.shared_memory import TensorHandle, UnreachableError, is_shared_memory, locked, write
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
@@ -67,42 +67,47 @@ def reply(message: Message, context: Context, respond: UpdateFn, device: Device 
         ConfigError: the context lacks ``partition-id`` or ``num-partitions``.
         WireError: the message is not a broadcast.
     """
-    content, state = message.content, context.state
-    clients = hosted_here(context, clients_of(content))
-    if begins(content):
-        forget(state)
+    content, numbers = message.content, read_numbers(message.content)
+    place = _place(context)
+    if numbers.acknowledgements.exchange == 0:  # of a new run, in which nothing has been saved
+        forget(context.state)
     shared_memory = shared_memory_of(content)
     # One process at a time works for a node: another may still be at a reply that is late by now.
     with (
-        FileLock(shared_memory / f"node-{context.node_id}")
+        locked(shared_memory / f"node-{context.node_id}")
         if shared_memory and is_shared_memory(shared_memory)
         else nullcontext()
     ):
-        return _answer(message, context, respond, device, clients, shared_memory)
+        records = _answer(content, context, respond, device, hosted(*place, numbers.exchange.clients), shared_memory)
+    return Message(records, reply_to=message)
 
 
 def _answer(
-    message: Message, context: Context, respond: UpdateFn, device: Device, clients: range, shared_memory: Path | None
-) -> Message:
-    content, state, side = message.content, context.state, side_of(context.state)
+    content: RecordDict,
+    context: Context,
+    respond: UpdateFn,
+    device: Device,
+    clients: range,
+    shared_memory: Path | None,
+) -> RecordDict:
+    state, side = context.state, side_of(context.state)
     publish = None if shared_memory is None else partial(_publish, shared_memory, f"{context.node_id}-{side}")
     try:
         broadcast = read_broadcast(content, device)
-        node, nodes = _place(context)
         client_state = load_client_state(content, state, broadcast, clients, device, publish)
+        name = "node-{}-of-{}".format(*_place(context))
         folder = str(context.node_config.get("checkpoint-dir", ""))
-        group = ClientGroup(clients, respond, client_state, f"node-{node}-of-{nodes}", folder, device)
+        group = ClientGroup(clients, respond, client_state, name, folder, device)
         answer = group.answer(broadcast)
     except (UnreachableError, OutOfSyncError) as reason:
-        elsewhere = isinstance(reason, UnreachableError)
-        return Message(ask_for_everything(state, elsewhere), reply_to=message)
+        return ask_for_everything(state, elsewhere=isinstance(reason, UnreachableError))
     records = write_reply(answer, clients, publish)
     save_client_state(state, group.client_state, records, side, publish)
-    return Message(records, reply_to=message)
+    return records
 
 
 def _publish(shared_memory: Path, owner: str, name: str, tensors: Tensors) -> TensorHandle:
     """Write tensors into this node's file of that name."""
-    handle = TensorHandle.fitting(shared_memory / f"{name}-{owner}", tensors)
+    handle = TensorHandle.fitting(f"{shared_memory}{os.sep}{name}-{owner}", tensors)
     write(handle, tensors)
     return handle

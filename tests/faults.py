@@ -168,7 +168,7 @@ class FaultyGrid(FakeGrid):
             context.state = before
             return Message(Error(code=1, reason="killed at work"), reply_to=message)
         if failure == "garbled":
-            del reply.content["reports"]
+            del reply.content["reply"]
         return None if failure == "lost" else reply
 
     def send_and_receive(self, messages, *, timeout=None):

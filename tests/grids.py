@@ -5,6 +5,7 @@ from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
 from laser_fl.config import parse
+from laser_fl.transport.messages import read_numbers
 from laser_fl.transport.shared_memory import _mapped
 from strategies.server_app import app as server_app
 
@@ -66,7 +67,7 @@ class ScatteredGrid(FakeGrid):
         self.monkeypatch, self.far = monkeypatch, far
 
     def somewhere(self, message, context):
-        round = message.content.config_records["exchange"]["round"]
+        round = read_numbers(message.content).exchange.round
         if context.node_id not in self.far(round):
             return client_app(message, context)
         with self.monkeypatch.context() as patch:
@@ -80,8 +81,8 @@ class ForgetfulGrid(FakeGrid):
     forgets = 3
 
     def send_and_receive(self, messages, *, timeout=None):
-        exchange = messages[0].content.config_records["exchange"]
-        if len(messages) > 1 and (exchange["round"], exchange["phase"]) == (self.forgets, 0):
+        exchange = read_numbers(messages[0].content).exchange
+        if len(messages) > 1 and (exchange.round, exchange.phase) == (self.forgets, 0):
             state = self.contexts[101].state
             for name in ("replica-numbers", "replica", "replica-shared"):
                 del state[name]

@@ -1,7 +1,7 @@
 """Tensors in records: themselves, or handles to the files in which they lie."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -48,16 +48,22 @@ def read_tensors(record: ArrayRecord, device: Device = "cpu") -> Tensors:
     return tensors
 
 
-def put_tensors(records: RecordDict, name: str, tensors: Tensors, publish: Publish | None = None) -> None:
+def put_tensors(
+    records: RecordDict, name: str, tensors: Tensors, publish: Publish | None = None, file: str = ""
+) -> None:
     """Add tensors to records: themselves, or, with `publish`, a handle to them.
 
     Args:
         records: get one record more.
-        name: of that record, and of the tensors for `publish`.
+        name: of that record.
         tensors: by name.
         publish: writes them where the reader maps them; None: they are part of the record.
+        file: the tensors' name for `publish`; "": that of the record.
     """
-    records[name] = write_tensors(tensors) if publish is None else ConfigRecord({"slot": publish(name, tensors).text})
+    if publish is None:
+        records[name] = write_tensors(tensors)
+    else:
+        records[name] = ConfigRecord({"slot": publish(file or name, tensors).text})
 
 
 def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_memory: Path | None = None) -> Tensors:
@@ -73,8 +79,8 @@ def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_
         UnreachableError: they are in a file that this process cannot see, or must not look into.
         WireError: they are not there, or no tensors.
     """
-    if name in records.array_records:
-        return read_tensors(records.array_records[name], device)
+    if isinstance(record := records.get(name), ArrayRecord):
+        return read_tensors(record, device)
     handle = handle_of(records, name)
     if shared_memory not in (None, handle.folder):
         raise UnreachableError(f"{brief(handle.path)} is not in {shared_memory}")
@@ -84,7 +90,37 @@ def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_
 def handle_of(records: RecordDict, name: str) -> TensorHandle:
     """Return the handle to tensors that lie in a file. Raises WireError."""
     with reading(name):
-        return TensorHandle.parse(str(records.config_records[name]["slot"]))
+        return TensorHandle.parse(text_in(records, name, "slot"))
+
+
+def text_in(records: RecordDict, name: str, key: str = "text") -> str:
+    """Return a text of a record. Raises KeyError or ValueError where there is none.
+
+    Flower's `records.config_records` would copy all records at each access.
+
+    Args:
+        records: of a message or a node's state.
+        name: of the record.
+        key: of the text in it.
+    """
+    value = record[key] if isinstance(record := records[name], ConfigRecord) else None
+    if not isinstance(value, str):
+        raise ValueError(f"{name} has no text {key}")
+    return value
+
+
+def bundled(trees: Mapping[str, Tensors]) -> Tensors:
+    """Return trees of tensors as one, by ``<tree>/<name>``: they take one record, and one file."""
+    return {f"{tree}/{name}": tensor for tree, tensors in trees.items() for name, tensor in tensors.items()}
+
+
+def unbundled(tensors: Tensors) -> dict[str, Tensors]:
+    """Undo `bundled`; a tree without tensors is missing."""
+    trees: dict[str, Tensors] = {}
+    for key, tensor in tensors.items():
+        tree, _, name = key.partition("/")
+        trees.setdefault(tree, {})[name] = tensor
+    return trees
 
 
 def _values(array: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":

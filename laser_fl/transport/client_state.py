@@ -1,31 +1,51 @@
 """The client state of a node between exchanges, as records of the node's state, and back."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel, Field
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import WireError, brief
-from laser_fl.federated.acknowledgements import flatten, unflatten
+from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.client import ClientState
 from laser_fl.federated.replica import ReplicaFollower, ReplicaState
 from laser_fl.federated.validation import Reply
 from laser_fl.rng import Device
 from laser_fl.schemes.approximation import float_tensors
-from laser_fl.transport.arrays import Publish, put_tensors, read_tensors, reading, take_tensors
+from laser_fl.transport.arrays import Publish, put_tensors, read_tensors, reading, take_tensors, text_in
 from laser_fl.transport.checks import fits
-from laser_fl.transport.messages import BUFFERS, NUMBERS, REPLICA, REPLICA_SHARED, read_state, write_state
-from laser_fl.transport.replies import CLIENTS, REPORTS, SIGNALS, read_reply
+from laser_fl.transport.messages import NUMBERS, REPLICA, REPLICA_SHARED, TENSORS, read_state, write_state
+from laser_fl.transport.replies import REPLY, read_reply
 from laser_fl.transport.shared_memory import TensorHandle
 
 MEMORY, COPIES = "memory", "copies"
-LAST, IN_FLIGHT, SIDE, LAST_ROUND = "last", "in-flight", "side", "last-round"
-REPLY = {key: f"reply-{key}" for key in (CLIENTS, REPORTS, SIGNALS, BUFFERS)}
-LARGE = (MEMORY, COPIES, IN_FLIGHT, REPLY[SIGNALS], REPLY[BUFFERS])  # these lie in files, where there are any
+LAST, IN_FLIGHT, LAST_REPLY, LAST_TENSORS = "last", "in-flight", "last-reply", "last-tensors"
+LARGE = (MEMORY, COPIES, IN_FLIGHT, LAST_TENSORS)  # these lie in files, where there are any
 EVERYTHING = "everything"
+
+
+class _Last(BaseModel):
+    """The numbers of a client state.
+
+    exchange: of the last reply. senders: the clients with approximations in flight. side: of the files in which the
+    client state lies. last_round: of which the copies have followed the broadcast. in_flight: as `flatten` returns it.
+    """
+
+    exchange: Annotated[int, Field(ge=0, lt=2**63)]
+    senders: tuple[int, ...]
+    side: Literal[0, 1]
+    last_round: int
+    in_flight: str
+
+    def is_needed(self, acknowledgements: Acknowledgements) -> bool:
+        """Return True where the last reply may be sent again, or its approximations may go back into the memory."""
+        accepted = all(acknowledgements.acknowledges(client, self.exchange) for client in self.senders)
+        return acknowledgements.exchange == self.exchange or not accepted
 
 
 def save_client_state(
@@ -46,11 +66,18 @@ def save_client_state(
             put_tensors(state, key, tensors, publish)
     if client_state.follower is not None:
         write_state(state, client_state.follower.state, publish)
-    for key, name in REPLY.items():
-        state[name] = reply[key]
-    text, tensors = flatten(client_state.last.client_update.in_flight)
+    state[LAST_REPLY], state[LAST_TENSORS] = reply[REPLY], reply[TENSORS]
+    in_flight = client_state.last.client_update.in_flight
+    text, tensors = flatten(in_flight)
     put_tensors(state, IN_FLIGHT, tensors, publish)
-    state[LAST] = ConfigRecord({"in-flight": text, SIDE: side, LAST_ROUND: client_state.last_round})
+    numbers = {
+        "exchange": client_state.last.exchange,
+        "senders": [client for one in in_flight for client in one.clients],
+        "side": side,
+        "last_round": client_state.last_round,
+        "in_flight": text,
+    }
+    state[LAST] = ConfigRecord({"text": json.dumps(numbers)})
 
 
 def load_client_state(
@@ -61,7 +88,7 @@ def load_client_state(
     device: Device = "cpu",
     publish: Publish | None = None,
 ) -> ClientState | None:
-    """Undo `save_client_state`.
+    """Undo `save_client_state`; without the last reply, where the server has accepted it and goes on.
 
     Args:
         message: from the server, which may send the client state back; its tensors precede those in `state`.
@@ -81,37 +108,28 @@ def load_client_state(
     """
     if LAST not in state:
         return None
+    saved = _saved(state)
     memory, copies = (_take(key, message, state, device) for key in (MEMORY, COPIES))
     known = read_state(state, device) if broadcast.is_replica_update and NUMBERS in state else None
-    last = _take_last(message, state, device)
+    needed = saved.is_needed(broadcast.acknowledgements)
+    last = _take_last(message, state, saved.in_flight, device) if needed else None
     _refuse_misfits(memory, copies, last, broadcast, clients)
     if memory and publish is not None:
         memory = publish(MEMORY, memory).map()
     if known is not None and publish is not None:
         known = ReplicaState.parse(known.numbers, publish(REPLICA, known.model).map(), known.shared)
     follower = None if known is None else ReplicaFollower(known)
-    return ClientState(memory, copies, follower, last, _last_round_of(state))
-
-
-def _last_round_of(state: RecordDict) -> int:
-    """Return the last round whose broadcast the copies have followed. Raises WireError."""
-    with reading("saved client state"):
-        last: dict[str, Any] = dict(state.config_records[LAST])
-        return int(last[LAST_ROUND])
+    return ClientState(memory, copies, follower, last, saved.last_round)
 
 
 def side_of(state: RecordDict) -> int:
     """Return the side of the files that is free: the client state lies on the other one. Raises WireError."""
-    if LAST not in state:
-        return 0
-    with reading("saved client state"):
-        last: dict[str, Any] = dict(state.config_records[LAST])
-        return 1 - int(last[SIDE])
+    return 1 - _saved(state).side if LAST in state else 0
 
 
 def forget(state: RecordDict) -> None:
     """Drop the client state that a node has from an earlier run."""
-    for key in {*LARGE, *REPLY.values(), LAST, NUMBERS, REPLICA, REPLICA_SHARED} & state.keys():
+    for key in {*LARGE, LAST_REPLY, LAST, NUMBERS, REPLICA, REPLICA_SHARED} & state.keys():
         del state[key]
 
 
@@ -120,18 +138,19 @@ def ask_for_everything(state: RecordDict, elsewhere: bool) -> RecordDict:
 
     elsewhere: it cannot see the files, not even those in which its own client state lies by its `state`.
     """
-    handles = {key: state.config_records[key]["slot"] for key in LARGE if key in state.config_records}
+    handles = {key: record["slot"] for key in LARGE if isinstance(record := state.get(key), ConfigRecord)}
     return RecordDict({EVERYTHING: ConfigRecord({"elsewhere": elsewhere} | handles)})
 
 
 def asks_for_everything(records: RecordDict) -> bool:
     """Return True where a reply is such an answer."""
-    return EVERYTHING in records.config_records
+    return isinstance(records.get(EVERYTHING), ConfigRecord)
 
 
 def is_elsewhere(asked: RecordDict) -> bool:
     """Return True where the node that asked for everything cannot see the files, so that it must be sent, too."""
-    return bool(asked.config_records[EVERYTHING].get("elsewhere"))
+    request = asked[EVERYTHING]
+    return isinstance(request, ConfigRecord) and bool(request.get("elsewhere"))
 
 
 def add_client_state(records: RecordDict, asked: RecordDict, shared_memory: Path) -> None:
@@ -145,30 +164,35 @@ def add_client_state(records: RecordDict, asked: RecordDict, shared_memory: Path
     Raises:
         WireError, UnreachableError: there is no such thing.
     """
+    request = asked[EVERYTHING]
     for key in LARGE:
-        if (handle := asked.config_records[EVERYTHING].get(key)) is not None:
+        if isinstance(request, ConfigRecord) and (handle := request.get(key)) is not None:
             with reading(key):
                 where = TensorHandle.parse(str(handle))
             if where.folder == shared_memory:
                 put_tensors(records, key, where.map())
 
 
+def _saved(state: RecordDict) -> _Last:
+    with reading("saved client state"):
+        return _Last.model_validate_json(text_in(state, LAST))
+
+
 def _take(key: str, message: RecordDict, state: RecordDict, device: Device) -> Tensors:
     """Return the tensors in the message, which are sent as they are and never lie in a file; else the saved ones."""
-    if key in message.array_records:
-        return read_tensors(message.array_records[key], device)
+    if isinstance(sent := message.get(key), ArrayRecord):
+        return read_tensors(sent, device)
     return take_tensors(state, key, device) if key in state else {}
 
 
-def _take_last(message: RecordDict, state: RecordDict, device: Device) -> Reply:
-    """Return the last reply, with its approximations that are in flight."""
+def _take_last(message: RecordDict, state: RecordDict, layout: str, device: Device) -> Reply:
+    """Return the last reply, with its approximations that are in flight, of that layout."""
     with reading("last reply"):
-        sent = message.array_records
-        records = RecordDict({key: sent[name] if name in sent else state[name] for key, name in REPLY.items()})
-    reply = read_reply(records, device)
+        sent = message.get(LAST_TENSORS)
+        tensors = sent if isinstance(sent, ArrayRecord) else state[LAST_TENSORS]
+        reply = read_reply(RecordDict({REPLY: state[LAST_REPLY], TENSORS: tensors}), device)
     with reading("approximations in flight"):
-        text = str(state.config_records[LAST]["in-flight"])
-        in_flight = unflatten(text, _take(IN_FLIGHT, message, state, device))
+        in_flight = unflatten(layout, _take(IN_FLIGHT, message, state, device))
     return replace(reply, client_update=replace(reply.client_update, in_flight=in_flight))
 
 

@@ -1,13 +1,14 @@
-"""Broadcasts as records, and back."""
+"""Broadcasts as records, and back: one text with all numbers, and one record with all tensors."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from flwr.app import ConfigRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, model_validator
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.channels.downlink import Downlink
@@ -19,12 +20,24 @@ from laser_fl.federated.replica import ReplicaState, ReplicaUpdate
 from laser_fl.registry import KINDS, SCHEMES
 from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import Received, RoundContext, Scheme
-from laser_fl.transport.arrays import Publish, handle_of, put_tensors, reading, take_tensors
+from laser_fl.transport.arrays import (
+    Publish,
+    bundled,
+    handle_of,
+    put_tensors,
+    reading,
+    take_tensors,
+    text_in,
+    unbundled,
+)
 
-WEIGHTS, SHARED, EXCHANGE, SCHEME, BUFFERS = "weights", "shared", "exchange", "scheme", "buffers"
-ACKNOWLEDGEMENTS, NORM_BOUNDS, STRATEGY = "acknowledgements", "norm-bounds", "strategy"
+BROADCAST, TENSORS = "broadcast", "tensors"  # records of a message
+WEIGHTS, SHARED, BUFFERS = "weights", "shared", "buffers"  # trees of tensors in it
 NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared"
-REPLICA_UPDATE, RECEIVED, RECEIVED_STD = "replica-update", "received", "received-std"
+RECEIVED, RECEIVED_STD = "received", "received-std"
+
+RECENT = 4  # broadcasts of which a process keeps the numbers: many of its nodes get the same one
+SCHEMES_IN_USE = 16
 
 Index = Annotated[int, Field(ge=0, lt=2**63)]
 Client = Annotated[int, Field(ge=0, lt=2**31)]
@@ -32,13 +45,10 @@ Size = Annotated[int, Field(ge=0, lt=2**40)]
 Real = Annotated[float, Field(ge=0)]  # NaN is none
 Shape = Annotated[tuple[Size, ...], Field(max_length=32)]
 BlockName = Annotated[str, Field(pattern=f"^[^{PART}]+$")]
-_NormBounds = TypeAdapter(dict[str, Annotated[float, Field(gt=0)]])
 
 
 class _Exchange(BaseModel):
     """The numbers of an exchange, as received."""
-
-    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
 
     round: Index
     phase: Index
@@ -52,7 +62,7 @@ class _Exchange(BaseModel):
     bits: tuple[Real, ...]
     seed: Index
     noise_on_cpu: bool = False
-    blocks: Json[list[tuple[BlockName, Shape, bool]]]
+    blocks: list[tuple[BlockName, Shape, bool]]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "_Exchange":
@@ -67,8 +77,9 @@ class _Exchange(BaseModel):
             raise ValueError("bits: must be one per transmitter")
         return self
 
-    @property
+    @cached_property
     def context(self) -> RoundContext:
+        """The same, as the schemes read them."""
         return RoundContext(
             blocks=tuple(Block(name, shape, turned) for name, shape, turned in self.blocks),
             streams=RandomStreams(self.seed, on_cpu=self.noise_on_cpu),
@@ -83,7 +94,7 @@ class _Acknowledgements(BaseModel):
     save: bool
     folder: str
 
-    @property
+    @cached_property
     def acknowledgements(self) -> Acknowledgements:
         return Acknowledgements(**self.model_dump())
 
@@ -95,30 +106,53 @@ class _Downlink(BaseModel):
 
 class _ReplicaUpdate(BaseModel):
     exchange: Index
+    context: _Exchange
     empty: bool
     checksum: int
 
 
+class Numbers(BaseModel):
+    """All of a broadcast but its tensors, as received.
+
+    options: of the strategy, as text. replica: the numbers of a replica's state, as text.
+    """
+
+    exchange: _Exchange
+    downlink: _Downlink
+    acknowledgements: _Acknowledgements
+    norm_bounds: dict[str, Annotated[float, Field(gt=0)]]
+    strategy: str
+    options: str
+    replica: str | None = None
+    update: _ReplicaUpdate | None = None
+
+
 def write_broadcast(broadcast: Broadcast, publish: Publish | None = None) -> RecordDict:
     """Return a broadcast as records, which have the weights only in a round's first exchange."""
-    ctx, down = broadcast.context, broadcast.downlink
-    exchange = ConfigRecord(_write_context(ctx) | {"downlink": down.content, "downlink-noise-std": down.noise_std})
-    scheme = ConfigRecord({STRATEGY: SCHEMES.name_of(broadcast.scheme), **asdict(broadcast.scheme)})  # type: ignore[call-overload]
-    acknowledgements = ConfigRecord(
-        asdict(broadcast.acknowledgements) | {"last_acknowledged": list(broadcast.acknowledgements.last_acknowledged)}
-    )
-    norm_bounds = ConfigRecord(dict(broadcast.norm_bounds))
-    records = RecordDict(
-        {EXCHANGE: exchange, SCHEME: scheme, ACKNOWLEDGEMENTS: acknowledgements, NORM_BOUNDS: norm_bounds}
-    )
-    put_tensors(records, SHARED, broadcast.shared, publish)
-    if ctx.phase == 0:
-        put_tensors(records, WEIGHTS, broadcast.weights, publish)
-        put_tensors(records, BUFFERS, broadcast.buffers, publish)
-    if isinstance(broadcast.sync, ReplicaState):
-        write_state(records, broadcast.sync, publish)
-    elif broadcast.sync is not None:
-        _write_update(records, broadcast.sync, publish)
+    sync = broadcast.sync
+    numbers = {
+        "exchange": _written(broadcast.context),
+        "downlink": asdict(broadcast.downlink),
+        "acknowledgements": asdict(broadcast.acknowledgements),
+        "norm_bounds": dict(broadcast.norm_bounds),
+        "strategy": SCHEMES.name_of(broadcast.scheme),
+        "options": json.dumps(asdict(broadcast.scheme)),  # type: ignore[call-overload]
+    }
+    trees = {SHARED: broadcast.shared}
+    if broadcast.context.phase == 0:
+        trees |= {WEIGHTS: broadcast.weights, BUFFERS: broadcast.buffers}
+    if isinstance(sync, ReplicaState):
+        numbers["replica"] = sync.numbers
+        trees |= {REPLICA: sync.model, REPLICA_SHARED: sync.shared}
+    elif sync is not None:
+        empty = sync.received is None
+        context = _written(sync.context)
+        numbers["update"] = {"exchange": sync.exchange, "context": context, "empty": empty, "checksum": sync.checksum}
+        if sync.received is not None:
+            trees |= {RECEIVED: sync.received.values, RECEIVED_STD: sync.received.noise_std}
+    records = RecordDict({BROADCAST: ConfigRecord({"text": json.dumps(numbers)})})
+    # A file has the same layout in all broadcasts, so that a node that is late never reads one as another.
+    put_tensors(records, TENSORS, bundled(trees), publish, file="-".join(trees))
     return records
 
 
@@ -129,50 +163,34 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         UnreachableError: as `take_tensors`.
         WireError: it is not a broadcast.
     """
-    shared_memory = shared_memory_of(records)
-    with reading("broadcast"):
-        exchange: dict[str, Any] = dict(records.config_records[EXCHANGE])
-        context = _read_context(exchange)
-        down = _Downlink(content=exchange["downlink"], noise_std=exchange["downlink-noise-std"])
-        acknowledgements = _Acknowledgements.model_validate(dict(records.config_records[ACKNOWLEDGEMENTS]))
-        norm_bounds = _NormBounds.validate_python(dict(records.config_records[NORM_BOUNDS]))
-        scheme = _read_scheme(dict(records.config_records[SCHEME]))
-        sync: ReplicaUpdate | ReplicaState | None = None
-        if NUMBERS in records.config_records:
-            sync = read_state(records, device, shared_memory)
-        elif REPLICA_UPDATE in records.config_records:
-            sync = _read_update(records, device, shared_memory)
-        first = context.phase == 0
+    with reading(BROADCAST):
+        numbers = _numbers(text_in(records, BROADCAST))
+        trees = unbundled(take_tensors(records, TENSORS, device))
+        first = numbers.exchange.phase == 0
         broadcast = Broadcast(
-            weights=take_tensors(records, WEIGHTS, device, shared_memory) if first else {},
-            shared=take_tensors(records, SHARED, device, shared_memory),
-            scheme=scheme,
-            context=context,
-            downlink=Downlink(down.content, down.noise_std),
-            buffers=take_tensors(records, BUFFERS, device, shared_memory) if first else {},
-            sync=sync,
-            acknowledgements=acknowledgements.acknowledgements,
-            norm_bounds=norm_bounds,
+            weights=trees.get(WEIGHTS, {}) if first else {},
+            shared=trees.get(SHARED, {}),
+            scheme=_read_scheme(numbers.strategy, numbers.options),
+            context=numbers.exchange.context,
+            downlink=Downlink(numbers.downlink.content, numbers.downlink.noise_std),
+            buffers=trees.get(BUFFERS, {}) if first else {},
+            sync=_read_sync(numbers, trees),
+            acknowledgements=numbers.acknowledgements.acknowledgements,
+            norm_bounds=numbers.norm_bounds,
         )
         _refuse_misfits(broadcast)
         return broadcast
 
 
+def read_numbers(records: RecordDict) -> Numbers:
+    """Return all of a broadcast but its tensors. Raises WireError."""
+    with reading(BROADCAST):
+        return _numbers(text_in(records, BROADCAST))
+
+
 def shared_memory_of(records: RecordDict) -> Path | None:
     """Return the folder in which a broadcast's tensors lie; None where they ride along. Raises WireError."""
-    return None if SHARED in records.array_records else handle_of(records, SHARED).folder
-
-
-def clients_of(records: RecordDict) -> int:
-    """Return the number of clients in the run of a broadcast. Raises WireError."""
-    with reading("broadcast"):
-        return _Exchange.model_validate(dict(records.config_records[EXCHANGE])).clients
-
-
-def begins(records: RecordDict) -> bool:
-    """Return True where a broadcast is the first of a run, at which there is no client state. Raises WireError."""
-    with reading("broadcast"):
-        return _Acknowledgements.model_validate(dict(records.config_records[ACKNOWLEDGEMENTS])).exchange == 0
+    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, TENSORS).folder
 
 
 def write_state(records: RecordDict, state: ReplicaState, publish: Publish | None = None) -> None:
@@ -201,62 +219,49 @@ def read_state(records: RecordDict, device: Device = "cpu", shared_memory: Path 
         WireError: as `take_tensors`, or it is not a replica's state.
     """
     with reading("replica"):
-        numbers = str(records.config_records[NUMBERS]["text"])
+        numbers = text_in(records, NUMBERS)
         model, shared = (take_tensors(records, name, device, shared_memory) for name in (REPLICA, REPLICA_SHARED))
         return ReplicaState.parse(numbers, model, shared)
 
 
-def _write_update(records: RecordDict, update: ReplicaUpdate, publish: Publish | None) -> None:
-    numbers = {"exchange": update.exchange, "empty": update.received is None, "checksum": update.checksum}
-    records[REPLICA_UPDATE] = ConfigRecord(_write_context(update.context) | numbers)
-    if update.received is not None:
-        put_tensors(records, RECEIVED, update.received.values, publish)
-        put_tensors(records, RECEIVED_STD, update.received.noise_std)
+def _written(ctx: RoundContext) -> dict[str, Any]:
+    numbers = {name: getattr(ctx, name) for name in _Exchange.model_fields if hasattr(ctx, name)}
+    blocks = [(block.name, block.shape, block.transposed) for block in ctx.blocks]
+    return numbers | {"seed": ctx.streams.seed, "noise_on_cpu": ctx.streams.on_cpu, "blocks": blocks}
 
 
-def _read_update(records: RecordDict, device: Device, shared_memory: Path | None) -> ReplicaUpdate:
-    numbers: dict[str, Any] = dict(records.config_records[REPLICA_UPDATE])
-    update, received = _ReplicaUpdate.model_validate(numbers), None
-    if not update.empty:
-        received = Received(
-            take_tensors(records, RECEIVED, device, shared_memory),
-            take_tensors(records, RECEIVED_STD, device, shared_memory),
-        )
-    return ReplicaUpdate(update.exchange, _read_context(numbers), received, update.checksum)
+@lru_cache(maxsize=RECENT)
+def _numbers(text: str) -> Numbers:
+    return Numbers.model_validate_json(text)
 
 
-def _write_context(ctx: RoundContext) -> dict[str, Any]:
-    return {
-        "round": ctx.round,
-        "phase": ctx.phase,
-        "power": ctx.power,
-        "noise-std": ctx.noise_std,
-        "updates": ctx.updates,
-        "clients": ctx.clients,
-        "participants": list(ctx.participants),
-        "transmitters": list(ctx.transmitters),
-        "averaged": ctx.averaged,
-        "bits": list(ctx.bits),
-        "seed": ctx.streams.seed,
-        "noise-on-cpu": ctx.streams.on_cpu,
-        "blocks": json.dumps([(block.name, block.shape, block.transposed) for block in ctx.blocks]),
-    }
+def _read_sync(numbers: Numbers, trees: Mapping[str, Tensors]) -> ReplicaUpdate | ReplicaState | None:
+    """Return the message to a node's replica, if there is one. Raises ValueError or ConfigError where it is none."""
+    if numbers.replica is not None:
+        return ReplicaState.parse(numbers.replica, trees.get(REPLICA, {}), trees.get(REPLICA_SHARED, {}))
+    if (update := numbers.update) is None:
+        return None
+    received = None if update.empty else Received(trees.get(RECEIVED, {}), trees.get(RECEIVED_STD, {}))
+    return ReplicaUpdate(update.exchange, update.context.context, received, update.checksum)
 
 
-def _read_context(numbers: dict[str, Any]) -> RoundContext:
-    return _Exchange.model_validate(numbers).context
-
-
-def _read_scheme(options: dict[str, Any]) -> Scheme:
+def _read_scheme(name: str, options: str) -> Scheme:
     """Return the scheme, its options checked like those of a run; a message imports no module."""
-    name = str(options.pop(STRATEGY))
-    for part in (name, *(value for value in options.values() if isinstance(value, str) and ":" in value)):
+    values = json.loads(options)
+    for part in (name, *(value for value in values.values() if isinstance(value, str) and ":" in value)):
         if not any(part in table or part in table.outside for table in KINDS.values()):
             raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
-    config = parse({key.replace("_", "-"): value for key, value in options.items()} | {"strategy": name})
+    return _checked_scheme(SCHEMES.load(name), name, options)
+
+
+@lru_cache(maxsize=SCHEMES_IN_USE)
+def _checked_scheme(part: type[Scheme], name: str, options: str) -> Scheme:
+    """Return the scheme of a part, which is in the key since another part may take its name."""
+    values = json.loads(options)
+    config = parse({key.replace("_", "-"): value for key, value in values.items()} | {"strategy": name})
     scheme: Scheme = SCHEMES.build(config.strategy, config)
-    if options.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]
-        raise ValueError(f"the scheme {name} has the options {sorted(known)}, not {sorted(options)}")
+    if values.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]
+        raise ValueError(f"the scheme {name} has the options {sorted(known)}, not {sorted(values)}")
     return scheme
 
 

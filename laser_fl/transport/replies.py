@@ -1,31 +1,38 @@
 """Replies as records, and back."""
 
+import json
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
+import torch
 from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from laser_fl.errors import WireError
 from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import ClientUpdate
 from laser_fl.rng import Device
-from laser_fl.transport.arrays import Publish, put_tensors, read_tensors, reading, take_tensors, write_tensors
-from laser_fl.transport.messages import BUFFERS
+from laser_fl.transport.arrays import Publish, bundled, put_tensors, reading, take_tensors, text_in, unbundled
+from laser_fl.transport.messages import BUFFERS, TENSORS
 
-SIGNALS, REPORTS, CLIENTS = "signals", "reports", "clients"
+REPLY, SIGNALS = "reply", "signals"
+REPORT = "<f8"  # type of the values in a report
 
 Index = Annotated[int, Field(ge=0, lt=2**63)]
+Rows = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class _Clients(BaseModel):
+class _Numbers(BaseModel):
+    """The numbers of a reply, as received. first, end: of all clients of the node. shapes: of the reports."""
+
     exchange: Index
     participants: tuple[Index, ...]
-
-
-class _Hosted(BaseModel):
     first: Index
-    end: Annotated[int, Field(ge=0, lt=2**31)]
+    end: Rows
+    shapes: tuple[tuple[Rows, Rows], tuple[Rows, Rows], tuple[Rows]]
 
 
 def write_reply(reply: Reply, hosted: range, publish: Publish | None = None) -> RecordDict:
@@ -37,20 +44,18 @@ def write_reply(reply: Reply, hosted: range, publish: Publish | None = None) -> 
         publish: as for `put_tensors`.
     """
     client_update = reply.client_update
-    reports = {
-        "signal-norms": client_update.signal_norms,
-        "gradient-norms": client_update.gradient_norms,
-        "losses": client_update.losses,
-    }
-    numbers: dict[str, Any] = {
+    reports = (client_update.signal_norms, client_update.gradient_norms, client_update.losses)
+    numbers = {
         "exchange": reply.exchange,
-        "participants": list(reply.clients),
+        "participants": reply.clients,
         "first": hosted.start,
         "end": hosted.stop,
+        "shapes": [report.shape for report in reports],
     }
-    records = RecordDict({REPORTS: write_tensors(reports), CLIENTS: ConfigRecord(numbers)})
-    put_tensors(records, SIGNALS, client_update.signals, publish)
-    put_tensors(records, BUFFERS, client_update.buffers, publish)
+    values = b"".join(report.detach().cpu().numpy().astype(REPORT).tobytes() for report in reports)
+    records = RecordDict({REPLY: ConfigRecord({"text": json.dumps(numbers), "reports": values})})
+    trees = {SIGNALS: client_update.signals, BUFFERS: client_update.buffers}
+    put_tensors(records, TENSORS, bundled(trees), publish, file="-".join(trees))
     return records
 
 
@@ -66,23 +71,31 @@ def read_reply(records: RecordDict, device: Device = "cpu", shared_memory: Path 
         UnreachableError: as `take_tensors`.
         WireError: it is not a reply.
     """
-    with reading("reply"):
-        clients = _Clients.model_validate(dict(records.config_records[CLIENTS]))
-        reports = read_tensors(records.array_records[REPORTS])
-        norms, gradients, losses = (reports[name].double() for name in ("signal-norms", "gradient-norms", "losses"))
-        if (norms.ndim, gradients.ndim, losses.ndim) != (2, 2, 1):
-            raise WireError("reply: its reports must be two matrices and a vector")
-        signals, buffers = (take_tensors(records, name, device, shared_memory) for name in (SIGNALS, BUFFERS))
+    with reading(REPLY):
+        numbers = _Numbers.model_validate_json(text_in(records, REPLY))
+        norms, gradients, losses = _reports(records, numbers)
+        trees = unbundled(take_tensors(records, TENSORS, device, shared_memory))
+        signals, buffers = trees.get(SIGNALS, {}), trees.get(BUFFERS, {})
         client_update = ClientUpdate(signals, norms.to(device), gradients.to(device), losses, buffers)
-        return Reply(clients.exchange, clients.participants, client_update)
+        return Reply(numbers.exchange, numbers.participants, client_update)
 
 
 def hosted_by(records: RecordDict) -> range:
     """Return all clients of the node that replies; the participants are among them. Raises WireError."""
-    with reading("reply"):
-        numbers = dict(records.config_records[CLIENTS])
-        hosted, participants = _Hosted.model_validate(numbers), _Clients.model_validate(numbers).participants
-        clients = range(hosted.first, hosted.end)
-        if strangers := [client for client in participants if client not in clients]:
+    with reading(REPLY):
+        numbers = _Numbers.model_validate_json(text_in(records, REPLY))
+        clients = range(numbers.first, numbers.end)
+        if strangers := [client for client in numbers.participants if client not in clients]:
             raise WireError(f"reply: it is for client {strangers[0]}, which its node does not host")
         return clients
+
+
+def _reports(records: RecordDict, numbers: _Numbers) -> list[Tensor]:
+    """Return the norms and losses. Raises ValueError or KeyError where they are not of the shapes in the numbers."""
+    record = records[REPLY]
+    data = record["reports"] if isinstance(record, ConfigRecord) else None
+    sizes = [prod(shape) for shape in numbers.shapes]
+    if not isinstance(data, bytes) or len(data) != sum(sizes) * np.dtype(REPORT).itemsize:
+        raise ValueError(f"its reports must be bytes of the shapes {numbers.shapes}")
+    values = torch.from_numpy(np.frombuffer(bytearray(data), REPORT).astype(np.float64, copy=False))
+    return [part.view(shape) for part, shape in zip(torch.split(values, sizes), numbers.shapes, strict=True)]

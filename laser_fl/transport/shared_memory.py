@@ -10,9 +10,10 @@ import platform
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +26,15 @@ from laser_fl.blocks import Tensors
 from laser_fl.errors import LaserError, brief
 from laser_fl.transport.shared_folders import LOCK, PREFIX, clear_left, places
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # as on Windows
+    fcntl = None  # type: ignore[assignment]
+
 ALIGNMENT = 64  # bytes; a processor's cache line
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
+HANDLES = 1024  # that a process keeps: it meets the same ones in every round
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -50,22 +57,22 @@ class TensorHandle:
     layout: Layout
 
     @classmethod
-    def fitting(cls, path: Path, tensors: Tensors) -> "TensorHandle":
+    def fitting(cls, path: Path | str, tensors: Tensors) -> "TensorHandle":
         """Make a handle to the file `path` of this host, for tensors like these."""
-        parts = ((name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items())
-        return cls(_this_host(), str(path), tuple(parts))
+        parts = ((name, tuple(t.shape), _name_of(t.dtype)) for name, t in tensors.items())
+        return _handle(_this_host(), str(path), tuple(parts))
 
     @classmethod
     def parse(cls, text: str) -> "TensorHandle":
         """Undo `text`. Raises ValueError where it is not such a text."""
-        return cls(*_Text.validate_json(text))
+        return _parsed(text)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The handle as text, to be sent to another process."""
         return json.dumps((self.host, self.path, self.layout))
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The folder of the shared memory."""
         return Path(self.path).parent
@@ -80,18 +87,17 @@ class TensorHandle:
         """
         if self.host != _this_host():
             raise UnreachableError(f"{brief(self.path)} is on another host")
-        path = Path(self.path)
-        folder = path.parent
-        if not folder.name.startswith(PREFIX):
+        if not self.folder.name.startswith(PREFIX):
             raise UnreachableError(f"{brief(self.path)} is in no shared memory")
         try:
-            (folder / LOCK).lstat()
-            status = path.lstat()
+            os.lstat(self._lock)
+            status = os.lstat(self.path)
             if not stat.S_ISREG(status.st_mode):
                 raise UnreachableError(f"{brief(self.path)} is no plain file")
             if status.st_size < self._end:
                 raise UnreachableError(f"{brief(self.path)} has {status.st_size} bytes, not {self._end}")
-            return self._views(_mapped(self.path, status.st_ino, status.st_size))
+            views = _mapped(self, status.st_ino, status.st_size)
+            return {name: view.detach() for name, view in views.items()}  # a caller may ask for gradients of its own
         except (OSError, RuntimeError, ValueError) as error:
             raise UnreachableError(f"{brief(self.path)} cannot be mapped: {brief(str(error))}") from None
 
@@ -106,7 +112,7 @@ class TensorHandle:
                     os.posix_fallocate(file.fileno(), size, self._end - size)
                 file.truncate(self._end)
 
-    def _views(self, data: torch.Tensor) -> Tensors:
+    def views(self, data: torch.Tensor) -> Tensors:
         """Return the tensors in the file's bytes."""
         tensors, start = {}, 0
         for name, shape, dtype in self.layout:
@@ -115,18 +121,34 @@ class TensorHandle:
             start += _room(shape, dtype)
         return tensors
 
-    @property
+    @cached_property
+    def _lock(self) -> str:
+        return str(self.folder / LOCK)
+
+    @cached_property
     def _end(self) -> int:
         if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
             raise UnreachableError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
         return sum(_room(shape, dtype) for _, shape, dtype in self.layout)
 
 
-@lru_cache(maxsize=1024)  # a process that maps a file again has its pages already
-def _mapped(path: str, inode: int, size: int) -> torch.Tensor:
-    return (
-        torch.from_file(path, shared=True, size=size, dtype=torch.uint8) if size else torch.zeros(0, dtype=torch.uint8)
-    )
+_handle = lru_cache(maxsize=HANDLES)(TensorHandle)
+
+
+@lru_cache(maxsize=HANDLES)
+def _parsed(text: str) -> TensorHandle:
+    return _handle(*_Text.validate_json(text))
+
+
+@cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@lru_cache(maxsize=HANDLES)  # a process that maps a file again has its pages already
+def _mapped(handle: TensorHandle, inode: int, size: int) -> Tensors:
+    data = torch.from_file(handle.path, shared=True, size=size, dtype=torch.uint8) if size else torch.zeros(0).byte()
+    return handle.views(data)
 
 
 def _room(shape: tuple[int, ...], dtype: str) -> int:
@@ -186,10 +208,32 @@ def is_shared_memory(folder: Path) -> bool:
     return (folder / LOCK).is_file()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made where there is none, and which all processes of this host see."""
+    if fcntl is None:
+        with FileLock(path):
+            yield
+        return
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # FileLock takes 50 times as long
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # also for processes that were forked meanwhile and have the file open
+        os.close(file)
+
+
 def write(handle: TensorHandle, tensors: Tensors) -> None:
-    """Write tensors into the handle's file, which is made where there is none; nothing where they are the file's."""
-    handle.reserve()
-    mapped = handle.map()
+    """Write tensors into the handle's file, which is made where there is none; nothing where they are the file's.
+
+    Raises UnreachableError where it cannot be mapped, OSError where there is no room.
+    """
+    try:
+        mapped = handle.map()
+    except UnreachableError:  # there is no file yet, or it is too short
+        handle.reserve()
+        mapped = handle.map()
     for name, tensor in tensors.items():
         if mapped[name].data_ptr() != tensor.data_ptr():
             mapped[name].copy_(tensor)

@@ -16,6 +16,7 @@ from laser_fl.federated.replica import OutOfSyncError
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.transport.arrays import take_tensors
+from laser_fl.transport.messages import read_numbers
 from laser_fl.transport.replies import read_reply
 from tests.effort import pairs
 from tests.faults import FaultyGrid, faulty_run, run_on
@@ -71,7 +72,7 @@ class AskingTwice(FakeGrid):
 
     def send_and_receive(self, messages, *, timeout=None):
         first = self.said(super().send_and_receive(messages, timeout=timeout))
-        if messages[0].content.config_records["acknowledgements"]["exchange"] == 0:  # at which nodes begin anew
+        if read_numbers(messages[0].content).acknowledgements.exchange == 0:  # at which nodes begin anew
             return super().send_and_receive(messages, timeout=timeout)
         client_state = self.client_state()
 

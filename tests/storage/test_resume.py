@@ -23,6 +23,7 @@ from laser_fl.federated.server import Server
 from laser_fl.storage import checkpoint
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, load, save
 from laser_fl.storage.resume import about, lengthened, refuse_other_run
+from laser_fl.transport.messages import read_numbers
 from simulations.cli import app
 from simulations.cli.runs import going_on
 from simulations.engines import in_process
@@ -123,7 +124,7 @@ class Stopping(FakeGrid):
         self.at = at
 
     def send_and_receive(self, messages, *, timeout=None):
-        if messages[0].content.config_records["exchange"]["round"] == self.at:
+        if read_numbers(messages[0].content).exchange.round == self.at:
             raise StoppedError
         return super().send_and_receive(messages, timeout=timeout)
 

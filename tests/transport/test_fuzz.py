@@ -36,14 +36,7 @@ from laser_fl.transport.client_state import (
     load_client_state,
     side_of,
 )
-from laser_fl.transport.messages import (
-    begins,
-    clients_of,
-    read_broadcast,
-    read_state,
-    shared_memory_of,
-    write_broadcast,
-)
+from laser_fl.transport.messages import read_broadcast, read_numbers, read_state, shared_memory_of, write_broadcast
 from laser_fl.transport.replies import hosted_by, read_reply
 from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError
 from simulations import presets, sweep
@@ -277,6 +270,7 @@ HOSTILE_PARTS = [
     "Dense", "SharedIndices", "sgd", "adamw", [], {}, [1], [6], [0, 3], [-1, 3], [2**39, 2**39], [1] * 99, [[]],
     ["w", [6, 9], False],
 ]  # fmt: skip
+TREES = ("[", "{")  # beginnings of trees as text
 CUT = st.tuples(*[st.integers(0, 999)] * 5)
 CUTS = st.lists(CUT, min_size=1, max_size=3)
 STRANGERS = [ConfigRecord(), ArrayRecord(), MetricRecord({"a": 1}), ConfigRecord({"slot": "x"}), ConfigRecord({"a": 1})]
@@ -312,7 +306,7 @@ def cut(records, cuts, paths=("/etc/passwd",)):
 
 def _cut_values(record, key, how, part, what, paths):
     value = record[key]
-    if isinstance(value, str) and value[:1] == "[" and how % 8 > 3:
+    if isinstance(value, str) and value[:1] in TREES and how % 8 > 3:
         record[key] = _cut_json(key, value, how, part, what, paths)
     elif how % 16 == 3:
         del record[key]
@@ -320,6 +314,10 @@ def _cut_values(record, key, how, part, what, paths):
         record[pick(["a", "slot", "", "x" * 10**4], what)] = record.pop(key)
     elif isinstance(value, list) and how % 8 == 5:
         record[key] = (value * 2, value[::-1], value[1:])[what % 3]
+    elif isinstance(value, bytes) and value and how % 8 > 5:
+        place = part * what % len(value)
+        flipped = value[:place] + bytes([what % 256]) + value[place + 1 :]
+        record[key] = (flipped, value[:place], value + b"\0")[what % 3]
     else:
         record[key] = pick(HOSTILE_VALUES, what)
 
@@ -331,9 +329,9 @@ def _cut_json(key, text, how, part, what, paths):
         tree = json.loads(text)
     except (ValueError, RecursionError):
         tree = []
-    if not isinstance(tree, list) or len(tree) < 2:  # it was damaged before
+    if not isinstance(tree, (list, dict)) or len(tree) < 2:  # it was damaged before
         return text
-    if key == "slot" and how % 8 == 5:
+    if key == "slot" and isinstance(tree, list) and how % 8 == 5:
         tree[1] = pick(paths, what)
         return json.dumps(tree)
     holder = tree
@@ -345,7 +343,9 @@ def _cut_json(key, text, how, part, what, paths):
             break
         holder = pick([one for one in inner if one], part)
     place = pick(holder if isinstance(holder, dict) else range(len(holder)), part)
-    if how % 8 == 6 and isinstance(holder, list):
+    if isinstance(holder[place], str) and holder[place][:1] in TREES:  # a text in the text
+        holder[place] = _cut_json("", holder[place], how, part // 5, what, paths)
+    elif how % 8 == 6 and isinstance(holder, list):
         holder.append(holder[place])
     else:
         holder[place] = pick(HOSTILE_PARTS, what)
@@ -404,7 +404,7 @@ class TestTheWire:
     @settings(max_examples=cases(1000))
     def test_a_broadcast_is_read_or_refused(self, paths, name, place, cuts):
         records = cut(pick(scene(name)[0], place)[0], cuts, paths)
-        for read in (read_broadcast, clients_of, begins, shared_memory_of, read_state):
+        for read in (read_broadcast, read_numbers, shared_memory_of, read_state):
             refused(WIRE, read, records)
 
     @given(SCENE, PLACE, CUTS)
@@ -452,7 +452,7 @@ class TestTheWire:
     def test_a_node_is_given_what_it_asks_for_or_nothing(self, paths, name, place, cuts):
         told, _, _, shared_memory = scene(name)
         asked = ask_for_everything(pick(told, place)[1], elsewhere=True)
-        assert len(asked.config_records["everything"]) > 3
+        assert len(asked.config_records["everything"]) > 2
         asked = cut(asked, cuts, paths)
         if asks_for_everything(asked):
             is_elsewhere(asked)
@@ -463,7 +463,9 @@ class TestANode:
     def test_does_not_follow_news_that_does_not_lead_to_the_exchange_it_was_told_in(self):
         content, state, node = scene("compressed")[0][4]
         told = copied(content)
-        told["exchange"]["updates"] += 1
+        numbers = json.loads(told["broadcast"]["text"])
+        numbers["exchange"]["updates"] += 1
+        told["broadcast"]["text"] = json.dumps(numbers)
         context = Context(1, node, {"partition-id": node, "num-partitions": NODES}, copied(state), {})
         answered = reply(Message(told, dst_node_id=1, message_type="train"), context, respond).content
         assert asks_for_everything(answered)
