@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from pydantic import BaseModel, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from laser_fl.blocks import PART, Block, Tensors
 from laser_fl.channels.downlink import Downlink

@@ -27,6 +27,6 @@ BENCHMARKS = Table(
         "compression": Entry(
             "simulations.benchmarks.compression:compression", "LASER's products beside those of torch's PowerSGD hook"
         ),
-        "flower": Entry("simulations.benchmarks.flower:flower", "rounds on Flower beside those of an empty app"),
+        "flower": Entry("simulations.benchmarks.flower:flower", "rounds on Flower beside FedAvg's and empty ones"),
     }
 )

@@ -12,6 +12,7 @@ from laser_fl.federated.setup import prepare
 from simulations.benchmarks import BENCHMARKS
 from simulations.benchmarks.base import apart
 from simulations.benchmarks.compression import BLOCK, Hook, Ours
+from simulations.benchmarks.flower import Case
 from simulations.benchmarks.rounds import Floor, whole_round
 from simulations.benchmarks.timing import PeakMemory, in_turn
 from simulations.cli import app
@@ -43,7 +44,10 @@ FIELDS = {
     "compression": {
         "rows", "columns", "rank", "clients", "device", "threads", "rounds", "peer_ms", "round_ms", "ratio",
     },
-    "flower": {"model", "strategy", "downlink", "nodes", "rounds", "empty_ms", "round_ms", "above_ms"},
+    "flower": {
+        "model", "strategy", "downlink", "gradients", "nodes", "rounds", "empty_ms", "round_ms", "fedavg_ms",
+        "above_ms", "ratio", "empty_cpu_ms", "round_cpu_ms", "fedavg_cpu_ms", "cpu_ratio",
+    },
 }  # fmt: skip
 
 
@@ -52,7 +56,7 @@ LARGE = ("resnet18", "cifar10", "gpt2", "gpt2-full", "flower")
 CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
     "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
     "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),
-    "flower": ("simulations.benchmarks.flower.NETWORKS", (("mnist", 4, 1),)),
+    "flower": ("simulations.benchmarks.flower.CASES", tuple(Case("mnist", 4, 1, kind) for kind in ("own", "stored"))),
 }
 
 
