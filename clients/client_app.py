@@ -13,32 +13,30 @@ from laser_fl.federated.setup import Setup, prepare
 OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
 CONFIGS = 64  # that a process keeps parsed; its nodes may have some of their own
 
-Values = tuple[tuple[str, type, str | int | float | bool | bytes], ...]
-
 app = ClientApp()
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carry out one exchange of this node's clients."""
-    config = _config(_values(context))
+    values = dict(context.run_config) | _own(context)
+    config = _config(tuple(values.items()), tuple(map(type, values.values())))
     trainer = _trainer(config, hosted_here(context, config.clients))
     return reply(message, context, trainer.answer, _setup(config).device)
 
 
-def _values(context: Context) -> Values:
-    """Return the run config under the node owner's settings: the device, the folder of the data, the threads.
-
-    Values have their types with them, since 1, 1.0 and True are equal.
-    """
-    own = {key: context.node_config[key] for key in OWN if key in context.node_config}
-    return tuple((key, type(value), value) for key, value in (dict(context.run_config) | own).items())
+def _own(context: Context) -> dict[str, str | int | float | bool | bytes]:
+    """Return the owner's settings in the node config: the device that computes, the folder of the data, the threads."""
+    return {key: context.node_config[key] for key in OWN if key in context.node_config}
 
 
 @lru_cache(maxsize=CONFIGS)
-def _config(values: Values) -> RunConfig:
-    """Parse a config, once per process and not once per message."""
-    return parse({key: value for key, _, value in values})
+def _config(values: tuple[tuple[str, object], ...], types: tuple[type, ...]) -> RunConfig:
+    """Parse a config, once per process and not once per message.
+
+    values: by key. types: theirs, for the cache: 1, 1.0 and True are equal.
+    """
+    return parse(dict(values))
 
 
 @cache

@@ -74,7 +74,7 @@ def reply(message: Message, context: Context, respond: UpdateFn, device: Device 
     shared_memory = shared_memory_of(content)
     # One process at a time works for a node: another may still be at a reply that is late by now.
     with (
-        locked(shared_memory / f"node-{context.node_id}")
+        locked(f"{shared_memory}{os.sep}node-{context.node_id}")
         if shared_memory and is_shared_memory(shared_memory)
         else nullcontext()
     ):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -57,8 +57,9 @@ def flatten(in_flight: Sequence[InFlight]) -> tuple[str, Tensors]:
         kinds = []
         for name, part in one.approximations.items():
             fields = vars(part)
-            block = next((astuple(value) for value in fields.values() if isinstance(value, Block)), None)
-            kinds.append((name, type(part).__name__, block))
+            block = next((value for value in fields.values() if isinstance(value, Block)), None)
+            whole = None if block is None else (block.name, block.shape, block.transposed)
+            kinds.append((name, type(part).__name__, whole))
             tensors |= {f"{index}/{key}/{name}": value for key, value in fields.items() if isinstance(value, Tensor)}
         layout.append((one.clients, kinds))
     return json.dumps(layout), tensors

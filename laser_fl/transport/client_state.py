@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,7 +176,12 @@ def add_client_state(records: RecordDict, asked: RecordDict, shared_memory: Path
 
 def _saved(state: RecordDict) -> _Last:
     with reading("saved client state"):
-        return _Last.model_validate_json(text_in(state, LAST))
+        return _parsed(text_in(state, LAST))
+
+
+@lru_cache(maxsize=1)  # a node needs it twice
+def _parsed(text: str) -> _Last:
+    return _Last.model_validate_json(text)
 
 
 def _take(key: str, message: RecordDict, state: RecordDict, device: Device) -> Tensors:

@@ -170,7 +170,7 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         broadcast = Broadcast(
             weights=trees.get(WEIGHTS, {}) if first else {},
             shared=trees.get(SHARED, {}),
-            scheme=_read_scheme(numbers.strategy, numbers.options),
+            scheme=_scheme(SCHEMES.outside.get(numbers.strategy), numbers.strategy, numbers.options),
             context=numbers.exchange.context,
             downlink=Downlink(numbers.downlink.content, numbers.downlink.noise_std),
             buffers=trees.get(BUFFERS, {}) if first else {},
@@ -245,19 +245,19 @@ def _read_sync(numbers: Numbers, trees: Mapping[str, Tensors]) -> ReplicaUpdate 
     return ReplicaUpdate(update.exchange, update.context.context, received, update.checksum)
 
 
-def _read_scheme(name: str, options: str) -> Scheme:
-    """Return the scheme, its options checked like those of a run; a message imports no module."""
-    values = json.loads(options)
-    for part in (name, *(value for value in values.values() if isinstance(value, str) and ":" in value)):
-        if not any(part in table or part in table.outside for table in KINDS.values()):
-            raise ValueError(f"the part {brief(part)} must be registered here: import its module in the client app")
-    return _checked_scheme(SCHEMES.load(name), name, options)
-
-
 @lru_cache(maxsize=SCHEMES_IN_USE)
-def _checked_scheme(part: type[Scheme], name: str, options: str) -> Scheme:
-    """Return the scheme of a part, which is in the key since another part may take its name."""
+def _scheme(part: object, name: str, options: str) -> Scheme:
+    """Return the scheme, its options checked like those of a run; a message imports no module.
+
+    Args:
+        part: from outside that has the name now, since another may take its place; None: a built-in one.
+        name: of the part.
+        options: as text.
+    """
     values = json.loads(options)
+    for one in (name, *(value for value in values.values() if isinstance(value, str) and ":" in value)):
+        if not any(one in table or one in table.outside for table in KINDS.values()):
+            raise ValueError(f"the part {brief(one)} must be registered here: import its module in the client app")
     config = parse({key.replace("_", "-"): value for key, value in values.items()} | {"strategy": name})
     scheme: Scheme = SCHEMES.build(config.strategy, config)
     if values.keys() != (known := {field.name for field in fields(scheme)}):  # type: ignore[arg-type]

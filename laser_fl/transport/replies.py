@@ -52,8 +52,14 @@ def write_reply(reply: Reply, hosted: range, publish: Publish | None = None) -> 
         "end": hosted.stop,
         "shapes": [report.shape for report in reports],
     }
-    values = b"".join(report.detach().cpu().numpy().astype(REPORT).tobytes() for report in reports)
-    records = RecordDict({REPLY: ConfigRecord({"text": json.dumps(numbers), "reports": values})})
+    values = torch.cat([report.detach().flatten().to("cpu", torch.float64) for report in reports])
+    records = RecordDict(
+        {
+            REPLY: ConfigRecord(
+                {"text": json.dumps(numbers), "reports": values.numpy().astype(REPORT, copy=False).tobytes()}
+            )
+        }
+    )
     trees = {SIGNALS: client_update.signals, BUFFERS: client_update.buffers}
     put_tensors(records, TENSORS, bundled(trees), publish, file="-".join(trees))
     return records

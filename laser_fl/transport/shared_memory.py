@@ -90,7 +90,6 @@ class TensorHandle:
         if not self.folder.name.startswith(PREFIX):
             raise UnreachableError(f"{brief(self.path)} is in no shared memory")
         try:
-            os.lstat(self._lock)
             status = os.lstat(self.path)
             if not stat.S_ISREG(status.st_mode):
                 raise UnreachableError(f"{brief(self.path)} is no plain file")
@@ -122,10 +121,6 @@ class TensorHandle:
         return tensors
 
     @cached_property
-    def _lock(self) -> str:
-        return str(self.folder / LOCK)
-
-    @cached_property
     def _end(self) -> int:
         if unknown := {dtype for _, _, dtype in self.layout} - TYPES.keys():
             raise UnreachableError(f"{brief(self.path)} has values of an unknown type, {brief(unknown.pop())}")
@@ -147,6 +142,7 @@ def _name_of(dtype: torch.dtype) -> str:
 
 @lru_cache(maxsize=HANDLES)  # a process that maps a file again has its pages already
 def _mapped(handle: TensorHandle, inode: int, size: int) -> Tensors:
+    (handle.folder / LOCK).lstat()
     data = torch.from_file(handle.path, shared=True, size=size, dtype=torch.uint8) if size else torch.zeros(0).byte()
     return handle.views(data)
 
@@ -205,11 +201,11 @@ class SharedMemory:
 
 def is_shared_memory(folder: Path) -> bool:
     """Return True where `folder` is a shared memory that this process can see."""
-    return (folder / LOCK).is_file()
+    return os.path.isfile(f"{folder}{os.sep}{LOCK}")
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
     """Hold the lock of a file, which is made where there is none, and which all processes of this host see."""
     if fcntl is None:
         with FileLock(path):
