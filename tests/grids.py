@@ -1,6 +1,6 @@
 """Grids of nodes in this process, healthy and faulty. Imported by tests only, after the type-checking hook."""
 
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
@@ -84,8 +84,8 @@ class ForgetfulGrid(FakeGrid):
         exchange = read_numbers(messages[0].content).exchange
         if len(messages) > 1 and (exchange.round, exchange.phase) == (self.forgets, 0):
             state = self.contexts[101].state
-            for name in ("replica-numbers", "replica", "replica-shared"):
-                del state[name]
+            saved = {key: value for key, value in state["client-state"].items() if not key.startswith("replica")}
+            state["client-state"] = ConfigRecord(saved)
         return super().send_and_receive(messages, timeout=timeout)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from laser_fl.transport.shared_memory import TensorHandle, UnreachableError
 
 # Writes tensors under a name to a place from which the reader maps them, and returns their handle.
 Publish = Callable[[str, Tensors], TensorHandle]
+
+Values = dict[str, Any]  # of a record of texts, numbers and bytes
 
 DTYPES = ("float32", "float64", "int64")
 STYPE = "numpy.ndarray"
@@ -49,29 +52,33 @@ def read_tensors(record: ArrayRecord, device: Device = "cpu") -> Tensors:
 
 
 def put_tensors(
-    records: RecordDict, name: str, tensors: Tensors, publish: Publish | None = None, file: str = ""
+    records: RecordDict, values: Values, name: str, tensors: Tensors, publish: Publish | None = None, file: str = ""
 ) -> None:
     """Add tensors to records: themselves, or, with `publish`, a handle to them.
 
     Args:
-        records: get one record more.
-        name: of that record.
+        records: get a record more, where there is no `publish`.
+        values: of their main record, which get the handle.
+        name: of the record or the value.
         tensors: by name.
-        publish: writes them where the reader maps them; None: they are part of the record.
-        file: the tensors' name for `publish`; "": that of the record.
+        publish: writes them where the reader maps them; None: they are part of the records.
+        file: the tensors' name for `publish`; "": `name`.
     """
     if publish is None:
         records[name] = write_tensors(tensors)
     else:
-        records[name] = ConfigRecord({"slot": publish(file or name, tensors).text})
+        values[name] = publish(file or name, tensors).text
 
 
-def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_memory: Path | None = None) -> Tensors:
+def take_tensors(
+    records: RecordDict, main: str, name: str, device: Device = "cpu", shared_memory: Path | None = None
+) -> Tensors:
     """Undo `put_tensors`.
 
     Args:
         records: as `put_tensors` left them.
-        name: of the record.
+        main: name of their main record.
+        name: of the tensors.
         device: where the tensors are wanted.
         shared_memory: the only folder to look into; None: any shared memory.
 
@@ -81,16 +88,16 @@ def take_tensors(records: RecordDict, name: str, device: Device = "cpu", shared_
     """
     if isinstance(record := records.get(name), ArrayRecord):
         return read_tensors(record, device)
-    handle = handle_of(records, name)
+    handle = handle_of(records, main, name)
     if shared_memory not in (None, handle.folder):
         raise UnreachableError(f"{brief(handle.path)} is not in {shared_memory}")
     return {name: tensor.to(device) for name, tensor in handle.map().items()}
 
 
-def handle_of(records: RecordDict, name: str) -> TensorHandle:
-    """Return the handle to tensors that lie in a file. Raises WireError."""
+def handle_of(records: RecordDict, main: str, name: str) -> TensorHandle:
+    """Return the handle to tensors that lie in a file, from the main record. Raises WireError."""
     with reading(name):
-        return TensorHandle.parse(text_in(records, name, "slot"))
+        return TensorHandle.parse(text_in(records, main, name))
 
 
 def text_in(records: RecordDict, name: str, key: str = "text") -> str:

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import BaseModel, Field
@@ -18,14 +18,24 @@ from laser_fl.federated.replica import ReplicaFollower, ReplicaState
 from laser_fl.federated.validation import Reply
 from laser_fl.rng import Device
 from laser_fl.schemes.approximation import float_tensors
-from laser_fl.transport.arrays import Publish, put_tensors, read_tensors, reading, take_tensors, text_in
+from laser_fl.transport.arrays import (
+    Publish,
+    Values,
+    put_tensors,
+    read_tensors,
+    reading,
+    take_tensors,
+    text_in,
+    write_tensors,
+)
 from laser_fl.transport.checks import fits
-from laser_fl.transport.messages import NUMBERS, REPLICA, REPLICA_SHARED, TENSORS, read_state, write_state
+from laser_fl.transport.messages import REPLICA, REPLICA_SHARED, TENSORS
 from laser_fl.transport.replies import REPLY, read_reply
 from laser_fl.transport.shared_memory import TensorHandle
 
-MEMORY, COPIES = "memory", "copies"
-LAST, IN_FLIGHT, LAST_REPLY, LAST_TENSORS = "last", "in-flight", "last-reply", "last-tensors"
+SAVED = "client-state"  # the main record
+MEMORY, COPIES, IN_FLIGHT, LAST_TENSORS = "memory", "copies", "in-flight", "last-tensors"
+LAST_REPLY, LAST_REPORTS, NUMBERS = "last-reply", "last-reports", "replica-numbers"  # values in it
 LARGE = (MEMORY, COPIES, IN_FLIGHT, LAST_TENSORS)  # these lie in files, where there are any
 EVERYTHING = "everything"
 
@@ -62,15 +72,8 @@ def save_client_state(
         publish: as for `put_tensors`.
     """
     assert client_state.last is not None
-    for key, tensors in ((MEMORY, client_state.memory), (COPIES, client_state.copies)):
-        if tensors:
-            put_tensors(state, key, tensors, publish)
-    if client_state.follower is not None:
-        write_state(state, client_state.follower.state, publish)
-    state[LAST_REPLY], state[LAST_TENSORS] = reply[REPLY], reply[TENSORS]
     in_flight = client_state.last.client_update.in_flight
-    text, tensors = flatten(in_flight)
-    put_tensors(state, IN_FLIGHT, tensors, publish)
+    text, approximations = flatten(in_flight)
     numbers = {
         "exchange": client_state.last.exchange,
         "senders": [client for one in in_flight for client in one.clients],
@@ -78,7 +81,27 @@ def save_client_state(
         "last_round": client_state.last_round,
         "in_flight": text,
     }
-    state[LAST] = ConfigRecord({"text": json.dumps(numbers)})
+    records, values = _last_records(reply)
+    values["text"] = json.dumps(numbers)
+    trees = {MEMORY: client_state.memory, COPIES: client_state.copies}
+    trees = {name: tree for name, tree in trees.items() if tree} | {IN_FLIGHT: approximations}
+    if client_state.follower is not None:
+        replica = client_state.follower.state
+        values[NUMBERS] = replica.numbers
+        trees |= {REPLICA: replica.model, REPLICA_SHARED: replica.shared}
+    for name, tree in trees.items():
+        put_tensors(records, values, name, tree, publish)
+    forget(state)
+    state.update({**records, SAVED: ConfigRecord(values)})
+
+
+def _last_records(reply: RecordDict) -> tuple[RecordDict, Values]:
+    """Return the records and values to which a reply's come in a client state."""
+    record, tensors = reply[REPLY], reply.get(TENSORS)
+    values = {LAST_REPLY: record["text"], LAST_REPORTS: record["reports"]}
+    if tensors is None:
+        return RecordDict(), values | {LAST_TENSORS: record[TENSORS]}
+    return RecordDict({LAST_TENSORS: tensors}), values
 
 
 def load_client_state(
@@ -107,11 +130,11 @@ def load_client_state(
         UnreachableError: it lies in files that this process cannot see.
         WireError: it is not as it was saved, or not of these clients and their model.
     """
-    if LAST not in state:
+    if SAVED not in state:
         return None
     saved = _saved(state)
     memory, copies = (_take(key, message, state, device) for key in (MEMORY, COPIES))
-    known = read_state(state, device) if broadcast.is_replica_update and NUMBERS in state else None
+    known = _read_replica(state, device) if broadcast.is_replica_update else None
     needed = saved.is_needed(broadcast.acknowledgements)
     last = _take_last(message, state, saved.in_flight, device) if needed else None
     _refuse_misfits(memory, copies, last, broadcast, clients)
@@ -125,12 +148,12 @@ def load_client_state(
 
 def side_of(state: RecordDict) -> int:
     """Return the side of the files that is free: the client state lies on the other one. Raises WireError."""
-    return 1 - _saved(state).side if LAST in state else 0
+    return 1 - _saved(state).side if SAVED in state else 0
 
 
 def forget(state: RecordDict) -> None:
     """Drop the client state that a node has from an earlier run."""
-    for key in {*LARGE, LAST_REPLY, LAST, NUMBERS, REPLICA, REPLICA_SHARED} & state.keys():
+    for key in {*LARGE, SAVED, REPLICA, REPLICA_SHARED} & state.keys():
         del state[key]
 
 
@@ -139,7 +162,8 @@ def ask_for_everything(state: RecordDict, elsewhere: bool) -> RecordDict:
 
     elsewhere: it cannot see the files, not even those in which its own client state lies by its `state`.
     """
-    handles = {key: record["slot"] for key in LARGE if isinstance(record := state.get(key), ConfigRecord)}
+    saved = state.get(SAVED)
+    handles = {key: saved[key] for key in LARGE if key in saved} if isinstance(saved, ConfigRecord) else {}
     return RecordDict({EVERYTHING: ConfigRecord({"elsewhere": elsewhere} | handles)})
 
 
@@ -171,12 +195,12 @@ def add_client_state(records: RecordDict, asked: RecordDict, shared_memory: Path
             with reading(key):
                 where = TensorHandle.parse(str(handle))
             if where.folder == shared_memory:
-                put_tensors(records, key, where.map())
+                records[key] = write_tensors(where.map())
 
 
 def _saved(state: RecordDict) -> _Last:
     with reading("saved client state"):
-        return _parsed(text_in(state, LAST))
+        return _parsed(text_in(state, SAVED))
 
 
 @lru_cache(maxsize=1)  # a node needs it twice
@@ -188,18 +212,29 @@ def _take(key: str, message: RecordDict, state: RecordDict, device: Device) -> T
     """Return the tensors in the message, which are sent as they are and never lie in a file; else the saved ones."""
     if isinstance(sent := message.get(key), ArrayRecord):
         return read_tensors(sent, device)
-    return take_tensors(state, key, device) if key in state else {}
+    return take_tensors(state, SAVED, key, device) if key in state or key in state[SAVED] else {}
 
 
 def _take_last(message: RecordDict, state: RecordDict, layout: str, device: Device) -> Reply:
     """Return the last reply, with its approximations that are in flight, of that layout."""
     with reading("last reply"):
-        sent = message.get(LAST_TENSORS)
-        tensors = sent if isinstance(sent, ArrayRecord) else state[LAST_TENSORS]
-        reply = read_reply(RecordDict({REPLY: state[LAST_REPLY], TENSORS: tensors}), device)
+        saved = state[SAVED]
+        values: Any = {"text": saved[LAST_REPLY], "reports": saved[LAST_REPORTS], TENSORS: saved.get(LAST_TENSORS, "")}
+        arrays = message.get(LAST_TENSORS, state.get(LAST_TENSORS))
+        records = RecordDict({REPLY: ConfigRecord(values)} | ({} if arrays is None else {TENSORS: arrays}))
+        reply = read_reply(records, device)
     with reading("approximations in flight"):
         in_flight = unflatten(layout, _take(IN_FLIGHT, message, state, device))
     return replace(reply, client_update=replace(reply.client_update, in_flight=in_flight))
+
+
+def _read_replica(state: RecordDict, device: Device) -> ReplicaState | None:
+    """Return the saved state of the replica, in the mapped files' tensors; None where none was saved."""
+    if NUMBERS not in state[SAVED]:
+        return None
+    with reading("replica"):
+        model, shared = (take_tensors(state, SAVED, name, device) for name in (REPLICA, REPLICA_SHARED))
+        return ReplicaState.parse(text_in(state, SAVED, NUMBERS), model, shared)
 
 
 def _refuse_misfits(memory: Tensors, copies: Tensors, last: Reply | None, broadcast: Broadcast, clients: range) -> None:

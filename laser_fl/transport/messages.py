@@ -22,6 +22,7 @@ from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import Received, RoundContext, Scheme
 from laser_fl.transport.arrays import (
     Publish,
+    Values,
     bundled,
     handle_of,
     put_tensors,
@@ -31,9 +32,9 @@ from laser_fl.transport.arrays import (
     unbundled,
 )
 
-BROADCAST, TENSORS = "broadcast", "tensors"  # records of a message
+BROADCAST, TENSORS = "broadcast", "tensors"  # a message's main record, and its tensors
 WEIGHTS, SHARED, BUFFERS = "weights", "shared", "buffers"  # trees of tensors in it
-NUMBERS, REPLICA, REPLICA_SHARED = "replica-numbers", "replica", "replica-shared"
+REPLICA, REPLICA_SHARED = "replica", "replica-shared"
 RECEIVED, RECEIVED_STD = "received", "received-std"
 
 RECENT = 4  # broadcasts of which a process keeps the numbers: many of its nodes get the same one
@@ -150,9 +151,10 @@ def write_broadcast(broadcast: Broadcast, publish: Publish | None = None) -> Rec
         numbers["update"] = {"exchange": sync.exchange, "context": context, "empty": empty, "checksum": sync.checksum}
         if sync.received is not None:
             trees |= {RECEIVED: sync.received.values, RECEIVED_STD: sync.received.noise_std}
-    records = RecordDict({BROADCAST: ConfigRecord({"text": json.dumps(numbers)})})
+    records, values = RecordDict(), Values(text=json.dumps(numbers))
     # A file has the same layout in all broadcasts, so that a node that is late never reads one as another.
-    put_tensors(records, TENSORS, bundled(trees), publish, file="-".join(trees))
+    put_tensors(records, values, TENSORS, bundled(trees), publish, file="-".join(trees))
+    records[BROADCAST] = ConfigRecord(values)
     return records
 
 
@@ -165,7 +167,7 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
     """
     with reading(BROADCAST):
         numbers = _numbers(text_in(records, BROADCAST))
-        trees = unbundled(take_tensors(records, TENSORS, device))
+        trees = unbundled(take_tensors(records, BROADCAST, TENSORS, device))
         first = numbers.exchange.phase == 0
         broadcast = Broadcast(
             weights=trees.get(WEIGHTS, {}) if first else {},
@@ -190,38 +192,7 @@ def read_numbers(records: RecordDict) -> Numbers:
 
 def shared_memory_of(records: RecordDict) -> Path | None:
     """Return the folder in which a broadcast's tensors lie; None where they ride along. Raises WireError."""
-    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, TENSORS).folder
-
-
-def write_state(records: RecordDict, state: ReplicaState, publish: Publish | None = None) -> None:
-    """Add a replica's state to records.
-
-    Args:
-        records: get three records more.
-        state: of the replica.
-        publish: as for `put_tensors`.
-    """
-    records[NUMBERS] = ConfigRecord({"text": state.numbers})
-    put_tensors(records, REPLICA, state.model, publish)
-    put_tensors(records, REPLICA_SHARED, state.shared, publish)
-
-
-def read_state(records: RecordDict, device: Device = "cpu", shared_memory: Path | None = None) -> ReplicaState:
-    """Undo `write_state`.
-
-    Args:
-        records: as `write_state` left them.
-        device: where the tensors are wanted; on the CPU the tensors of a mapped file are the state's.
-        shared_memory: as for `take_tensors`.
-
-    Raises:
-        UnreachableError: as `take_tensors`.
-        WireError: as `take_tensors`, or it is not a replica's state.
-    """
-    with reading("replica"):
-        numbers = text_in(records, NUMBERS)
-        model, shared = (take_tensors(records, name, device, shared_memory) for name in (REPLICA, REPLICA_SHARED))
-        return ReplicaState.parse(numbers, model, shared)
+    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, BROADCAST, TENSORS).folder
 
 
 def _written(ctx: RoundContext) -> dict[str, Any]:

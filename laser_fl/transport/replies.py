@@ -15,7 +15,7 @@ from laser_fl.errors import WireError
 from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import ClientUpdate
 from laser_fl.rng import Device
-from laser_fl.transport.arrays import Publish, bundled, put_tensors, reading, take_tensors, text_in, unbundled
+from laser_fl.transport.arrays import Publish, Values, bundled, put_tensors, reading, take_tensors, text_in, unbundled
 from laser_fl.transport.messages import BUFFERS, TENSORS
 
 REPLY, SIGNALS = "reply", "signals"
@@ -52,16 +52,11 @@ def write_reply(reply: Reply, hosted: range, publish: Publish | None = None) -> 
         "end": hosted.stop,
         "shapes": [report.shape for report in reports],
     }
-    values = torch.cat([report.detach().flatten().to("cpu", torch.float64) for report in reports])
-    records = RecordDict(
-        {
-            REPLY: ConfigRecord(
-                {"text": json.dumps(numbers), "reports": values.numpy().astype(REPORT, copy=False).tobytes()}
-            )
-        }
-    )
-    trees = {SIGNALS: client_update.signals, BUFFERS: client_update.buffers}
-    put_tensors(records, TENSORS, bundled(trees), publish, file="-".join(trees))
+    together = torch.cat([report.detach().flatten().to("cpu", torch.float64) for report in reports])
+    values: Values = {"text": json.dumps(numbers), "reports": together.numpy().astype(REPORT, copy=False).tobytes()}
+    records, trees = RecordDict(), {SIGNALS: client_update.signals, BUFFERS: client_update.buffers}
+    put_tensors(records, values, TENSORS, bundled(trees), publish, file="-".join(trees))
+    records[REPLY] = ConfigRecord(values)
     return records
 
 
@@ -80,7 +75,7 @@ def read_reply(records: RecordDict, device: Device = "cpu", shared_memory: Path 
     with reading(REPLY):
         numbers = _Numbers.model_validate_json(text_in(records, REPLY))
         norms, gradients, losses = _reports(records, numbers)
-        trees = unbundled(take_tensors(records, TENSORS, device, shared_memory))
+        trees = unbundled(take_tensors(records, REPLY, TENSORS, device, shared_memory))
         signals, buffers = trees.get(SIGNALS, {}), trees.get(BUFFERS, {})
         client_update = ClientUpdate(signals, norms.to(device), gradients.to(device), losses, buffers)
         return Reply(numbers.exchange, numbers.participants, client_update)

@@ -201,7 +201,9 @@ class SharedMemory:
 
 def is_shared_memory(folder: Path) -> bool:
     """Return True where `folder` is a shared memory that this process can see."""
-    return os.path.isfile(f"{folder}{os.sep}{LOCK}")
+    with suppress(OSError):
+        return stat.S_ISREG(os.lstat(f"{folder}{os.sep}{LOCK}").st_mode)
+    return False
 
 
 @contextmanager

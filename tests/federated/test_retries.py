@@ -99,7 +99,12 @@ class AskingTwice(FakeGrid):
     def client_state(self):
         kinds = ("memory", "copies", "in-flight", "replica", "replica-shared")
         states = [context.state for context in self.contexts.values()]
-        found = [take_tensors(state, kind) for state in states for kind in kinds if kind in state]
+        found = [
+            take_tensors(state, "client-state", kind)
+            for state in states
+            for kind in kinds
+            if kind in state or kind in state["client-state"]
+        ]
         return [t.clone() for tensors in found for t in tensors.values()]
 
 
