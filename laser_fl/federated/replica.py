@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import torch
 from pydantic import TypeAdapter
@@ -31,6 +32,8 @@ from laser_fl.schemes.base import Received, RoundContext, Scheme
 class OutOfSyncError(TrainingError):
     """A node has missed a message without which it cannot follow the server."""
 
+
+CONFIGS = 16  # that a process keeps checked: one run's is in all its messages
 
 _NUMBERS = TypeAdapter(tuple[int, OptimizerConfig, int, tuple[float, ...]])
 
@@ -80,12 +83,7 @@ class ReplicaState:
         exchange, optimizer_config, steps, rates = _NUMBERS.validate_json(numbers)
         if optimizer_config.receiver not in UPDATE_FILTERS:
             raise ValueError(f"there is no update filter {quoted(optimizer_config.receiver)}")
-        checked = OptimizerConfig.of(
-            parse(optimizer_config.options),
-            optimizer_config.rounds,
-            optimizer_config.undecayed,
-            optimizer_config.receiver,
-        )
+        checked = _checked(optimizer_config)
         if not 0 <= (factor := optimizer_config.rate_factor) < math.inf:
             raise ValueError(f"the learning rate cannot be multiplied by {factor}")
         checked = replace(checked, rate_factor=factor)
@@ -272,6 +270,12 @@ def checksum(*trees: Tensors) -> int:
     """Sum all bits as numbers of 32 bits; the order of adding does not change the sum."""
     sums = [tensor.reshape(-1).view(torch.int32).sum() for tree in trees for tensor in tree.values()]
     return sum(torch.stack(sums).tolist()) if sums else 0
+
+
+@lru_cache(maxsize=CONFIGS)
+def _checked(config: OptimizerConfig) -> OptimizerConfig:
+    """Return the same options, checked as those of a run, without the factor. Raises ConfigError."""
+    return OptimizerConfig.of(parse(config.options), config.rounds, config.undecayed, config.receiver)
 
 
 def _kinds(tensors: Tensors) -> dict[str, tuple[torch.Size, torch.dtype]]:
