@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import dataclass
 
 import pandas as pd
 import psutil
@@ -11,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
+from clients.client_app import app as client_app
 from clients.node import hosted, hosted_here, reply
 from laser_fl.callbacks import Callback
 from laser_fl.channels.fading import Fading
@@ -302,6 +304,46 @@ def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
     assert all(torch.equal(client_update.signals[name], returned.signals[name]) for name in client_update.signals)
     for field in ("signal_norms", "gradient_norms", "losses"):
         assert torch.equal(getattr(client_update, field), getattr(returned, field))
+
+
+def test_a_process_reads_each_broadcast_with_its_own_scheme():
+    """Also where a scheme was defined anew since the process read the very same text."""
+
+    def define():
+        @SCHEMES.register("halved")
+        @dataclass(frozen=True)
+        class Halved(TopK):
+            pass
+
+        return Halved
+
+    def sent(strategy, **options):
+        config = parse({"strategy": strategy, "clients": 2} | options)
+        return write_broadcast(Server(config, tensors(SMALL, clients=None), RoundSchedule(3)).broadcast())
+
+    try:
+        former = define()
+        first = sent("halved")
+        assert type(read_broadcast(first).scheme) is former
+        later = define()
+        assert type(read_broadcast(first).scheme) is later
+    finally:
+        SCHEMES._outside.pop("halved")
+    ranks = [read_broadcast(sent("laser", rank=rank)).scheme.rank for rank in (1, 2, 1)]
+    assert ranks == [1, 2, 1]
+
+
+def test_a_node_that_meets_another_config_does_not_keep_the_first(tmp_path):
+    """Its process serves all nodes, of all runs; 1 and True are equal, but not the same values of a key."""
+    ends = []
+    for run, batch in enumerate((16, 8, 16)):
+        run_on_grid(run_config(tmp_path / str(run), batch_size=batch, rounds=2, rank=1), 2)
+        ends.append((tmp_path / str(run) / "weights.safetensors").read_bytes())
+    assert ends[0] == ends[2] != ends[1]
+    values = run_config(tmp_path / "2", batch_size=16, rounds=2, rank=1).to_flat() | {"rank": True}
+    context = Context(1, 100, {"partition-id": 0, "num-partitions": 1}, RecordDict(), values)
+    with pytest.raises(ConfigError, match="rank: must be"):
+        client_app(Message(RecordDict(), dst_node_id=100, message_type="train"), context)
 
 
 def test_every_scheme_has_a_strategy_of_its_own():

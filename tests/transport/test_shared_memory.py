@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError, write
+from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError, locked, write
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -64,6 +64,21 @@ def test_tensors_that_come_to_others_leave_them_where_they_are(shared_memory):
     write(longer, mapped | {"more": torch.ones(5)})
     for name, tensor in longer.map().items():
         assert torch.equal(tensor, some.get(name, torch.ones(5)))
+
+
+def test_gradients_that_one_reader_asks_for_are_not_anothers(shared_memory):
+    handle = shared_memory.publish("some", TENSORS)
+    handle.map()["matrix"].requires_grad_()
+    assert not handle.map()["matrix"].requires_grad
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_given_back(shared_memory):
+    fcntl = pytest.importorskip("fcntl")
+    path = shared_memory.path / "node-1"
+    with locked(str(path)), path.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_folder_that_is_closed_or_of_another_host_is_not_found(shared_memory):
