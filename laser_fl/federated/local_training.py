@@ -236,14 +236,14 @@ class LocalTrainer:
 
 
 def _apart(gradients: Tensors) -> Tensors:
-    """Return gradients each of which has values of its own: autograd may give two weights the same tensor."""
-    seen: set[int] = set()
-    apart: Tensors = {}
-    for name, gradient in gradients.items():
-        own = gradient.contiguous()
-        apart[name] = own.clone() if own.data_ptr() in seen else own
-        seen.add(own.data_ptr())
-    return apart
+    """Return contiguous gradients; on a CPU, which adds the memory to them, each has values of its own.
+
+    Autograd may give two weights the same tensor.
+    """
+    apart = {name: gradient.contiguous() for name, gradient in gradients.items()}
+    if len({gradient.data_ptr() for gradient in apart.values()}) == len(apart) or _device_of(apart).type != "cpu":
+        return apart
+    return {name: gradient.clone() for name, gradient in apart.items()}
 
 
 def _no_losses(ctx: RoundContext) -> Tensor:

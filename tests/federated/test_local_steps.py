@@ -159,6 +159,28 @@ def test_one_step_is_the_gradient_whatever_its_size(digits):
         assert all(torch.equal(gradients[name], same[name]) for name in gradients)
 
 
+class Summed(nn.Module):
+    """Autograd gives both weights the same tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.zeros(64, 10)) for _ in range(2))
+
+    def forward(self, inputs):
+        return inputs.flatten(1) @ (self.a + self.b)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_gradients_that_are_the_same_lie_apart(batching):
+    task, config = toy((1, 8, 8), {"linear": Summed}), config_of(model="linear", client_batching=batching)
+    network = network_of(task, config)
+    for part in LocalTrainer(task, network, config, range(CLIENTS)).compute(told(network)):
+        a, b = part.gradients.values()
+        assert torch.equal(a, b)
+        a.zero_()
+        assert b.any()
+
+
 def test_nothing_that_was_broadcast_changes(digits):
     config = config_of(local_steps=3)
     network = network_of(digits, config)
