@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.data.shards import Shards
 from laser_fl.errors import ConfigError, packages_for
 from laser_fl.registry import Option
 from laser_fl.rng import RandomStreams
@@ -25,7 +26,7 @@ Alpha = Annotated[float, Option("concentration of the draw; small: uneven", gt=0
 def iid(labels: Tensor, config: RunConfig) -> Sequence[Tensor]:
     """Deal equally many examples to each client, but for one."""
     dealt = torch.randperm(len(labels), generator=RandomStreams(config.seed).generator("shards"))
-    return dealt.tensor_split(config.clients)
+    return Shards.even(dealt, config.clients)
 
 
 def dirichlet(labels: Tensor, config: RunConfig, dirichlet_alpha: Alpha = 0.5) -> Sequence[Tensor]:
@@ -177,7 +178,7 @@ def _granted(rng: np.random.Generator, wishes: np.ndarray, sizes: np.ndarray, fr
 
 def _by_owner(owners: Tensor, clients: int) -> Sequence[Tensor]:
     """Return the examples of each client, from each example's client."""
-    return torch.split(owners.argsort(stable=True), owners.bincount(minlength=clients).tolist())
+    return Shards(owners.argsort(stable=True), owners.bincount(minlength=clients).tolist())
 
 
 def _refuse_no_labels(labels: Tensor, config: RunConfig) -> None:

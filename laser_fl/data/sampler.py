@@ -2,20 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from inspect import signature
 
 import torch
 from torch import Tensor
 
 from laser_fl.config import RunConfig
+from laser_fl.data.shards import Part, Shards
 from laser_fl.errors import ConfigError
 from laser_fl.registry import PARTITIONS
 from laser_fl.rng import RandomStreams
 from laser_fl.shapes import Int64
 
 
-def deal(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Sequence[Tensor]:
+def deal(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Shards:
     """Deal the examples to the clients, by the config's partition, and return those that each client trains on.
 
     Args:
@@ -32,7 +33,7 @@ def deal(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Seq
     return _dealt(labels, config, groups)[0]
 
 
-def held_out(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Sequence[Tensor]:
+def held_out(labels: Tensor, config: RunConfig, groups: Tensor | None = None) -> Shards:
     """Return the examples of each client that are held out from training: the share ``evaluate-clients`` of its own.
 
     A client keeps at least one example to train on, so that those with few may have none held out.
@@ -52,25 +53,31 @@ def held_out(labels: Tensor, config: RunConfig, groups: Tensor | None = None) ->
 
 
 @lru_cache(maxsize=4)  # the trainers of one process ask for the same
-def _dealt(labels: Tensor, config: RunConfig, groups: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _dealt(labels: Tensor, config: RunConfig, groups: Tensor | None) -> tuple[Shards, Shards]:
     """Return the training examples and the held-out examples of each client."""
     _refuse_too_many(config, len(labels))
     partition = PARTITIONS.build(config.partition, config)
     by_groups = next(iter(signature(partition).parameters), "") == "groups"
-    shards: Sequence[Tensor] = partition(_known(groups, len(labels), config) if by_groups else labels.cpu(), config)
-    if not isinstance(shards, list | tuple) or [type(s) for s in shards] != [Tensor] * config.clients:
+    parts: Sequence[Tensor] = partition(_known(groups, len(labels), config) if by_groups else labels.cpu(), config)
+    if not _is_of_clients(parts, config.clients):
         rule = f"must return {config.clients} tensors of indices, one for each client"
-        raise ConfigError(f"partition: {config.partition} {rule}, got {type(shards).__name__}")
-    empty = [len(shard) == 0 for shard in shards]
-    if all(empty):
+        raise ConfigError(f"partition: {config.partition} {rule}, got {type(parts).__name__}")
+    shards = Shards.of(parts)
+    if not any(shards.sizes):
         raise ConfigError(f"partition: must leave an example to a client, got {config.partition!r}")
-    if any(empty) and config.empty_clients == "refuse":
-        rule = f"must leave an example to each client, or take empty-clients=skip; {sum(empty)} have none"
+    if not all(shards.sizes) and config.empty_clients == "refuse":
+        rule = f"must leave an example to each client, or take empty-clients=skip; {shards.sizes.count(0)} have none"
         raise ConfigError(f"partition: {rule}, got {config.partition!r}")
     if config.evaluate_clients == 0:
-        return shards, [shard[:0] for shard in shards]
-    divided = [_divide(shard, client, config) for client, shard in enumerate(shards)]
-    return [training for training, _ in divided], [held for _, held in divided]
+        return shards, Shards(shards[0][:0], [0] * config.clients)
+    return Part(shards, config, held_out=False), Part(shards, config, held_out=True)
+
+
+def _is_of_clients(parts: Sequence[Tensor], clients: int) -> bool:
+    """Return True for a tensor per client."""
+    if isinstance(parts, Shards):
+        return len(parts) == clients
+    return isinstance(parts, list | tuple) and [type(part) for part in parts] == [Tensor] * clients
 
 
 def _known(groups: Tensor | None, examples: int, config: RunConfig) -> Tensor:
@@ -85,13 +92,6 @@ def _known(groups: Tensor | None, examples: int, config: RunConfig) -> Tensor:
         rule = f"needs {examples} groups of type int64 from 0, one per example"
         raise ConfigError(f"partition: {config.partition} {rule}, got {got}")
     return groups.cpu()
-
-
-def _divide(shard: Tensor, client: int, config: RunConfig) -> tuple[Tensor, Tensor]:
-    """Divide a client's examples at random into those to train on and those held out."""
-    held = max(0, min(int(config.evaluate_clients * len(shard) + 0.5), len(shard) - 1))
-    drawn = torch.randperm(len(shard), generator=RandomStreams(config.seed).generator("held-out examples", client))
-    return shard[drawn[held:]], shard[drawn[:held]]
 
 
 def _refuse_too_many(config: RunConfig, examples: int) -> None:
@@ -139,20 +139,20 @@ class Epochs(Sampler):
     around, so that all clients take equally many examples in a round.
     """
 
-    def __init__(self, config: RunConfig, shards: Sequence[Tensor], clients: range) -> None:
+    def __init__(self, config: RunConfig, shards: Shards, clients: range) -> None:
         """shards: the examples of each client, of all clients."""
         super().__init__(config, clients)
-        self._sizes = tuple(map(len, shards))
-        self._largest = max(self._sizes)
-        self._even = -(-sum(self._sizes) // len(shards))
-        self._shards = {client: shards[client] for client in clients if self._sizes[client]}
-        self._rows = {client: row for row, client in enumerate(self._shards)}
-        self._shuffled: tuple[int, Tensor] | None = None
+        self._shards = shards
+        self._largest = max(shards.sizes)
+        self._even = -(-sum(shards.sizes) // len(shards))
+        self._epoch = -1
+        self._shuffled: dict[int, Tensor] = {}  # of the epoch, by client: only those that take part are shuffled
+        self._stacked: tuple[int, tuple[int, ...], Tensor] | None = None
 
     @property
     def sizes(self) -> Sequence[int]:
         """The lengths of the shards."""
-        return self._sizes
+        return self._shards.sizes
 
     @property
     def rounds_per_epoch(self) -> int:
@@ -168,22 +168,29 @@ class Epochs(Sampler):
         """Return indices of examples."""
         epoch, place = divmod(round, self.rounds_per_epoch)
         start = place * self._per_round
-        rows = self._epoch(epoch)[:, start : start + self._per_round]
-        if participants is None or len(participants) == len(rows):
-            return rows
-        return rows[[self._rows[client] for client in participants]]
+        clients = self._holders if participants is None else tuple(participants)
+        return self._orders(epoch, clients)[:, start : start + self._per_round]
 
-    def _epoch(self, epoch: int) -> Int64[Tensor, "clients examples"]:
+    @cached_property
+    def _holders(self) -> tuple[int, ...]:
+        """The clients in the range that hold examples."""
+        return tuple(client for client in self.clients if self.sizes[client])
+
+    def _orders(self, epoch: int, clients: tuple[int, ...]) -> Int64[Tensor, "clients examples"]:
         """Shuffle each client's shard, wrapped around to the length of the largest."""
-        if self._shuffled is None or self._shuffled[0] != epoch:
-            rows = [self._shuffle(shard, epoch, client) for client, shard in self._shards.items()]
-            self._shuffled = epoch, torch.stack(rows)
-        return self._shuffled[1]
+        if self._stacked is None or self._stacked[:2] != (epoch, clients):
+            orders = [self._order(epoch, client) for client in clients]
+            self._stacked = epoch, clients, torch.stack(orders)
+        return self._stacked[2]
 
-    def _shuffle(self, shard: Tensor, epoch: int, client: int) -> Int64[Tensor, " examples"]:
-        generator = self._streams.generator("shuffle", epoch, client)
-        shuffled = shard[torch.randperm(len(shard), generator=generator)]
-        return shuffled[torch.arange(self._largest) % len(shard)]
+    def _order(self, epoch: int, client: int) -> Int64[Tensor, " examples"]:
+        if self._epoch != epoch:
+            self._epoch, self._shuffled = epoch, {}
+        if client not in self._shuffled:
+            shard, generator = self._shards[client], self._streams.generator("shuffle", epoch, client)
+            shuffled = shard[torch.randperm(len(shard), generator=generator)]
+            self._shuffled[client] = shuffled[torch.arange(self._largest) % len(shard)]
+        return self._shuffled[client]
 
 
 class Windows(Sampler):
