@@ -1,15 +1,18 @@
 """A group of clients, computed by one process or Flower node: their replies, and their state between rounds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from laser_fl.blocks import Tensors, pick, place, put, take
+from torch import Tensor
+
+from laser_fl.blocks import Tensors, pick, take
 from laser_fl.channels.downlink import receive
 from laser_fl.errors import brief
 from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
 from laser_fl.federated.broadcast import Broadcast
+from laser_fl.federated.memories import Memories
 from laser_fl.federated.replica import OutOfSyncError, ReplicaFollower, following
 from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import ClientUpdate
@@ -24,7 +27,7 @@ REPORTS = ("losses", "signal_norms", "gradient_norms")
 class ClientState:
     """The state of a group's clients between rounds, a row per client; the group owns it and changes it in place.
 
-    memory: of error feedback, per block; empty at first, and for schemes without.
+    memory: of error feedback, per block; empty at first, and for schemes without. A group keeps `Memories`.
     copies: each client's own model, where the server broadcasts updates; else empty.
     follower: of all the group's clients, where the server broadcasts the received signals; it is not in checkpoints.
     last: their last reply; it is sent again where the server asks again, and its approximations go back into the
@@ -32,7 +35,7 @@ class ClientState:
     last_round: the last round whose broadcast the copies have followed.
     """
 
-    memory: Tensors = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
     copies: Tensors = field(default_factory=dict)
     follower: ReplicaFollower | None = None
     last: Reply | None = None
@@ -40,16 +43,39 @@ class ClientState:
 
 
 def to_checkpoint(client_state: ClientState) -> tuple[Numbers, Tensors]:
-    """Return the client state after a reply, as numbers and tensors."""
+    """Return the client state after a reply, as numbers and tensors; memories, of those that have taken part only."""
     assert client_state.last is not None
     client_update = client_state.last.client_update
     in_flight, approximations = flatten(client_update.in_flight)
     of_update = (client_update.signals, client_update.buffers, approximations)
-    trees = dict(zip(TREES, (client_state.memory, client_state.copies, *of_update), strict=True))
+    numbers, memory = _memory_of(client_state)
+    trees = dict(zip(TREES, (memory, client_state.copies, *of_update), strict=True))
     tensors = {f"{tree}/{name}": tensor for tree, named in trees.items() for name, tensor in named.items()}
     last, clients = client_state.last.exchange, client_state.last.clients
-    numbers = {"exchange": last, "clients": clients, "in-flight": in_flight, "last-round": client_state.last_round}
+    numbers |= {"exchange": last, "clients": clients, "in-flight": in_flight, "last-round": client_state.last_round}
     return numbers, tensors | {name: getattr(client_update, name) for name in REPORTS}
+
+
+def _memory_of(client_state: ClientState) -> tuple[Numbers, Tensors]:
+    """Return the memories that there are, and whose they are, where not all clients of the group have one."""
+    memory = client_state.memory
+    if not isinstance(memory, Memories) or memory.owners == tuple(memory.clients):
+        return {}, dict(memory)
+    owners, group = memory.owners, memory.clients
+    return ({"group": [group.start, group.stop], "owners": owners} if memory else {}), memory.take(owners)
+
+
+def _with_owners(numbers: Numbers, memory: Tensors) -> Mapping[str, Tensor]:
+    """Undo `_memory_of`. Raises ValueError, KeyError or TypeError where they do not fit together."""
+    if "owners" not in numbers:
+        return memory
+    (start, stop), owners = numbers["group"], numbers["owners"]
+    group = range(int(start), int(stop))
+    if not all(isinstance(client, int) and client in group for client in owners) or sorted(set(owners)) != list(owners):
+        raise ValueError("its memories are of no clients of the group")
+    if not memory or any(tensor.shape[:1] != (len(owners),) for tensor in memory.values()):
+        raise ValueError("its memories must have a row for each of their clients")
+    return Memories.of(memory, group, owners)
 
 
 def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") -> ClientState:
@@ -65,9 +91,10 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
         client_update = ClientUpdate(trees["signals"], buffers=trees["buffers"], in_flight=in_flight, **reports)
         last = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), client_update)
         last_round = int(numbers["last-round"])
+        memory = _with_owners(numbers, trees["memory"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint: does not hold a client state ({brief(str(error))})") from None
-    return ClientState(trees["memory"], trees["copies"], last=last, last_round=last_round)
+    return ClientState(memory, trees["copies"], last=last, last_round=last_round)
 
 
 UpdateFn = Callable[[Broadcast, Tensors], tuple[ClientUpdate, Tensors]]
@@ -144,12 +171,13 @@ class ClientGroup:
         self._client_state = restore_unacknowledged(client_state, broadcast.acknowledgements, self._clients)
         del client_state  # with the last exchange's signals, which must not be in memory beside the next gradients
         here = self._receive(broadcast)
-        client_update, rows = ClientUpdate.none(), self._rows(here.context.participants)
-        if rows:
-            client_update, memory = self._respond(here, pick(self.client_state.memory, rows))
-            memory = place(self.client_state.memory, rows, memory, len(self._clients))
-            self._client_state = replace(self.client_state, memory=memory)
-        reply = Reply(broadcast.acknowledgements.exchange, here.context.participants, client_update)
+        client_update, participants = ClientUpdate.none(), here.context.participants
+        if participants:
+            memories = Memories.of(self.client_state.memory, self._clients)
+            client_update, memory = self._respond(here, memories.take(participants))
+            memories.put(participants, memory)
+            self._client_state = replace(self.client_state, memory=memories)
+        reply = Reply(broadcast.acknowledgements.exchange, participants, client_update)
         self._client_state = replace(self.client_state, last=reply)
         return reply
 
@@ -202,16 +230,15 @@ def restore_unacknowledged(
     if client_state.last is None:
         return client_state
     exchange = client_state.last.exchange
+    memories = Memories.of(client_state.memory, clients)
     for in_flight in client_state.last.client_update.in_flight:
         lost = [i for i, c in enumerate(in_flight.clients) if not acknowledgements.acknowledges(c, exchange)]
         if lost:
-            rows = [client - clients.start for client in in_flight.clients]
-            senders = {name: client_state.memory[name] for name in in_flight.approximations}
-            whole = take(senders, rows)
+            whole = memories.take(in_flight.clients, copied=True)
             for name, part in in_flight.approximations.items():
                 part.add_to_(whole[name])
-            put(senders, [rows[i] for i in lost], take(whole, lost))
-    return replace(client_state, last=None)
+            memories.put(tuple(in_flight.clients[i] for i in lost), take(whole, lost))
+    return replace(client_state, memory=memories, last=None)
 
 
 def follow(broadcast: Broadcast, client_state: ClientState) -> tuple[Broadcast, ClientState]:

@@ -83,7 +83,7 @@ def save_client_state(
     }
     records, values = _last_records(reply)
     values["text"] = json.dumps(numbers)
-    trees = {MEMORY: client_state.memory, COPIES: client_state.copies}
+    trees: dict[str, Tensors] = {MEMORY: dict(client_state.memory), COPIES: client_state.copies}
     trees = {name: tree for name, tree in trees.items() if tree} | {IN_FLIGHT: approximations}
     if client_state.follower is not None:
         replica = client_state.follower.state
