@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laser_fl.registry import check_options, option
 from laser_fl.rng import RandomStreams
-from laser_fl.shapes import Bool, Float64
+from laser_fl.shapes import Bool, Complex128, Float64
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,24 @@ class Channel(ABC):
     def transmission_probability(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return each client's probability to transmit in a round in which it participates."""
         return torch.ones(clients, dtype=torch.float64)
+
+
+MANY = 2**17  # gains of all clients together, beyond which a round draws those of its participants only
+
+
+def complex_normals(
+    participants: Sequence[int], count: int, streams: RandomStreams, purpose: str, round: int
+) -> Complex128[Tensor, "participants count"]:
+    """Draw CN(0, 1) values of some clients, each from a stream of its own, which costs nothing for the others.
+
+    Args:
+        participants: numbers of the clients.
+        count: of a client's values.
+        streams: the run's randomness.
+        purpose: of the draw.
+        round: counted from 0.
+    """
+    return torch.stack([complex_normal((count,), streams.generator(purpose, round, one)) for one in participants])
 
 
 def complex_normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.channels.base import MANY, Channel, ChannelState, complex_normal, complex_normals
 from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
 
@@ -33,8 +33,11 @@ class Blind(Channel):
 
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Draw all gains of the round and combine the antennas; all participants transmit."""
-        drawn = complex_normal((clients, self.antennas), streams.generator("blind fading", round))
-        gains = drawn[list(participants)]
+        if clients * self.antennas > MANY and participants:
+            gains = complex_normals(participants, self.antennas, streams, "blind fading", round)
+        else:
+            drawn = complex_normal((clients, self.antennas), streams.generator("blind fading", round))
+            gains = drawn[list(participants)]
         total = gains.sum(dim=0)
         return ChannelState(
             precoding=torch.ones(len(participants), dtype=torch.float64),

@@ -17,12 +17,13 @@ Deviation: one gain for all values of a round.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from laser_fl.channels.base import Channel, ChannelState, complex_normal
+from laser_fl.channels.base import MANY, Channel, ChannelState, complex_normal, complex_normals
 from laser_fl.errors import packages_for
 from laser_fl.registry import option
 from laser_fl.rng import RandomStreams
@@ -55,7 +56,7 @@ class Fading(Channel):
 
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Draw the gains and their estimates; invert the estimates."""
-        gains, estimates = (values[list(participants)] for values in self.gains(clients, round, streams))
+        gains, estimates = self.gains(clients, round, streams, participants)
         magnitude = estimates.abs()
         transmits = (magnitude.square() >= self.gain_threshold) & (magnitude > 0)
         in_phase = torch.where(magnitude > 0, (gains * estimates.conj()).real / magnitude, 0.0)
@@ -66,7 +67,7 @@ class Fading(Channel):
         )
 
     def gains(
-        self, clients: int, round: int, streams: RandomStreams
+        self, clients: int, round: int, streams: RandomStreams, participants: Sequence[int] | None = None
     ) -> tuple[Complex128[Tensor, " clients"], Complex128[Tensor, " clients"]]:
         """Draw the gains of a round.
 
@@ -74,21 +75,24 @@ class Fading(Channel):
             clients: number of all clients of the run.
             round: counted from 0.
             streams: the run's randomness.
+            participants: numbers of the clients to draw them for; None: all.
 
         Returns:
-            (h, ĥ) of all clients.
+            (h, ĥ) of the participants.
         """
-        scattered, errors = complex_normal((2, clients), streams.generator("fading", round))
+        rows = list(range(clients) if participants is None else participants)
+        if 2 * clients > MANY and rows:
+            scattered, errors = complex_normals(rows, 2, streams, "fading", round).mT
+        else:
+            scattered, errors = complex_normal((2, clients), streams.generator("fading", round))[:, rows]
         line_of_sight = self._line_of_sight
         fading = math.sqrt(line_of_sight) + math.sqrt(1 - line_of_sight) * scattered
-        gains = self.path_gains(clients, streams).sqrt() * fading
+        gains = self.path_gains(clients, streams)[rows].sqrt() * fading
         return gains, gains + math.sqrt(self.csi_error_variance) * errors
 
     def path_gains(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return β = r^-α of each client's position."""
-        area = torch.rand(clients, generator=streams.generator("positions"), dtype=torch.float64)
-        distance = (1 + area * (self.cell_radius**2 - 1)).sqrt()
-        return distance**-self.path_loss_exponent
+        return _path_gains(self.path_loss_exponent, self.cell_radius, clients, streams)
 
     def transmission_probability(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return P(|ĥ|² >= threshold): |ĥ|² is a noncentral chi-square of two degrees of freedom."""
@@ -107,3 +111,10 @@ class Fading(Channel):
     def _line_of_sight(self) -> float:
         """K / (K + 1): the line of sight's share of the energy."""
         return 1 / (1 + 10 ** min(300.0, -self.rician_k_db / 10))
+
+
+@lru_cache(maxsize=4)  # they are the same in all rounds of a run
+def _path_gains(exponent: float, radius: float, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
+    area = torch.rand(clients, generator=streams.generator("positions"), dtype=torch.float64)
+    distance = (1 + area * (radius**2 - 1)).sqrt()
+    return distance**-exponent

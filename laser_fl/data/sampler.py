@@ -147,7 +147,7 @@ class Epochs(Sampler):
         self._even = -(-sum(shards.sizes) // len(shards))
         self._epoch = -1
         self._shuffled: dict[int, Tensor] = {}  # of the epoch, by client: only those that take part are shuffled
-        self._stacked: tuple[int, tuple[int, ...], Tensor] | None = None
+        self._stacked: tuple[tuple[int, ...], Tensor] | None = None  # of the clients of the last call
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -178,19 +178,20 @@ class Epochs(Sampler):
 
     def _orders(self, epoch: int, clients: tuple[int, ...]) -> Int64[Tensor, "clients examples"]:
         """Shuffle each client's shard, wrapped around to the length of the largest."""
-        if self._stacked is None or self._stacked[:2] != (epoch, clients):
-            orders = [self._order(epoch, client) for client in clients]
-            self._stacked = epoch, clients, torch.stack(orders)
-        return self._stacked[2]
-
-    def _order(self, epoch: int, client: int) -> Int64[Tensor, " examples"]:
         if self._epoch != epoch:
-            self._epoch, self._shuffled = epoch, {}
-        if client not in self._shuffled:
-            shard, generator = self._shards[client], self._streams.generator("shuffle", epoch, client)
-            shuffled = shard[torch.randperm(len(shard), generator=generator)]
-            self._shuffled[client] = shuffled[torch.arange(self._largest) % len(shard)]
-        return self._shuffled[client]
+            self._epoch, self._shuffled, self._stacked = epoch, {}, None
+        if self._stacked is None or self._stacked[0] != clients:
+            if new := [client for client in clients if client not in self._shuffled]:
+                places = torch.stack([self._places(epoch, client) for client in new])
+                self._shuffled |= zip(new, self._shards.at(new, places).unbind(), strict=True)
+            self._stacked = clients, torch.stack([self._shuffled[client] for client in clients])
+        return self._stacked[1]
+
+    def _places(self, epoch: int, client: int) -> Int64[Tensor, " examples"]:
+        """Draw the order of a client's examples, by their places in its shard."""
+        size = self.sizes[client]
+        drawn = torch.randperm(size, generator=self._streams.generator("shuffle", epoch, client))
+        return drawn if size == self._largest else drawn[torch.arange(self._largest) % size]
 
 
 class Windows(Sampler):

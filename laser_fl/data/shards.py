@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laser_fl.config import RunConfig
 from laser_fl.rng import RandomStreams
+from laser_fl.shapes import Int64
 
 
 class Shards(Sequence[Tensor]):
@@ -51,6 +52,13 @@ class Shards(Sequence[Tensor]):
             return [self._of(one) for one in range(len(self))[client]]
         return self._of(range(len(self))[client])
 
+    def at(
+        self, clients: Sequence[int], places: Int64[Tensor, "clients examples"]
+    ) -> Int64[Tensor, "clients examples"]:
+        """Return the examples at some places of the clients' shards, row by row."""
+        starts = torch.tensor([self._ends[client] - self.sizes[client] for client in clients])
+        return self._examples[places + starts.unsqueeze(1)]
+
     def _of(self, client: int) -> Tensor:
         return self._examples[self._ends[client] - self.sizes[client] : self._ends[client]]
 
@@ -65,6 +73,12 @@ class Part(Shards):
         self.sizes = self._held
         if not held_out:
             self.sizes = tuple(size - held for size, held in zip(shards.sizes, self._held, strict=True))
+
+    def at(
+        self, clients: Sequence[int], places: Int64[Tensor, "clients examples"]
+    ) -> Int64[Tensor, "clients examples"]:
+        """Return the examples at some places of the clients' shards, row by row."""
+        return torch.stack([self[client][row] for client, row in zip(clients, places, strict=True)])
 
     def _of(self, client: int) -> Tensor:
         shard, held = self._whole[client], self._held[client]

@@ -12,6 +12,7 @@ from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.awgn import Awgn
 from laser_fl.channels.base import ChannelState
 from laser_fl.channels.blind import Blind
+from laser_fl.channels.fading import Fading
 from laser_fl.config import parse
 from laser_fl.errors import PowerError
 from laser_fl.registry import CHANNELS
@@ -327,3 +328,16 @@ class TestDigitalLinks:
         payload = torch.tensor([150.0, 150.1], dtype=torch.float64)
         with pytest.raises(PowerError, match=r"round 1: client 1 sent 150\.1 bits over a link that carries 150\.0"):
             orthogonal.deliver(tensors(clients=2), payload, 10, ctx)
+
+
+@pytest.mark.parametrize("channel", [Blind(antennas=4), Fading(path_loss_exponent=2.0)])
+def test_a_channel_of_many_clients_draws_a_link_whoever_else_takes_part(channel, monkeypatch):
+    """And of as many statistics as a channel of few, whose links are drawn together."""
+    few = channel.links(range(4000), 4000, 3, RandomStreams(0))
+    monkeypatch.setattr("laser_fl.channels.blind.MANY", 0)
+    monkeypatch.setattr("laser_fl.channels.fading.MANY", 0)
+    alone, among = (channel.links(some, 4000, 3, RandomStreams(0)) for some in ([7], [2, 7, 9]))
+    assert (alone.snr_gain[0], alone.precoding[0]) == (among.snr_gain[1], among.precoding[1])
+    assert not torch.equal(alone.snr_gain, channel.links([7], 4000, 4, RandomStreams(0)).snr_gain)
+    many = channel.links(range(4000), 4000, 3, RandomStreams(0))
+    assert many.snr_gain.mean() == pytest.approx(float(few.snr_gain.mean()), rel=0.1)
