@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norms, pick, put, take, to_host
+from laser_fl.blocks import Tensors, as_rows, norms, pick, put, take, to_device, to_host
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.clipping import along, clip_factors, refuse_overflow, without_broken
@@ -72,6 +72,7 @@ class ClientUpdate:
     losses: training loss of each participant; bookkeeping, not transmitted.
     buffers: of each participant's model, (participants, *shape), through the side channel.
     in_flight: the approximations behind the signals; they stay with the clients.
+    superposed: True where the signals are added up already, each times its precoding and its gain, (1, *signal shape).
     """
 
     signals: Tensors
@@ -80,6 +81,7 @@ class ClientUpdate:
     losses: Float64[Tensor, " participants"]
     buffers: Tensors = field(default_factory=dict)
     in_flight: tuple[InFlight, ...] = ()
+    superposed: bool = False
 
     @classmethod
     def in_outage(cls, losses: Float64[Tensor, " participants"], buffers: Tensors) -> "ClientUpdate":
@@ -101,13 +103,14 @@ class ClientUpdate:
         return replace(self, signal_norms=signal_norms, gradient_norms=gradient_norms, losses=losses)
 
     def of(self, participants: list[int], transmitters: list[int]) -> "ClientUpdate":
-        """Some of its rows, in their order; nothing is in flight at the server."""
+        """Some of its rows, in their order; nothing is in flight at the server. A sum of signals stays as it is."""
         return ClientUpdate(
-            take(self.signals, transmitters),
+            self.signals if self.superposed else take(self.signals, transmitters),
             self.signal_norms[transmitters],
             self.gradient_norms[transmitters],
             self.losses[participants],
             take(self.buffers, participants),
+            superposed=self.superposed,
         )
 
 
@@ -326,13 +329,38 @@ def aggregate_updates(
         else:
             channel_state, rows = channel_state.weighted(weights), weights.to(signal_norms).unsqueeze(1)
             power = signal_powers(names, rows * signal_norms, rows * gradient_norms, scheme, allocation, ctx)
-        received, usage = mac.transmit(client_update.signals, signal_norms, power, channel_state, ctx)
+        summed = client_update.superposed
+        received, usage = mac.transmit(client_update.signals, signal_norms, power, channel_state, ctx, summed)
         amplitudes = len(names)
     refuse_overflow(received.values, ctx.round)
     update, shared = decoded(scheme, received, shared, ctx)
     if update is not None and update is not received.values:
         refuse_overflow(update, ctx.round)
     return AggregationResult(received, update, shared, usage, amplitudes, scheme, ctx)
+
+
+def superpose(client_update: ClientUpdate, factors: Float64[Tensor, " transmitters"], total: Tensors) -> ClientUpdate:
+    """Add Σ_i factor_i s_i to a sum of signals, and return the rest of the update, without signals.
+
+    A signal whose norm is no number, or whose factor is 0, does not enter the sum.
+
+    Args:
+        client_update: of some clients.
+        factors: of their signals: precoding times gain.
+        total: the sum so far, by name (1, *signal shape), changed in place; {} at first.
+    """
+    if client_update.signals:
+        counts = (factors != 0) & client_update.signal_norms.isfinite().all(dim=1).to(factors.device)
+        for name, signal in client_update.signals.items():
+            rows, weights = (
+                as_rows(signal),
+                to_device(torch.where(counts, factors, 0.0).to(signal.dtype), signal.device),
+            )
+            if not counts.all():
+                rows = torch.where(weights.unsqueeze(1) != 0, rows, 0.0)
+            added = (weights.unsqueeze(0) @ rows).view(1, *signal.shape[1:])
+            total[name] = total[name].add_(added) if name in total else added
+    return replace(client_update, signals={})
 
 
 def join(client_updates: list[ClientUpdate]) -> ClientUpdate:

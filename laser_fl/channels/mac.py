@@ -32,8 +32,11 @@ def transmit(
     power: Float64[Tensor, " signals"],
     channel_state: ChannelState,
     ctx: RoundContext,
+    superposed: bool = False,
 ) -> tuple[Received, ChannelUsage]:
     """Send all transmitters' signals at once and estimate their mean over ctx.averaged clients.
+
+    Signals that are superposed already get the amplitude all at once, and energies follow from their norms.
 
     Args:
         signals: by name (transmitters, *shape).
@@ -41,6 +44,7 @@ def transmit(
         power: budget of each signal, linear; no transmitter's total may exceed ctx.power.
         channel_state: of the transmitters.
         ctx: of the exchange.
+        superposed: True where `signals` are Σ_i g_i b_i s_i, by name (1, *shape).
 
     Returns:
         The estimates with the standard deviation of their noise, and the cost.
@@ -49,9 +53,13 @@ def transmit(
     noise_std = ctx.noise_std * channel_state.noise_scale
     scaling = _scaling(signal_norms, power, channel_state, noise_std, ctx.averaged)
     received = draw_noise(signals, ctx) if noise_std > 0 else like.new_zeros(sum(sizes))
-    gain = None if channel_state.aligned else channel_state.gain.to(like.dtype).unsqueeze(1)
+    factors = torch.from_numpy(scaling.amplitude if superposed else scaling.factors).to(like.dtype)
+    aligned = superposed or channel_state.aligned
+    gain = None if aligned else channel_state.gain.to(like.dtype).unsqueeze(1)
     walk = _through_the_air_of_a_gpu if like.is_cuda else _through_the_air
-    client_power, signal_energy = walk(signals, received, scaling, gain)
+    client_power, signal_energy = walk(signals, received, factors, gain, scaling)
+    if superposed:
+        client_power = torch.from_numpy(((signal_norms.numpy() * scaling.factors * scaling.units) ** 2).sum(axis=1))
     std = scaling.level * scaling.scale
     noise_energy = float((std**2 * sizes).sum())
     spent = ChannelUsage(client_power, len(received), len(received), signal_energy, noise_energy)
@@ -95,14 +103,21 @@ def _sizes(signals: Tensors) -> list[int]:
 class _Scaling(NamedTuple):
     """The numbers by which signals are multiplied on their way; NumPy is quicker with few of them.
 
-    factors: a_l b_i of each client's signals, in their units, (clients, signals). level: of the noise, (signals,).
-    scale: of the received sum, (signals,). units: (signals,).
+    precoding: b_i, (clients, 1). amplitude: a_l, in units of the signals, (1, signals). units: (signals,).
+    level: of the noise, (signals,). scale: of the received sum, (signals,).
     """
 
-    factors: np.ndarray
+    precoding: np.ndarray
+    amplitude: np.ndarray
     level: np.ndarray
     scale: np.ndarray
     units: np.ndarray
+
+    @property
+    def factors(self) -> np.ndarray:
+        """The factors of each client's signals, a_l b_i, (clients, signals)."""
+        factors: np.ndarray = self.precoding * self.amplitude
+        return factors
 
 
 def _scaling(
@@ -118,27 +133,28 @@ def _scaling(
     unit = units(amplitude, strongest)
     amplitude /= unit
     scale = np.divide(1.0, averaged * amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
-    return _Scaling(precoding * amplitude, noise_std / unit, scale, unit)
+    return _Scaling(precoding, amplitude[np.newaxis], noise_std / unit, scale, unit)
 
 
 def _through_the_air(
-    signals: Tensors, received: Float[Tensor, " values"], scaling: _Scaling, gain: Tensor | None
+    signals: Tensors, received: Float[Tensor, " values"], factors: Tensor, gain: Tensor | None, scaling: _Scaling
 ) -> tuple[Float64[Tensor, " clients"], float]:
     """Add up what clients transmit, onto the noise in `received`, in pieces that stay in a processor's cache.
 
     Args:
         signals: by name (clients, *shape).
         received: noise of unit variance, replaced by the estimates, of all signals side by side.
+        factors: (clients, signals), in the signals' type.
+        gain: (clients, 1), likewise; None where it is 1 for all.
         scaling: of the signals.
-        gain: (clients, 1), in the signals' type; None where it is 1 for all.
 
     Returns:
         The energy of each client's transmission, and that of the estimate without noise.
     """
-    client_power, signal_energy = np.zeros(len(scaling.factors)), 0.0
-    factors = torch.split(torch.from_numpy(scaling.factors).to(received.dtype), 1, dim=1)
+    client_power, signal_energy = np.zeros(len(factors)), 0.0
+    columns_of = torch.split(factors, 1, dim=1)
     for columns, rows, places in _pieces(signals, received):
-        transmitted = torch._foreach_mul(rows, [factors[column] for column in columns])
+        transmitted = torch._foreach_mul(rows, [columns_of[column] for column in columns])
         client_power += ((norms_of_each(transmitted).numpy() * scaling.units[columns]) ** 2).sum(axis=1)
         if gain is not None:
             torch._foreach_mul_(transmitted, [gain] * len(transmitted))
@@ -184,14 +200,15 @@ def _pieces(signals: Tensors, received: Float[Tensor, " values"]) -> Iterator[_P
 
 
 def _through_the_air_of_a_gpu(
-    signals: Tensors, received: Float[Tensor, " values"], scaling: _Scaling, gain: Tensor | None
+    signals: Tensors, received: Float[Tensor, " values"], factors: Tensor, gain: Tensor | None, scaling: _Scaling
 ) -> tuple[Float64[Tensor, " clients"], float]:
     """Do as `_through_the_air`, with all signals in one piece: few launches, and one wait."""
     device, sizes = received.device, _sizes(signals)
     lengths = to_device(torch.tensor(sizes), device)
     owners = torch.repeat_interleave(torch.arange(len(sizes), device=device), lengths, output_size=len(received))
-    factors, level, scale, unit = (to_device(torch.from_numpy(one), device) for one in scaling)
-    factor, noise, back = (one.to(received.dtype).index_select(-1, owners) for one in (factors, level, scale))
+    level, scale, unit = (to_device(torch.from_numpy(one), device) for one in scaling[2:])
+    numbers = to_device(factors, device), level, scale
+    factor, noise, back = (one.to(received.dtype).index_select(-1, owners) for one in numbers)
     transmitted = torch.cat([as_rows(signal) for signal in signals.values()], dim=1).mul_(factor)
     client_power = _energies(transmitted, sizes, unit)
     if gain is not None:

@@ -1,6 +1,6 @@
 """Broadcasts: how to encode, and the model: itself, its last step, or the received signals that lead to it."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from laser_fl.blocks import Tensors, num_values
@@ -22,6 +22,8 @@ class Broadcast(Instructions):
     buffers: of the model (a batch norm's running mean and variance); noiseless.
     sync: where nodes make weights and shared state by themselves: the server's last step, or its whole state.
     acknowledgements: the number of this exchange, and which earlier ones the server has accepted.
+    superposition: precoding times gain by transmitter, where the clients of this process add their signals up as they
+        compute them; {}: they do not.
     """
 
     weights: Tensors = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Broadcast(Instructions):
     buffers: Tensors = field(default_factory=dict)
     sync: ReplicaUpdate | ReplicaState | None = None
     acknowledgements: Acknowledgements = field(default_factory=Acknowledgements)
+    superposition: Mapping[int, float] = field(default_factory=dict)
 
     def of(self, clients: Container[int]) -> "Broadcast":
         """Return the same broadcast as some of the clients see it."""

@@ -52,6 +52,8 @@ def to_checkpoint(client_state: ClientState) -> tuple[Numbers, Tensors]:
     trees = dict(zip(TREES, (memory, client_state.copies, *of_update), strict=True))
     tensors = {f"{tree}/{name}": tensor for tree, named in trees.items() for name, tensor in named.items()}
     last, clients = client_state.last.exchange, client_state.last.clients
+    if client_update.superposed:
+        numbers["superposed"] = True
     numbers |= {"exchange": last, "clients": clients, "in-flight": in_flight, "last-round": client_state.last_round}
     return numbers, tensors | {name: getattr(client_update, name) for name in REPORTS}
 
@@ -88,6 +90,7 @@ def from_checkpoint(numbers: Numbers, tensors: Tensors, device: Device = "cpu") 
     try:
         reports: dict[str, Any] = {name: tensors[name] for name in REPORTS}
         in_flight = unflatten(numbers["in-flight"], trees["in-flight"])
+        reports["superposed"] = bool(numbers.get("superposed"))
         client_update = ClientUpdate(trees["signals"], buffers=trees["buffers"], in_flight=in_flight, **reports)
         last = Reply(int(numbers["exchange"]), tuple(numbers["clients"]), client_update)
         last_round = int(numbers["last-round"])

@@ -28,7 +28,7 @@ from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
 from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
-from laser_fl.pipeline import ClientUpdate, correct, encode, encode_update, join
+from laser_fl.pipeline import ClientUpdate, correct, encode, encode_update, join, superpose
 from laser_fl.schemes.base import RoundContext
 
 ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU
@@ -166,16 +166,17 @@ class LocalTrainer:
             memory = {name: w.new_zeros(clients, *w.shape) for name, w in model.items()}
         device = _device_of(broadcast.weights or memory or broadcast.shared)
         groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, device))
-        if len(groups) == 1:
+        if len(groups) == 1 and not broadcast.superposition:
             return self._update(broadcast, memory)
+        total: Tensors = {}
         updates = []
-        for group, rows in zip(
-            groups, _split(memory, [len(group.context.participants) for group in groups]), strict=True
-        ):
+        memories = _split(memory, [len(group.context.participants) for group in groups])
+        for group, rows in zip(groups, memories, strict=True):
             update, after = self._update(group, rows)
-            updates.append(update)
             _copy(after, rows)
-        return join(updates), memory
+            updates.append(superpose(update, _factors(group), total) if broadcast.superposition else update)
+        joined = join(updates)
+        return replace(joined, signals=total, superposed=True) if total else joined, memory
 
     def _update(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
         """Compute and encode the gradients of clients that are encoded in one call; return their next memory, too."""
@@ -254,6 +255,12 @@ def _copy(tensors: Tensors, to: Tensors) -> None:
     """Copy tensors to those of the same name, unless they are the same."""
     if other := [name for name in to if tensors[name] is not to[name]]:
         torch._foreach_copy_([to[name] for name in other], [tensors[name] for name in other])
+
+
+def _factors(broadcast: Broadcast) -> Tensor:
+    """Return precoding times gain of each transmitter."""
+    factors = [broadcast.superposition[client] for client in broadcast.context.transmitters]
+    return torch.tensor(factors, dtype=torch.float64)
 
 
 def _device_of(tensors: Tensors) -> torch.device:

@@ -252,6 +252,10 @@ class Server:
         self._exchange += 1
         return self.air.phase == self.air.phases and self._end_round()
 
+    def faults_in(self, reply: Reply) -> tuple[Fault, ...]:
+        """Return the faults of a reply to this exchange, which stays to be aggregated."""
+        return self._expected().validate([reply]).faults
+
     def _expected(self) -> ReplyValidator:
         """Return the validator of the replies to this exchange."""
         ctx, like = self.air.context, next(iter(self.global_model.weights.values()))

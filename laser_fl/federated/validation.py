@@ -116,7 +116,7 @@ class ReplyValidator:
             yield "malformed", f"it was sent for the clients {list(reply.clients)[:5]}"
         if reply.clients and (lacking := [n for n in self.buffers if n not in reply.client_update.buffers]):
             yield "names", f"it lacks the buffers {_listed(lacking)}, which clients return with their gradients"
-        got, wanted = _parts(reply.client_update), self._shapes(reply.clients)
+        got, wanted = _parts(reply.client_update), self._shapes(reply.clients, reply.client_update.superposed)
         if list(got) != list(wanted):
             wrong = sorted(got.keys() ^ wanted.keys()) or ["their order"]
             yield "names", f"its parts are not those that the scheme sends: {_listed(wrong)}"
@@ -129,8 +129,8 @@ class ReplyValidator:
             if tensor.dtype != (dtype := types.get(name, torch.float64)):
                 yield "shapes", f"{name} came as {tensor.dtype}, not {dtype}"
 
-    def _shapes(self, clients: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that a reply's parts must have."""
+    def _shapes(self, clients: tuple[int, ...], superposed: bool = False) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that a reply's parts must have. superposed: its signals are added up."""
         ctx, participants, transmitters = self.context, len(clients), len(self.context.of(clients).transmitters)
         signals = {name: shape for block in ctx.blocks for name, shape in self.scheme.shapes(block, ctx).items()}
         signals = signals if transmitters else {}
@@ -138,7 +138,7 @@ class ReplyValidator:
             "losses": (participants,),
             "signal norms": (transmitters, len(signals)),
             "gradient norms": (transmitters, len(owners(signals))),
-            **{f"signal {name}": (transmitters, *shape) for name, shape in signals.items()},
+            **{f"signal {name}": (1 if superposed else transmitters, *shape) for name, shape in signals.items()},
             **{f"buffer {name}": (participants, *b.shape) for name, b in self.buffers.items() if participants},
         }
 

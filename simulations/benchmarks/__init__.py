@@ -21,6 +21,9 @@ BENCHMARKS = Table(
             "simulations.benchmarks.rounds:gpt2_full", "rounds of GPT-2 at the paper's size, on random tokens"
         ),
         "growth": Entry("simulations.benchmarks.rounds:growth", "rounds of the MNIST preset with 4 to 1,000 clients"),
+        "population": Entry(
+            "simulations.benchmarks.population:population", "rounds of 100 clients out of 10,000 and 100,000"
+        ),
         "peer": Entry(
             "simulations.benchmarks.peer:peer", "rounds of the MNIST preset beside a straightforward program"
         ),

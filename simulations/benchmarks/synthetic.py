@@ -61,6 +61,11 @@ def few_digits(data_dir: Path, config: RunConfig) -> Task:
     return _grey(config, 4_000, 1_000)
 
 
+def many_digits(data_dir: Path, config: RunConfig) -> Task:
+    """Draw grey images for a hundred thousand clients."""
+    return _grey(config, 200_000, 1_000)
+
+
 def _grey(config: RunConfig, train: int, test: int) -> Task:
     parts = (_drawn(config, "train", train, DIGITS), _drawn(config, "test", test, DIGITS))
     return mnist.task(*(mnist.normalised(part, 0.5, 0.2) for part in parts))

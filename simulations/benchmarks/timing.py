@@ -89,12 +89,15 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
         self._before = psutil.Process().memory_info().rss
 
-    def megabytes(self) -> float | None:
-        """Return the peak so far, in MB; None where the system does not report it."""
+    def megabytes(self, whole: bool = False) -> float | None:
+        """Return the peak so far, in MB; None where the system does not report it.
+
+        whole: True for all that the process has, Python and PyTorch among it.
+        """
         with suppress(OSError):
             for line in Path("/proc/self/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
-                    return (int(line.split()[1]) * 1024 - self._before) / MEGABYTE
+                    return (int(line.split()[1]) * 1024 - (0 if whole else self._before)) / MEGABYTE
         return None
 
 

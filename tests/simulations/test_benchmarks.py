@@ -40,6 +40,10 @@ FIELDS = {
     "gpt2-small": ROUNDS,
     "gpt2": ROUNDS,
     "growth": ROUNDS | {"bound_mb"},
+    "population": {
+        "strategy", "model", "clients", "cohort", "batch_size", "threads", "rounds", "all_ms", "round_ms", "ratio",
+        "peak_mb",
+    },
     "peer": {"strategy", "clients", "batch_size", "threads", "rounds", "peer_ms", "round_ms", "speedup"},
     "compression": {
         "rows", "columns", "rank", "clients", "device", "threads", "rounds", "peer_ms", "round_ms", "ratio",
@@ -55,6 +59,7 @@ FIELDS = {
 LARGE = ("resnet18", "cifar10", "gpt2", "gpt2-full", "flower")
 CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
     "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
+    "population": ("simulations.benchmarks.population.CLIENTS", (1000,)),
     "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),
     "flower": ("simulations.benchmarks.flower.CASES", tuple(Case("mnist", 4, 1, kind) for kind in ("own", "stored"))),
 }

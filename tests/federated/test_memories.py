@@ -1,0 +1,64 @@
+"""Memories of clients that take part one after the other, in pages and in a file."""
+
+import pytest
+import torch
+
+from laser_fl.errors import StorageError
+from laser_fl.federated import memories as module
+from laser_fl.federated.memories import Memories
+
+SHAPES = {"weight": (2, 3), "bias": (3,)}
+COHORTS = [(3, 5), (1, 5, 7), (0, 1), (3, 5), (2, 3, 4, 6), (0, 1, 2, 3, 4, 5, 6, 7)]
+
+
+def rows(count, value):
+    return {name: torch.full((count, *shape), float(value)) for name, shape in SHAPES.items()}
+
+
+def walk(memories):
+    """Give each cohort's clients a step in each round, and return a plain count of them."""
+    steps = [0] * 8
+    for cohort in COHORTS:
+        taken = memories.take(cohort)
+        if taken:
+            for name in SHAPES:
+                assert [int(row.unique()) for row in taken[name]] == [steps[client] for client in cohort]
+        memories.put(cohort, {name: t + 1 for name, t in (taken or rows(len(cohort), 0)).items()})
+        for client in cohort:
+            steps[client] += 1
+    return steps
+
+
+@pytest.mark.parametrize("kept", [module.KEPT, 0])
+def test_every_client_gets_its_own_memory_back_wherever_it_lies(kept, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", kept)
+    memories = Memories(range(8))
+    assert memories.take((3, 5)) == {}
+    steps = walk(memories)
+    assert memories.owners == tuple(range(8))
+    assert memories["bias"][:, 0].tolist() == steps
+    assert (memories._file is not None) == (kept == 0)
+
+
+def test_clients_that_never_took_part_cost_nothing_and_have_zeros():
+    memories = Memories(range(1_000_000))
+    memories.put((5, 999_999), rows(2, 1))
+    assert memories.owners == (5, 999_999)
+    assert memories.take((4, 5))["bias"][:, 0].tolist() == [0, 1]
+
+
+def test_rows_of_clients_that_always_come_together_change_in_place():
+    given = rows(8, 0)
+    memories = Memories.of(given, range(8))
+    assert memories.take(tuple(range(8)))["weight"] is given["weight"]
+    assert memories.take(tuple(range(8)), copied=True)["weight"] is not given["weight"]
+
+
+def test_a_folder_without_room_is_named(monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "KEPT", 0)
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", full)
+    with pytest.raises(StorageError, match="memories of clients cannot be kept there"):
+        walk(Memories(range(8)))
