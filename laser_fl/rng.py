@@ -5,14 +5,17 @@ draw the same numbers from the same key.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Device = torch.device | str
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class RandomStreams:
         """
         text = repr((self.seed, purpose, *index)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+    def keys(self, purpose: str, *index: int, rows: Sequence[int], columns: int) -> np.ndarray:
+        """Hash (seed, purpose, index, row, column) to 64 bits, for many rows and columns at once.
+
+        Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014 (SplitMix64).
+
+        Args:
+            purpose: of the draw.
+            index: of the draw.
+            rows: their numbers.
+            columns: number of columns.
+
+        Returns:
+            Unsigned integers, (rows, columns).
+        """
+        start = np.array([self.key(purpose, *index)], dtype=np.uint64)
+        each = _mixed(start + np.asarray(rows, dtype=np.uint64) * _GOLDEN)
+        return _mixed(each[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * _GOLDEN)
 
     def generator(self, purpose: str, *index: int, device: Device = "cpu") -> torch.Generator:
         """Make a fresh generator on `device`, seeded by (seed, purpose, index).
@@ -62,3 +83,11 @@ class RandomStreams:
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(key)
             yield
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Mix the bits of each number; products wrap around."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = numbers ^ (numbers >> np.uint64(31))
+    return mixed

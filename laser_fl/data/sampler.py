@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from inspect import signature
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,6 +100,9 @@ def _refuse_too_many(config: RunConfig, examples: int) -> None:
         raise ConfigError(f"clients: must be at most the {examples} training examples, got {config.clients}")
 
 
+MANY = 4096  # clients beyond which their orders are drawn at once; a generator of its own costs 50 µs
+
+
 class Sampler(ABC):
     """The order of data of a range of clients."""
 
@@ -182,7 +186,10 @@ class Epochs(Sampler):
             self._epoch, self._shuffled, self._stacked = epoch, {}, None
         if self._stacked is None or self._stacked[0] != clients:
             if new := [client for client in clients if client not in self._shuffled]:
-                places = torch.stack([self._places(epoch, client) for client in new])
+                if len(self._shards) > MANY:
+                    places = self._places_of_many(epoch, new)
+                else:
+                    places = torch.stack([self._places(epoch, client) for client in new])
                 self._shuffled |= zip(new, self._shards.at(new, places).unbind(), strict=True)
             self._stacked = clients, torch.stack([self._shuffled[client] for client in clients])
         return self._stacked[1]
@@ -192,6 +199,16 @@ class Epochs(Sampler):
         size = self.sizes[client]
         drawn = torch.randperm(size, generator=self._streams.generator("shuffle", epoch, client))
         return drawn if size == self._largest else drawn[torch.arange(self._largest) % size]
+
+    def _places_of_many(self, epoch: int, clients: Sequence[int]) -> Int64[Tensor, "clients examples"]:
+        """Draw the orders of clients' few examples at once: by the ranks of random keys."""
+        sizes = np.array([[self.sizes[client]] for client in clients])
+        keys, places = (
+            self._streams.keys("shuffle", epoch, rows=clients, columns=self._largest),
+            np.arange(self._largest),
+        )
+        ranked = np.where(places < sizes, keys, np.iinfo(np.uint64).max).argsort(axis=1, kind="stable")
+        return torch.from_numpy(np.take_along_axis(ranked, places % sizes, axis=1))
 
 
 class Windows(Sampler):

@@ -210,3 +210,18 @@ class TestWindowsOfAText:
             Text(torch.arange(9), context=9).sampler(parse({"clients": 1}), range(1))
         with pytest.raises(ConfigError, match="clients: must be at most the 3 training examples, got 4"):
             Text(torch.arange(39), context=9).sampler(parse({"clients": 4}), range(4))
+
+
+def test_the_orders_of_many_clients_are_drawn_at_once(monkeypatch):
+    """Each in an order of its own, new in each epoch, whoever else takes part."""
+    monkeypatch.setattr("laser_fl.data.sampler.MANY", 3)
+    many = sampler(examples=4 * 720 + 1, clients=4, batch=1000)
+    everybody, again = epoch(many, 0), epoch(many, 1)
+    shards = [set(row.tolist()) for row in everybody]
+    assert [len(shard) for shard in shards] == [721, 720, 720, 720]
+    assert everybody[1, 720] == everybody[1, 0]
+    assert [set(row.tolist()) for row in again] == shards
+    assert not torch.equal(everybody, again)
+    assert torch.equal(many.batch(0, (1, 3)), everybody[[1, 3]])
+    places = torch.stack([row[:720].argsort() for row in (*everybody, *again)]).double()
+    assert torch.corrcoef(places).fill_diagonal_(0).abs().max() < 0.2
