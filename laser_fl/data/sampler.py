@@ -203,10 +203,8 @@ class Epochs(Sampler):
     def _places_of_many(self, epoch: int, clients: Sequence[int]) -> Int64[Tensor, "clients examples"]:
         """Draw the orders of clients' few examples at once: by the ranks of random keys."""
         sizes = np.array([[self.sizes[client]] for client in clients])
-        keys, places = (
-            self._streams.keys("shuffle", epoch, rows=clients, columns=self._largest),
-            np.arange(self._largest),
-        )
+        keys = self._streams.keys("shuffle", epoch, rows=clients, columns=self._largest)
+        places = np.arange(self._largest)
         ranked = np.where(places < sizes, keys, np.iinfo(np.uint64).max).argsort(axis=1, kind="stable")
         return torch.from_numpy(np.take_along_axis(ranked, places % sizes, axis=1))
 

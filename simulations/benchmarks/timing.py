@@ -20,7 +20,12 @@ CLEAR_PEAK = "5"  # written to clear_refs, it makes Linux forget the peak
 
 
 def in_turn(
-    sides: Mapping[str, Side], rounds: int, warm_up: int, device: torch.device, block: int = 1
+    sides: Mapping[str, Side],
+    rounds: int,
+    warm_up: int,
+    device: torch.device,
+    block: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Call the sides in turn, and time the single calls.
 
@@ -32,6 +37,7 @@ def in_turn(
         warm_up: number of calls of each side before these.
         device: to wait for after every call.
         block: number of consecutive calls of a side before the next side's turn; a run's rounds follow each other, too.
+        clock: returns seconds.
 
     Returns:
         Each side's median, in seconds.
@@ -43,10 +49,10 @@ def in_turn(
     for start in range(0, rounds, block):
         for name, side in sides.items():
             for _ in range(min(block, rounds - start)):
-                started = time.perf_counter()
+                started = clock()
                 side()
                 _synchronise(device)
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: median(values) for name, values in seconds.items()}
 
 
