@@ -2,7 +2,7 @@
 
 Where the signals of a round are too many to be kept side by side, clients add them up as they compute them, as the air
 does: y_l = a_l Σ_i g_i b_i s_il + noise, of which the gains g_i and the precoding b_i are known before the gradients,
-and the amplitude a_l follows from the norms alone. Results then differ in the order of the sum: within 1e-6, relative.
+and the amplitude a_l follows from the norms alone. Results then differ in the order of the sum: about 1e-6, relative.
 """
 
 from dataclasses import replace
