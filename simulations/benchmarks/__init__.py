@@ -24,8 +24,11 @@ BENCHMARKS = Table(
         "population": Entry(
             "simulations.benchmarks.population:population", "rounds of 100 clients out of 10,000 and 100,000"
         ),
-        "peer": Entry(
-            "simulations.benchmarks.peer:peer", "rounds of the MNIST preset beside a straightforward program"
+        "peers": Entry(
+            "simulations.benchmarks.peers:peers", "rounds on MNIST beside plain PyTorch, pfl, BlazeFL and DDP's hook"
+        ),
+        "peers-local": Entry(
+            "simulations.benchmarks.peers:peers_local", "rounds of 50 local steps on CIFAR-10, BlazeFL's own setting"
         ),
         "compression": Entry(
             "simulations.benchmarks.compression:compression", "LASER's products beside those of torch's PowerSGD hook"

@@ -1,6 +1,7 @@
 """The command that runs benchmarks."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ def bench(
     strategies: Annotated[
         str | None, typer.Option(help="Comma-separated, where there are several; default: all.")
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown instead.")] = False,
     config: Overrides = None,
 ) -> None:
     """Time rounds beside what they cannot do without; one JSON line per case."""
@@ -28,5 +30,15 @@ def bench(
         chosen = () if strategies is None else tuple(one.strip() for one in strategies.split(","))
         if unknown := [one for one in chosen if one not in SCHEMES]:
             raise ConfigError(f"--strategies: must be among {', '.join(SCHEMES)}, got {unknown[0]!r}")
-        for line in BENCHMARKS.load(name)(Request(rounds, chosen, key_values(config))):
-            typer.echo(json.dumps(line))
+        for number, line in enumerate(BENCHMARKS.load(name)(Request(rounds, chosen, key_values(config)))):
+            if not markdown:
+                typer.echo(json.dumps(line))
+                continue
+            if number == 0:
+                typer.echo(f"{_row(line)}\n{_row(['---'] * len(line))}")
+            typer.echo(_row(line.values()))
+
+
+def _row(cells: Iterable[object]) -> str:
+    """Return a table's row; what is None stays empty."""
+    return f"| {' | '.join('' if cell is None else str(cell) for cell in cells)} |"

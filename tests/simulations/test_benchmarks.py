@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from laser_fl.config import parse
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
-from simulations.benchmarks import BENCHMARKS
+from simulations.benchmarks import BENCHMARKS, peers
 from simulations.benchmarks.base import apart
 from simulations.benchmarks.compression import BLOCK, Hook, Ours
 from simulations.benchmarks.flower import Case
@@ -32,6 +32,10 @@ ROUNDS = {
     "peak_device_mb",
     "waits",
 }
+PEERS = {
+    "case", "side", "version", "status", "turns", "cpu_ms", "rounds_per_cpu_second", "ratio",
+    "ratio_quartile_1", "ratio_quartile_3",
+}  # fmt: skip
 FIELDS = {
     "mnist": ROUNDS,
     "resnet18": ROUNDS,
@@ -44,7 +48,8 @@ FIELDS = {
         "strategy", "model", "clients", "cohort", "batch_size", "threads", "rounds", "all_ms", "round_ms", "ratio",
         "peak_mb",
     },
-    "peer": {"strategy", "clients", "batch_size", "threads", "rounds", "peer_ms", "round_ms", "speedup"},
+    "peers": PEERS,
+    "peers-local": PEERS,
     "compression": {
         "rows", "columns", "rank", "clients", "device", "threads", "rounds", "peer_ms", "round_ms", "ratio",
     },
@@ -56,12 +61,13 @@ FIELDS = {
 
 
 # They do what mnist and gpt2-small do, with networks whose full presets are tested, and what the real runtime does.
-LARGE = ("resnet18", "cifar10", "gpt2", "gpt2-full", "flower")
+LARGE = ("resnet18", "cifar10", "gpt2", "gpt2-full", "peers-local", "flower")
 CASES = {  # fewer and smaller ones: whether a benchmark runs does not depend on it
     "growth": ("simulations.benchmarks.rounds.GROWTH", (4, 16)),
     "population": ("simulations.benchmarks.population.CLIENTS", (1000,)),
     "compression": ("simulations.benchmarks.compression.SHAPES", ((10, 784), (64, 576))),
     "flower": ("simulations.benchmarks.flower.CASES", tuple(Case("mnist", 4, 1, kind) for kind in ("own", "stored"))),
+    "peers": ("simulations.benchmarks.peers.CASES", peers.CASES[::3]),  # one with plain gradients, one with DDP
 }
 
 
@@ -85,7 +91,8 @@ def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
         assert line.pop("benchmark") == name
         assert line.keys() == FIELDS[name]
         assert line.pop("peak_device_mb", None) is line.pop("waits", None) is None  # of a GPU
-        assert all(
+        assert line.get("status") in (None, peers.MEASURED) or line["cpu_ms"] is None
+        assert line.get("cpu_ms", 1) is None or all(
             value > 0 for key, value in line.items() if key.endswith(("_ms", "_mb", "ratio")) and key != "above_ms"
         )
 
@@ -95,8 +102,8 @@ def test_every_benchmark_runs_for_a_round(name, data_dir, monkeypatch):
     [
         (["speed"], "NAME: must be one of mnist, "),
         (["mnist", "--strategies", "laser,sdg"], "--strategies: must be among sgd, "),
-        (["peer", "--strategies", "sgd"], "--strategies: must be laser for this benchmark, got sgd"),
-        (["peer", "-c", "model=mlp"], "model: is set by the benchmark, got -c model=mlp"),
+        (["peers", "--strategies", "sgd"], "--strategies: must be laser for this benchmark, got sgd"),
+        (["peers", "-c", "model=mlp"], "model: is set by the benchmark, got -c model=mlp"),
         (["mnist", "-c", "rounds=5"], "rounds: is set by the benchmark, got -c rounds=5"),
         (["mnist", "-c", "powr=1"], "powr: unknown key, did you mean power?"),
     ],
@@ -135,6 +142,13 @@ def test_sides_take_turns_in_blocks():
     sides = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     assert in_turn(sides, 5, 1, torch.device("cpu"), block=2).keys() == sides.keys()
     assert "".join(calls) == "ab" + "aabb" + "aabb" + "ab"
+
+
+def test_a_table_in_markdown_has_the_figures_of_the_lines(monkeypatch):
+    lines = [{"benchmark": "mnist", "side": "loop", "ratio": 1.5}, {"benchmark": "mnist", "side": "pfl", "ratio": None}]
+    monkeypatch.setattr(BENCHMARKS, "load", lambda name: lambda request: iter(lines))
+    rows = ["| benchmark | side | ratio |", "| --- | --- | --- |", "| mnist | loop | 1.5 |", "| mnist | pfl |  |"]
+    assert bench("mnist", "--markdown").stdout.splitlines() == rows
 
 
 def _peak_of_twice_what_was_there(megabytes):
