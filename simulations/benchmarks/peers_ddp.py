@@ -1,9 +1,7 @@
 """PyTorch's DDP with its PowerSGD hook: a process per client, which compress and send over gloo on this machine."""
 
-import tempfile
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
-from pathlib import Path
 from time import process_time
 
 import torch
@@ -21,22 +19,21 @@ from simulations.benchmarks.peers_work import OfModule, Work
 class Hook(OfModule):
     """The first of the processes, which starts the others; these wait in their next round until it takes part."""
 
-    def __init__(self, work: Work, rank: int = 0, meeting: Path | None = None) -> None:
+    def __init__(self, work: Work, rank: int = 0, port: int = 0) -> None:
         """Start the group.
 
         Args:
             work: with a client per process.
             rank: of this process, the number of its client.
-            meeting: the file by which the processes find each other; None: a new one, for the first process.
+            port: on this machine, at which the processes find each other; 0: a free one, for the first process.
         """
         super().__init__(work)
         config, self._rank = work.config, rank
-        self._others: list[Synchronized[float]] = []
-        if meeting is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="laser-fl-bench-")
-            meeting = Path(self._folder.name) / "meeting"
-            self._others = [_start(config, len(work.order), other, meeting) for other in range(1, config.clients)]
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=config.clients)
+        first = rank == 0
+        store = dist.TCPStore("127.0.0.1", port, config.clients, is_master=first, wait_for_workers=False)
+        others = range(1, config.clients) if first else ()
+        self._others = [_start(config, len(work.order), other, store.port) for other in others]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=config.clients)
         self._parallel = nn.parallel.DistributedDataParallel(self.module)
         state = PowerSGDState(None, matrix_approximation_rank=config.rank, start_powerSGD_iter=2)
         self._parallel.register_comm_hook(state, powerSGD_hook)
@@ -53,17 +50,17 @@ class Hook(OfModule):
         self._optimizer.step()
 
 
-def _start(config: RunConfig, rounds: int, rank: int, meeting: Path) -> "Synchronized[float]":
+def _start(config: RunConfig, rounds: int, rank: int, port: int) -> "Synchronized[float]":
     """Start another process. Returns its processor time until its last round, which it keeps up to date."""
     spawn = get_context("spawn")
     seconds: Synchronized[float] = spawn.Value("d", 0.0)
-    spawn.Process(target=_take_part, args=(config, rounds, rank, meeting, seconds), daemon=True).start()
+    spawn.Process(target=_take_part, args=(config, rounds, rank, port, seconds), daemon=True).start()
     return seconds
 
 
-def _take_part(config: RunConfig, rounds: int, rank: int, meeting: Path, seconds: "Synchronized[float]") -> None:
+def _take_part(config: RunConfig, rounds: int, rank: int, port: int, seconds: "Synchronized[float]") -> None:
     work = Work.of(prepare(config), rounds)
-    side = Hook(work, rank, meeting)
+    side = Hook(work, rank, port)
     for _ in range(rounds):
         side()
         seconds.value = process_time()
