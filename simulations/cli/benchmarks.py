@@ -34,6 +34,7 @@ def bench(
             if not markdown:
                 typer.echo(json.dumps(line))
                 continue
+            del line["benchmark"]
             if number == 0:
                 typer.echo(f"{_row(line)}\n{_row(['---'] * len(line))}")
             typer.echo(_row(line.values()))
