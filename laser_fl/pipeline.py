@@ -28,12 +28,14 @@ from torch import Tensor
 from laser_fl.blocks import Tensors, as_rows, norms, pick, put, take, to_device, to_host
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
-from laser_fl.clipping import along, clip_factors, refuse_overflow, without_broken
+from laser_fl.clipping import LARGEST, along, clip_factors, refuse_overflow, without_broken
 from laser_fl.errors import TrainingError
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, decoded, encoded, owners
 from laser_fl.shapes import Float64, Int64
+
+NOISE_REACH = 10.0  # standard deviations; PyTorch draws none beyond 9
 
 Losses = Float64[Tensor, " clients"]
 Norms = Float64[Tensor, "clients _"]
@@ -322,17 +324,18 @@ def aggregate_updates(
         payload = scheme.payload(values_sent(client_update.signals), ctx)
         received, usage = orthogonal.deliver(client_update.signals, payload, channel_uses, ctx, weights)
     else:
-        names = list(client_update.signals)
-        signal_norms, gradient_norms = client_update.signal_norms, client_update.gradient_norms
-        if weights is None:
-            power = signal_powers(names, signal_norms, gradient_norms, scheme, allocation, ctx)
-        else:
+        signals, signal_norms = client_update.signals, client_update.signal_norms
+        sent_norms, gradient_norms = signal_norms, client_update.gradient_norms
+        if weights is not None:
             channel_state, rows = channel_state.weighted(weights), weights.to(signal_norms).unsqueeze(1)
-            power = signal_powers(names, rows * signal_norms, rows * gradient_norms, scheme, allocation, ctx)
-        summed = client_update.superposed
-        received, usage = mac.transmit(client_update.signals, signal_norms, power, channel_state, ctx, summed)
-        amplitudes = len(names)
-    refuse_overflow(received.values, ctx.round)
+            sent_norms, gradient_norms = rows * signal_norms, rows * gradient_norms
+        power = signal_powers(signals, sent_norms, gradient_norms, scheme, allocation, ctx)
+        received, usage = mac.transmit(
+            signals, signal_norms, power, channel_state, ctx, superposed=client_update.superposed
+        )
+        amplitudes = len(signals)
+    if not _is_moderate(usage):
+        refuse_overflow(received.values, ctx.round)
     update, shared = decoded(scheme, received, shared, ctx)
     if update is not None and update is not received.values:
         refuse_overflow(update, ctx.round)
@@ -361,6 +364,12 @@ def superpose(client_update: ClientUpdate, factors: Float64[Tensor, " transmitte
             added = (weights.unsqueeze(0) @ rows).view(1, *signal.shape[1:])
             total[name] = total[name].add_(added) if name in total else added
     return replace(client_update, signals={})
+
+
+def _is_moderate(usage: ChannelUsage) -> bool:
+    """Return True where the energies of estimates and noise leave no doubt that all values are numbers."""
+    largest = math.sqrt(usage.signal_energy) + NOISE_REACH * math.sqrt(usage.noise_energy)
+    return usage.values > 0 and largest * math.sqrt(usage.values) < LARGEST
 
 
 def join(client_updates: list[ClientUpdate]) -> ClientUpdate:

@@ -71,8 +71,7 @@ class Differentiation:
                 one = self._of_one(own, *map(of_one_client, (buffers, inputs, targets)))
                 return Computed(*map(with_clients_axis, one))
             batched = self._of_own_weights if own_weights else self._of_shared_weights
-            with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
-                gradients, (losses, after) = batched(weights, buffers, inputs, targets)
+            gradients, (losses, after) = batched(weights, buffers, inputs, targets)
             return Computed(gradients, after, losses.double())
 
     @property
@@ -101,7 +100,12 @@ class Differentiation:
         """
         own = self._task.loss
         loss = partial(self._loss, batched_cross_entropy if own is cross_entropy_of_all else own)
-        function = vmap(gradients_and_values(loss), in_dims=(weights, 0, 0, 0))
+        of_all = vmap(gradients_and_values(loss), in_dims=(weights, 0, 0, 0))
+
+        def function(*args: Tree) -> Any:
+            with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that PyTorch can batch
+                return of_all(*args)
+
         # A small network's arithmetic takes no longer than vmap's own Python. Own code may not be repeated without it.
         known = self._network.batches and own is cross_entropy_of_all
         return Traced(function) if known else function

@@ -146,7 +146,7 @@ class RoundAccounting:
             side_channel_floats: amplitudes down, per client.
         """
         self.usages.append(usage)
-        self.client_energy[list(transmitters)] += usage.client_power
+        self.client_energy.numpy()[list(transmitters)] += usage.client_power.numpy()
         self.side_channel_floats += side_channel_floats
 
     def record(

@@ -69,7 +69,8 @@ class GroupTrainer:
         buffers = {name: b.expand(clients, *b.shape) for name, b in broadcast.buffers.items()}
         total: Tensors = {}
         losses = torch.zeros(clients, dtype=torch.float64, device=device)
-        self._network.module.train()
+        if not self._network.module.training:
+            self._network.module.train()
         for step, part in enumerate(parts):
             if step % accumulated == 0:
                 examples = sum(micro.shape[1] for micro in parts[step : step + accumulated])

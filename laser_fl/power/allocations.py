@@ -9,6 +9,7 @@ An allocation maps to shares that sum to 1, of all blocks, from:
 Source: paper, §G.5; `min_mse` is ours.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,5 +48,9 @@ def min_mse(signal_norms: Norms, gradient_norms: Norms, sizes: Shares) -> Shares
 
 def mean_share(weights: Norms) -> Shares:
     """Average each client's weights, scaled to sum 1, over clients; all-zero weights mean uniform."""
-    proposals = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, 1.0)
-    return (proposals / proposals.sum(dim=1, keepdim=True)).mean(dim=0)
+    each = weights.numpy()
+    total = each.sum(axis=1, keepdims=True)
+    if not total.all():
+        each = np.where(total > 0, each, 1.0)
+        total = each.sum(axis=1, keepdims=True)
+    return torch.from_numpy((each / total).mean(axis=0))

@@ -1,12 +1,14 @@
 """The split of an exchange's power budget: over blocks by the allocation, over a block's signals by the scheme."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from laser_fl.blocks import Tensors
 from laser_fl.schemes.base import RoundContext, Scheme, owners
 from laser_fl.shapes import Float64
 
@@ -31,7 +33,7 @@ def phase_share(scheme: Scheme, ctx: RoundContext) -> float:
 
 
 def signal_powers(
-    names: Sequence[str],
+    signals: Tensors,
     signal_norms: Float64[Tensor, "clients signals"],
     gradient_norms: Norms,
     scheme: Scheme,
@@ -44,7 +46,7 @@ def signal_powers(
     schemes' own. The paper's allocations average each client's own shares, which its weight does not change.
 
     Args:
-        names: of the signals; those of one block follow each other.
+        signals: by name, (clients, *shape); those of one block follow each other.
         signal_norms: per transmitter and signal, of what it sends: times its weight in the mean, where it has one.
         gradient_norms: per transmitter and block of the signals, likewise.
         scheme: splits a block's power.
@@ -54,13 +56,13 @@ def signal_powers(
     Returns:
         Linear powers of sum ctx.power.
     """
-    parts = owners(names)
-    known = {block.name: block for block in ctx.blocks}
-    blocks = [known[name] for name in parts]
-    sizes = torch.tensor([scheme.values(block, ctx) for block in blocks]).to(signal_norms)
-    if len(parts) == len(names):
-        part = shares(signal_norms, gradient_norms, sizes, allocation)
+    parts, each = owners(signals), [signal.numel() // len(signal) for signal in signals.values()]
+    if len(parts) == len(signals):
+        part = shares(signal_norms, gradient_norms, torch.tensor(each, dtype=torch.float64), allocation)
     else:
+        known, left = {block.name: block for block in ctx.blocks}, iter(each)
+        blocks = [known[name] for name in parts]
+        sizes = torch.tensor([sum(islice(left, count)) for count in parts.values()], dtype=torch.float64)
         norms = torch.split(signal_norms, list(parts.values()), dim=1)
         block_norms = torch.stack([n[:, 0] if n.shape[1] == 1 else scheme.block_norm(n) for n in norms], dim=1)
         share = shares(block_norms, gradient_norms, sizes, allocation)
@@ -70,7 +72,7 @@ def signal_powers(
                 for block, n, one in zip(blocks, norms, share, strict=True)
             ]
         )
-    return torch.where(part > 0, ctx.power * part, 0.0)  # inf * 0 is NaN
+    return torch.from_numpy(np.multiply(ctx.power, part, out=np.zeros(len(part)), where=part.numpy() > 0))  # no inf * 0
 
 
 def shares(signal_norms: Norms, gradient_norms: Norms, sizes: Shares, allocation: Allocation) -> Shares:

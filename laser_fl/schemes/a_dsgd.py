@@ -12,6 +12,7 @@ sent along.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class ADsgd(Scheme):
     sparsity: float = option(0.5, "largest values in the approximation, per number sent", gt=0, le=1)
     recovery: str = option("lmmse", "method by which the server recovers the sparse mean", part="recovery")
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Error feedback. Not linear: each client's largest values are its own."""
         return Traits(error_feedback=True)

@@ -15,7 +15,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 import torch
@@ -39,7 +39,7 @@ class DDsgd(Scheme):
         True
     """
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Digital, with error feedback. Not linear: each client's largest values are its own."""
         return Traits(error_feedback=True, digital=True)

@@ -12,6 +12,7 @@ Source: paper, Algorithm 1 and §F.2; Vogels, Karimireddy, Jaggi, "PowerSGD", 20
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Laser(Scheme):
         chosen: type[Laser] = FACTOR_EXCHANGES.load(factor_exchange)
         return super().__new__(chosen)
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear, with error feedback."""
         return Traits(linear=True, error_feedback=True)

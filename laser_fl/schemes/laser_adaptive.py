@@ -53,7 +53,7 @@ class LaserAdaptive(Scheme):
 
     rank: int = option(2, "rank of bases and factors; 0: as the power allows", ge=0, lt=2**31)
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear, with error feedback, and with the update filter that weighs."""
         return Traits(linear=True, error_feedback=True, receiver="paced")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class TwoPhase(Laser):
 
     factor_exchange: str = option("two-phase", "way of the factors to the server", part="factor-exchange")
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear, with error feedback, in two phases."""
         shares = (self.phase_split, 1 - self.phase_split)
@@ -92,7 +93,7 @@ class OneShot(Laser):
 
     factor_exchange: str = option("one-shot", "way of the factors to the server", part="factor-exchange")
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Error feedback; linear for one client only."""
         return Traits(error_feedback=True)

@@ -5,6 +5,7 @@ Source: paper, Algorithm 3, with error feedback.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class RandomK(Scheme):
 
     compression_factor: float = option(0.1, "values sent per value; 0: as many as the power carries", ge=0, le=1)
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear, with error feedback."""
         return Traits(linear=True, error_feedback=True)

@@ -7,6 +7,7 @@ efficient and fault tolerant", 2019. There is no error feedback, as published.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.approximation import Approximation
@@ -22,7 +23,7 @@ class Signum(Scheme):
         False
     """
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Nothing but one bit per value on a digital link."""
         return Traits(bits_per_value=1)

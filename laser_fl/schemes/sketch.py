@@ -8,7 +8,7 @@ Source: paper, Algorithm 2.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Sketch(Scheme):
 
     compression_factor: float = option(0.1, "buckets per value", gt=0, le=1)
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear."""
         return Traits(linear=True)

@@ -4,6 +4,7 @@ Source: paper, §2, (Z-SGD) and (SGD).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from laser_fl.blocks import Block, Tensors
 from laser_fl.schemes.approximation import Approximation
@@ -19,7 +20,7 @@ class ZSgd(Scheme):
         (True, False)
     """
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear."""
         return Traits(linear=True)
@@ -48,7 +49,7 @@ class Sgd(ZSgd):
         True
     """
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """Linear, on a channel without noise."""
         return Traits(linear=True, noiseless=True)

@@ -30,7 +30,7 @@ class Hook(OfModule):
         super().__init__(work)
         config, self._rank = work.config, rank
         first = rank == 0
-        store = dist.TCPStore("127.0.0.1", port, config.clients, is_master=first, wait_for_workers=False)
+        store = dist.TCPStore("127.0.0.1", port, config.clients, is_master=first, wait_for_workers=False)  # type: ignore[attr-defined]
         others = range(1, config.clients) if first else ()
         self._others = [_start(config, len(work.order), other, store.port) for other in others]
         dist.init_process_group("gloo", store=store, rank=rank, world_size=config.clients)
