@@ -116,7 +116,10 @@ class ReplyValidator:
             yield "malformed", f"it was sent for the clients {list(reply.clients)[:5]}"
         if reply.clients and (lacking := [n for n in self.buffers if n not in reply.client_update.buffers]):
             yield "names", f"it lacks the buffers {_listed(lacking)}, which clients return with their gradients"
-        got, wanted = _parts(reply.client_update), self._shapes(reply.clients, reply.client_update.superposed)
+        got, wanted = (
+            _parts(reply.client_update),
+            self._shapes(reply.clients, reply.own and reply.client_update.superposed),
+        )
         if list(got) != list(wanted):
             wrong = sorted(got.keys() ^ wanted.keys()) or ["their order"]
             yield "names", f"its parts are not those that the scheme sends: {_listed(wrong)}"

@@ -56,7 +56,7 @@ class TestTheApp:
         "components",
         [
             Components(),
-            Components("simulations.benchmarks.flower_app:server", "simulations.benchmarks.flower_app:client"),
+            Components("simulations.benchmarks.flower_app:server", "simulations.benchmarks.flower_app:own"),
         ],
         ids=["training", "benchmark"],
     )

@@ -520,7 +520,7 @@ class TestAServer:
 
 def changed(client_update, changes):
     """An uplink with other tensors, whether or not they are such as it may have."""
-    parts = {name: value for name, value in vars(client_update).items() if name != "in_flight"}
+    parts = {name: value for name, value in vars(client_update).items() if name not in ("in_flight", "superposed")}
     trees = {name: dict(value) if isinstance(value, dict) else {name: value} for name, value in parts.items()}
     for where, (how, what) in changes:
         tree = trees[pick(trees, where)]
