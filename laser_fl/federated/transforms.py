@@ -5,21 +5,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import eager_transforms
 
 from laser_fl.blocks import Tensors
 from laser_fl.data.metrics import IGNORED
 
-parts: Any = eager_transforms  # its types are too narrow
+try:
+    from torch._functorch import eager_transforms as _private
+except ImportError:
+    _private = None  # type: ignore[assignment]
+
+PARTS = "grad_increment_nesting", "_wrap_all_tensors", "_create_differentiable", "_undo_create_differentiable"
 Values = tuple[Tensor, Any]  # a scalar, and what comes with it
 
 
 def gradients_and_values(function: Callable[..., Values]) -> Callable[..., tuple[Tensors, Values]]:
     """Return torch.func.grad_and_value(function, has_aux=True), for functions of weights by name.
 
-    That one imports torch's compiler in its first call, which takes as long as torch itself. Its parts are private, but
-    have no public counterpart without it.
+    That one imports torch's compiler in its first call, which takes as long as torch itself. Its parts are private: a
+    version of torch without them gets that one.
     """
+    parts: Any = _private
+    if not all(hasattr(parts, name) for name in PARTS):
+        return torch.func.grad_and_value(function, has_aux=True)
 
     def both(*args: Any) -> tuple[Tensors, Values]:
         with (

@@ -5,6 +5,7 @@ import torch
 from torch.func import grad_and_value, vmap
 
 from laser_fl.data.task import cross_entropy_of_all
+from laser_fl.federated import transforms
 from laser_fl.federated.transforms import batched_cross_entropy, gradients_and_values
 
 
@@ -16,8 +17,11 @@ def with_loss(loss):
     return function
 
 
+@pytest.mark.parametrize("has_parts", [True, False], ids=["by torch's parts", "by a torch without them"])
 @pytest.mark.parametrize("shape", [(4, 32, 20), (3, 5, 6, 11)], ids=["labels", "sequences"])
-def test_many_clients_gradients_and_losses_are_those_of_torch_func(shape):
+def test_many_clients_gradients_and_losses_are_those_of_torch_func(shape, has_parts, monkeypatch):
+    if not has_parts:
+        monkeypatch.setattr(transforms, "_private", None)
     weights = {"w": torch.randn(7, shape[-1]), "b": torch.randn(7), "idle": torch.randn(3)}
     inputs, targets = torch.randn(shape), torch.randint(7, shape[:-1])
     targets[..., 0] = -100  # which the loss ignores
