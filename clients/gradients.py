@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clients.node import reply
 from laser_fl.blocks import Tensors
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.errors import TrainingError, quoted
 from laser_fl.federated.broadcast import Broadcast
-from laser_fl.pipeline import ClientUpdate, encode_update
+from laser_fl.pipeline import encode_update
 from laser_fl.rng import Device
 
 # (weights, buffers, client) -> (gradients, loss) or (gradients, loss, buffers)

@@ -29,10 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from laser_fl.blocks import Tensors, num_values, take
 from laser_fl.channels.base import Channel
+from laser_fl.channels.exchange import ClientUpdate, Instructions
 from laser_fl.config.server_options import AirOptions
 from laser_fl.errors import ConfigError, TrainingError, quoted, reason_of
 from laser_fl.over_the_air import OverTheAir
-from laser_fl.pipeline import ClientUpdate, Instructions, encode_finite
+from laser_fl.pipeline import encode_finite
 from laser_fl.schemes.base import RoundContext, Scheme, Shapes, owners
 
 

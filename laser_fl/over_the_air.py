@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from laser_fl.blocks import Tensors, num_values, pick, place
 from laser_fl.channels.base import Channel
+from laser_fl.channels.exchange import Instructions
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.keywords import only
 from laser_fl.config.server_options import AirOptions
@@ -20,7 +21,7 @@ from laser_fl.federated.ledger import Ledger, LedgerRecord
 from laser_fl.federated.optimizer import OptimizerConfig, update_filter_of
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.models.base import Network, outputs_of
-from laser_fl.pipeline import Instructions, encode_finite
+from laser_fl.pipeline import encode_finite
 from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
 from laser_fl.schemes.base import Scheme
 

@@ -17,134 +17,27 @@ Source: paper, Algorithm 1 and §G.5.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from math import prod
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, norms, pick, put, take, to_device, to_host
+from laser_fl.blocks import Tensors, norms, pick, put
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
+from laser_fl.channels.exchange import AggregationResult, ClientUpdate, InFlight, Instructions, values_sent
 from laser_fl.clipping import LARGEST, along, clip_factors, refuse_overflow, without_broken
 from laser_fl.errors import TrainingError
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import Received, RoundContext, Scheme, decoded, encoded, owners
-from laser_fl.shapes import Float64, Int64
+from laser_fl.shapes import Float64
 
 NOISE_REACH = 10.0  # standard deviations; PyTorch draws none beyond 9
 
 Losses = Float64[Tensor, " clients"]
 Norms = Float64[Tensor, "clients _"]
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """The server's instructions to encode a gradient.
-
-    shared: the scheme's shared state. norm_bounds: the largest norm that a signal may have, by its name; {}: no bound.
-    """
-
-    scheme: Scheme
-    shared: Tensors
-    context: RoundContext
-    norm_bounds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """Approximations whose signals the server has not acknowledged yet.
-
-    clients: the senders, rising. approximations: per block, a row for each of them.
-    """
-
-    clients: tuple[int, ...]
-    approximations: Mapping[str, Approximation]
-
-
-@dataclass(frozen=True)
-class ClientUpdate:
-    """The clients' part of an exchange.
-
-    signals: by name (transmitters, *signal shape), through the air. Those of one block follow each other.
-    signal_norms: per signal; gradient_norms: per block, of the corrected gradients. Both take the side channel.
-    losses: training loss of each participant; bookkeeping, not transmitted.
-    buffers: of each participant's model, (participants, *shape), through the side channel.
-    in_flight: the approximations behind the signals; they stay with the clients.
-    superposed: True where the signals are added up already, each times its precoding and its gain, (1, *signal shape).
-    """
-
-    signals: Tensors
-    signal_norms: Float64[Tensor, "transmitters signals"]
-    gradient_norms: Float64[Tensor, "transmitters blocks"]
-    losses: Float64[Tensor, " participants"]
-    buffers: Tensors = field(default_factory=dict)
-    in_flight: tuple[InFlight, ...] = ()
-    superposed: bool = False
-
-    @classmethod
-    def in_outage(cls, losses: Float64[Tensor, " participants"], buffers: Tensors) -> "ClientUpdate":
-        """The update of participants none of whom transmits."""
-        nothing = torch.zeros(0, 0, dtype=torch.float64)
-        return cls({}, nothing, nothing, losses, buffers)
-
-    @classmethod
-    def none(cls) -> "ClientUpdate":
-        """The update of no participants."""
-        return cls.in_outage(torch.zeros(0, dtype=torch.float64), {})
-
-    @property
-    def reported(self) -> "ClientUpdate":
-        """The same update with norms and losses on the CPU, where the server looks at them."""
-        if not (self.signal_norms.is_cuda or self.losses.is_cuda):
-            return self
-        signal_norms, gradient_norms, losses = to_host(self.signal_norms, self.gradient_norms, self.losses)
-        return replace(self, signal_norms=signal_norms, gradient_norms=gradient_norms, losses=losses)
-
-    def of(self, participants: list[int], transmitters: list[int]) -> "ClientUpdate":
-        """Some of its rows, in their order; nothing is in flight at the server. A sum of signals stays as it is."""
-        return ClientUpdate(
-            self.signals if self.superposed else take(self.signals, transmitters),
-            self.signal_norms[transmitters],
-            self.gradient_norms[transmitters],
-            self.losses[participants],
-            take(self.buffers, participants),
-            superposed=self.superposed,
-        )
-
-
-@dataclass(frozen=True)
-class AggregationResult:
-    """The server's result of an exchange.
-
-    received: None in a round in which nobody transmitted.
-    update: None until the scheme's last phase, and in a round in which nobody transmitted.
-    side_channel_floats: amplitudes down, per client.
-    scheme, context: of the exchange.
-    """
-
-    received: Received | None
-    update: Tensors | None
-    shared: Tensors
-    usage: ChannelUsage
-    side_channel_floats: int
-    scheme: Scheme
-    context: RoundContext
-
-    @cached_property
-    def noise(self) -> Tensors:
-        """The expected energy of the noise in each block of the update; few update filters look at it."""
-        if self.received is None or self.update is None:
-            return {}
-        return self.scheme.noise_energies(self.received, self.context)
-
-    @property
-    def weighs(self) -> bool:
-        """True where an update filter is to weigh the update by its noise."""
-        return self.scheme.weighs(self.context)
 
 
 def encode_update(
@@ -342,69 +235,10 @@ def aggregate_updates(
     return AggregationResult(received, update, shared, usage, amplitudes, scheme, ctx)
 
 
-def superpose(client_update: ClientUpdate, factors: Float64[Tensor, " transmitters"], total: Tensors) -> ClientUpdate:
-    """Add Σ_i factor_i s_i to a sum of signals, and return the rest of the update, without signals.
-
-    A signal whose norm is no number, or whose factor is 0, does not enter the sum.
-
-    Args:
-        client_update: of some clients.
-        factors: of their signals: precoding times gain.
-        total: the sum so far, by name (1, *signal shape), changed in place; {} at first.
-    """
-    if client_update.signals:
-        counts = (factors != 0) & client_update.signal_norms.isfinite().all(dim=1).to(factors.device)
-        for name, signal in client_update.signals.items():
-            rows, weights = (
-                as_rows(signal),
-                to_device(torch.where(counts, factors, 0.0).to(signal.dtype), signal.device),
-            )
-            if not counts.all():
-                rows = torch.where(weights.unsqueeze(1) != 0, rows, 0.0)
-            added = (weights.unsqueeze(0) @ rows).view(1, *signal.shape[1:])
-            total[name] = total[name].add_(added) if name in total else added
-    return replace(client_update, signals={})
-
-
 def _is_moderate(usage: ChannelUsage) -> bool:
     """Return True where the energies of estimates and noise leave no doubt that all values are numbers."""
     largest = math.sqrt(usage.signal_energy) + NOISE_REACH * math.sqrt(usage.noise_energy)
     return usage.values > 0 and largest * math.sqrt(usage.values) < LARGEST
-
-
-def join(client_updates: list[ClientUpdate]) -> ClientUpdate:
-    """Join the updates of several groups of clients, in the order of clients."""
-    if len(client_updates) == 1:
-        return client_updates[0]
-    if not client_updates:
-        return ClientUpdate.none()
-    losses = torch.cat([u.losses for u in client_updates])
-    buffers = {name: torch.cat([u.buffers[name] for u in client_updates]) for name in client_updates[0].buffers}
-    sending = [u for u in client_updates if len(u.signal_norms) > 0]
-    if not sending:
-        return ClientUpdate.in_outage(losses, buffers)
-    return ClientUpdate(
-        {name: torch.cat([u.signals[name] for u in sending]) for name in sending[0].signals},
-        torch.cat([u.signal_norms for u in sending]),
-        torch.cat([u.gradient_norms for u in sending]),
-        losses,
-        buffers,
-        tuple(one for u in sending for one in u.in_flight),
-    )
-
-
-def values_reported(client_update: ClientUpdate, scheme: Scheme) -> int:
-    """Count a client's values in the side channel: buffers, and norms, of which a digital message needs none."""
-    norms_up = 0
-    if not scheme.traits.digital:
-        norms_up = client_update.signal_norms.shape[1] + client_update.gradient_norms.shape[1]
-    return norms_up + sum(prod(buffer.shape[1:]) for buffer in client_update.buffers.values())
-
-
-def values_sent(signals: Tensors) -> Int64[Tensor, " transmitters"]:
-    """Count the values of each transmitter's signals that are not zero."""
-    counts = [as_rows(signal).count_nonzero(dim=1) for signal in signals.values()]
-    return torch.stack(counts).sum(dim=0)
 
 
 @dataclass(frozen=True)

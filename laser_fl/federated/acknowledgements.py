@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from laser_fl.blocks import Block, Tensors
-from laser_fl.pipeline import InFlight
+from laser_fl.channels.exchange import InFlight
 from laser_fl.schemes.approximation import (
     Approximation,
     Dense,

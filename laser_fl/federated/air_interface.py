@@ -13,13 +13,14 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors, blocks_of
 from laser_fl.channels.base import Channel
+from laser_fl.channels.exchange import AggregationResult, ClientUpdate, values_reported
 from laser_fl.clipping import NormClipper
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.federated.ledger import Ledger, RoundAccounting
 from laser_fl.federated.participation import Participation, Population, refuse_outage
 from laser_fl.federated.schedule import RoundSchedule
-from laser_fl.pipeline import AggregationResult, ClientUpdate, aggregate_updates, values_reported
+from laser_fl.pipeline import aggregate_updates
 from laser_fl.power.split import phase_share
 from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES
 from laser_fl.rng import RandomStreams

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from laser_fl.blocks import Tensors, num_values
 from laser_fl.channels.downlink import Downlink, noise_std
+from laser_fl.channels.exchange import Instructions
 from laser_fl.federated.acknowledgements import Acknowledgements
 from laser_fl.federated.model import GlobalModel
 from laser_fl.federated.replica import ReplicaState, ReplicaUpdate, checksum
-from laser_fl.pipeline import Instructions
 from laser_fl.schemes.base import Received, RoundContext
 
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors, pick, take
 from laser_fl.channels.downlink import receive
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.errors import brief
 from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.memories import Memories
 from laser_fl.federated.replica import OutOfSyncError, ReplicaFollower, following
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import ClientUpdate
 from laser_fl.rng import Device
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
 

@@ -8,13 +8,13 @@ and the amplitude a_l follows from the norms alone. Results then differ in the o
 from dataclasses import replace
 
 from laser_fl.blocks import Tensors
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.server import Server
 from laser_fl.federated.setup import Setup
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import ClientUpdate
 
 SIDE_BY_SIDE = 2**26  # values of a round's signals
 

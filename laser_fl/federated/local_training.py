@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import Tensors
+from laser_fl.channels.exchange import ClientUpdate, join, superpose
 from laser_fl.config import RunConfig
 from laser_fl.data.task import Task
 from laser_fl.errors import LaserError, TrainingError, brief, reason_of
@@ -28,7 +29,7 @@ from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
 from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
-from laser_fl.pipeline import ClientUpdate, correct, encode, encode_update, join, superpose
+from laser_fl.pipeline import correct, encode, encode_update
 from laser_fl.schemes.base import RoundContext
 
 ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU

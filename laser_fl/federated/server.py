@@ -10,6 +10,7 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors, num_values
 from laser_fl.channels.downlink import Downlink
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.federated.acknowledgements import Acknowledgements
@@ -22,7 +23,6 @@ from laser_fl.federated.replica import ReplicaState
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.spectrum import spectrum
 from laser_fl.federated.validation import AcceptedReplies, Fault, Reply, ReplyValidator
-from laser_fl.pipeline import ClientUpdate
 from laser_fl.storage.checkpoint import CheckpointError, Numbers, Progress
 
 NAMED = 3  # clients left out of a round that a warning names; the ledger names them all

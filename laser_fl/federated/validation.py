@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows, norms, to_host
+from laser_fl.channels.exchange import ClientUpdate, join, values_sent
 from laser_fl.clipping import ADVICE, CROWD, LARGEST, ROUNDING
 from laser_fl.errors import brief
-from laser_fl.pipeline import ClientUpdate, join, values_sent
 from laser_fl.schemes.base import RoundContext, Scheme, owners
 from laser_fl.shapes import Bool, Float64
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from laser_fl.blocks import Tensors, as_rows
-from laser_fl.pipeline import values_sent
+from laser_fl.channels.exchange import values_sent
 from laser_fl.schemes.approximation import Approximation, float_tensors
 from laser_fl.schemes.base import Scheme, Traits
 from laser_fl.testing.cases import CASES, Exchange, copied, dense, exact, rounds

@@ -8,7 +8,8 @@ import torch
 
 from laser_fl.blocks import Tensors
 from laser_fl.channels.base import ChannelState
-from laser_fl.pipeline import AggregationResult, ClientUpdate, Instructions, aggregate_updates, encode_update
+from laser_fl.channels.exchange import AggregationResult, ClientUpdate, Instructions
+from laser_fl.pipeline import aggregate_updates, encode_update
 from laser_fl.power.allocations import signal_norm
 from laser_fl.schemes.base import RoundContext, Scheme
 from laser_fl.testing.cases import ROUNDS, USES, Case, dense, initial

@@ -11,9 +11,9 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.errors import WireError
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import ClientUpdate
 from laser_fl.rng import Device
 from laser_fl.transport.arrays import Publish, Values, bundled, put_tensors, reading, take_tensors, text_in, unbundled
 from laser_fl.transport.messages import BUFFERS, TENSORS

@@ -16,8 +16,9 @@ from torch import nn
 import strategies
 from clients import respond
 from clients.node import reply
+from laser_fl.channels.exchange import Instructions
 from laser_fl.errors import ConfigError, TrainingError
-from laser_fl.pipeline import Instructions, encode_update
+from laser_fl.pipeline import encode_update
 from laser_fl.transport.arrays import read_tensors, write_tensors
 from simulations.engines.superlink import CONNECTION, free_ports, home_folder, superlink, tool
 from strategies import Laser, Sgd, ZSgd

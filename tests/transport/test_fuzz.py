@@ -21,12 +21,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clients.node import reply
+from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.config import RunConfig, parse
 from laser_fl.errors import ConfigError, LaserError, WireError
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Reply
-from laser_fl.pipeline import ClientUpdate, encode_update
+from laser_fl.pipeline import encode_update
 from laser_fl.transport.arrays import read_tensors, take_tensors, write_tensors
 from laser_fl.transport.client_state import (
     add_client_state,
