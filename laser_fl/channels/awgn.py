@@ -19,8 +19,11 @@ class Awgn(Channel):
         2.0
     """
 
-    varies = False
-
     def links(self, participants: Sequence[int], clients: int, round: int, streams: RandomStreams) -> ChannelState:
         """Return the ideal state: all clients alike, in every round."""
         return ChannelState.ideal(len(participants))
+
+
+def is_constant(channel: Channel) -> bool:
+    """Return True where the state of the links depends on the participants alone, in every round."""
+    return type(channel).links is Awgn.links

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -98,8 +97,6 @@ class Channel(ABC):
         >>> Ideal(noise_variance=0.25).noise_std(clients=4)
         0.5
     """
-
-    varies: ClassVar[bool] = True  # False: the state depends on the participants alone, in every round
 
     noise_variance: float = option(1.0, "variance σ² of the channel noise per received value", ge=0, le=1e30)
 

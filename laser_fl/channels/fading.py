@@ -87,12 +87,13 @@ class Fading(Channel):
             scattered, errors = complex_normal((2, clients), streams.generator("fading", round))[:, rows]
         line_of_sight = self._line_of_sight
         fading = math.sqrt(line_of_sight) + math.sqrt(1 - line_of_sight) * scattered
-        gains = self.path_gains(clients, streams)[rows].sqrt() * fading
+        path = _path_gains(self.path_loss_exponent, self.cell_radius, clients, streams)
+        gains = path[rows].sqrt() * fading
         return gains, gains + math.sqrt(self.csi_error_variance) * errors
 
     def path_gains(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return β = r^-α of each client's position."""
-        return _path_gains(self.path_loss_exponent, self.cell_radius, clients, streams)
+        return _path_gains(self.path_loss_exponent, self.cell_radius, clients, streams).clone()
 
     def transmission_probability(self, clients: int, streams: RandomStreams) -> Float64[Tensor, " clients"]:
         """Return P(|ĥ|² >= threshold): |ĥ|² is a noncentral chi-square of two degrees of freedom."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from laser_fl.blocks import Tensors, blocks_of
+from laser_fl.channels.awgn import is_constant
 from laser_fl.channels.base import Channel
 from laser_fl.channels.exchange import AggregationResult, ClientUpdate, values_reported
 from laser_fl.clipping import NormClipper
@@ -86,7 +87,7 @@ class AirInterface:
         self._participation_is_constant = (
             config.fraction == 1
             and config.dropout_rate == 0
-            and not self.channel.varies
+            and is_constant(self.channel)
             and not self.scheme.traits.digital  # the capacity of links follows the power
         )
         refuse_outage(config, self.channel, schedule.rounds, self.streams, self.population.holders)

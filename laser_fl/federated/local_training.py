@@ -241,12 +241,16 @@ class LocalTrainer:
 def _apart(gradients: Tensors) -> Tensors:
     """Return contiguous gradients; on a CPU, which adds the memory to them, each has values of its own.
 
-    Autograd may give two weights the same tensor.
+    Autograd may give two weights the same tensor, or parts of it.
     """
     apart = {name: gradient.contiguous() for name, gradient in gradients.items()}
-    if len({gradient.data_ptr() for gradient in apart.values()}) == len(apart) or _device_of(apart).type != "cpu":
+    if _device_of(apart).type != "cpu" or len(set(map(_storage, apart.values()))) == len(apart):
         return apart
     return {name: gradient.clone() for name, gradient in apart.items()}
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _no_losses(ctx: RoundContext) -> Tensor:

@@ -184,7 +184,7 @@ class _File:
         except OSError as error:
             raise _cannot(error) from None
         parts = torch.split(torch.from_numpy(flat).view(values.dtype), sizes, dim=1)
-        return {name: part.view(-1, *t.shape[1:]) for (name, t), part in zip(like.items(), parts, strict=True)}
+        return {name: part.view(len(places), *t.shape[1:]) for (name, t), part in zip(like.items(), parts, strict=True)}
 
 
 def _cannot(error: OSError) -> StorageError:

@@ -67,7 +67,7 @@ class Recording:
         """Call the function once.
 
         Raises:
-            RuntimeError: it hides from PyTorch a step from one of its tensors to another.
+            RuntimeError: it looks at values, or hides from PyTorch a step from one of its tensors to another.
         """
         args = mapped(Tensor.detach, args)  # each has a place, also where two are the same tensor now
         recorder = _Recorder(args)
@@ -113,6 +113,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation, kwargs = COPY if operation is NEW else operation, kwargs or {}
         placed = self.with_places(args), {key: self.with_places(value) for key, value in kwargs.items()}
         result = operation(*args, **kwargs)
+        if result is not None and next(tensors_of(result), None) is None:
+            raise RuntimeError("the function looks at values of its tensors")
         if (same := self._seen(args, result)) is not None:
             self._places[id(result)] = self._places[id(same)]
             self._kept.append(result)
@@ -182,7 +184,8 @@ def _is_view(result: Any, whole: Any) -> bool:
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+    bits = tensor.is_conj(), tensor.is_neg()
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, bits
 
 
 def _places_of(tree: Any) -> list[int]:

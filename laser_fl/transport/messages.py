@@ -172,7 +172,7 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
         broadcast = Broadcast(
             weights=trees.get(WEIGHTS, {}) if first else {},
             shared=trees.get(SHARED, {}),
-            scheme=_scheme(SCHEMES.outside.get(numbers.strategy), numbers.strategy, numbers.options),
+            scheme=_scheme(_parts_from_outside(), numbers.strategy, numbers.options),
             context=numbers.exchange.context,
             downlink=Downlink(numbers.downlink.content, numbers.downlink.noise_std),
             buffers=trees.get(BUFFERS, {}) if first else {},
@@ -216,12 +216,16 @@ def _read_sync(numbers: Numbers, trees: Mapping[str, Tensors]) -> ReplicaUpdate 
     return ReplicaUpdate(update.exchange, update.context.context, received, update.checksum)
 
 
+def _parts_from_outside() -> tuple[object, ...]:
+    return tuple(part for table in KINDS.values() for part in table.outside.items())
+
+
 @lru_cache(maxsize=SCHEMES_IN_USE)
-def _scheme(part: object, name: str, options: str) -> Scheme:
+def _scheme(parts: tuple[object, ...], name: str, options: str) -> Scheme:
     """Return the scheme, its options checked like those of a run; a message imports no module.
 
     Args:
-        part: from outside that has the name now, since another may take its place; None: a built-in one.
+        parts: those from outside that have their names now, since others may take their places.
         name: of the part.
         options: as text.
     """

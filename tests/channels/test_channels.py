@@ -9,7 +9,7 @@ from scipy.stats import ncx2
 
 from laser_fl.blocks import norms
 from laser_fl.channels import mac, orthogonal
-from laser_fl.channels.awgn import Awgn
+from laser_fl.channels.awgn import Awgn, is_constant
 from laser_fl.channels.base import ChannelState
 from laser_fl.channels.blind import Blind
 from laser_fl.channels.fading import Fading
@@ -341,3 +341,16 @@ def test_a_channel_of_many_clients_draws_a_link_whoever_else_takes_part(channel,
     assert not torch.equal(alone.snr_gain, channel.links([7], 4000, 4, RandomStreams(0)).snr_gain)
     many = channel.links(range(4000), 4000, 3, RandomStreams(0))
     assert many.snr_gain.mean() == pytest.approx(float(few.snr_gain.mean()), rel=0.1)
+
+
+class Turns(Awgn):
+    def links(self, participants, clients, round, streams):
+        return super().links(participants[round % 2 :: 2], clients, round, streams)
+
+
+class Named(Awgn):
+    pass
+
+
+def test_links_are_drawn_once_a_run_only_where_they_are_those_of_awgn():
+    assert [is_constant(channel) for channel in (Awgn(), Named(), Turns(), Fading())] == [True, True, False, False]

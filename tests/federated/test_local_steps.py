@@ -160,14 +160,14 @@ def test_one_step_is_the_gradient_whatever_its_size(digits):
 
 
 class Summed(nn.Module):
-    """Autograd gives both weights the same tensor."""
+    """Autograd gives all weights the same tensor, the last one a part of it."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = (nn.Parameter(torch.zeros(64, 10)) for _ in range(2))
+        self.a, self.b, self.c = (nn.Parameter(torch.zeros(rows, 10)) for rows in (64, 64, 60))
 
     def forward(self, inputs):
-        return inputs.flatten(1) @ (self.a + self.b)
+        return inputs.flatten(1) @ (self.a + self.b + torch.cat([self.c.new_zeros(4, 10), self.c]))
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -175,10 +175,13 @@ def test_gradients_that_are_the_same_lie_apart(batching):
     task, config = toy((1, 8, 8), {"linear": Summed}), config_of(model="linear", client_batching=batching)
     network = network_of(task, config)
     for part in LocalTrainer(task, network, config, range(CLIENTS)).compute(told(network)):
-        a, b = part.gradients.values()
+        a, b, c = part.gradients.values()
         assert torch.equal(a, b)
+        assert torch.equal(a[:, 4:], c)
         a.zero_()
         assert b.any()
+        b.zero_()
+        assert c.any()
 
 
 def test_nothing_that_was_broadcast_changes(digits):
