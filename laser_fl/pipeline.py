@@ -118,8 +118,7 @@ def correct(memory: Tensors, gradients: Tensors, losses: Losses) -> tuple[Tensor
     if not gradients:
         return {}, losses, None
     if next(iter(gradients.values())).is_cuda:
-        gradients, losses = without_broken(gradients, losses)
-        _add(memory, gradients)
+        losses = add_to_memory(memory, gradients, losses)
         return {name: memory.get(name, gradient) for name, gradient in gradients.items()}, losses, None
     _add(gradients, memory)
     corrected_norms = norms(gradients, len(losses))
@@ -129,6 +128,22 @@ def correct(memory: Tensors, gradients: Tensors, losses: Losses) -> tuple[Tensor
     before = {name: memory.get(name, torch.zeros_like(gradient)) for name, gradient in gradients.items()}
     corrected = {name: torch.where(along(broken, g).bool(), before[name], g) for name, g in gradients.items()}
     return corrected, torch.where(broken, math.nan, losses), None
+
+
+def add_to_memory(memory: Tensors, gradients: Tensors, losses: Losses) -> Losses:
+    """Add gradients to the memory in place, but not those of clients with a value that is not finite.
+
+    Args:
+        memory: per block (clients, *shape).
+        gradients: per block like the memory.
+        losses: (clients,).
+
+    Returns:
+        The losses, NaN for the clients that were left out.
+    """
+    gradients, losses = without_broken(gradients, losses)
+    _add(memory, gradients)
+    return losses
 
 
 def encode(

@@ -27,9 +27,10 @@ from laser_fl.errors import LaserError, TrainingError, brief, reason_of
 from laser_fl.federated.batches import Batches
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
+from laser_fl.federated.heap import give_back
 from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
-from laser_fl.pipeline import correct, encode, encode_update
+from laser_fl.pipeline import add_to_memory, encode, encode_update
 from laser_fl.schemes.base import RoundContext
 
 ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU
@@ -169,24 +170,29 @@ class LocalTrainer:
         device = _device_of(broadcast.weights or memory or broadcast.shared)
         groups = self._parts(broadcast, self._encoded_at_once(broadcast.context.size, device))
         if len(groups) == 1 and not broadcast.superposition:
-            return self._update(broadcast, memory)
+            return self._update(broadcast, memory, alone=True)
         total: Tensors = {}
         updates = []
         memories = _split(memory, [len(group.context.participants) for group in groups])
         for group, rows in zip(groups, memories, strict=True):
-            update, after = self._update(group, rows)
-            _copy(after, rows)
+            update, _ = self._update(group, rows)
             updates.append(superpose(update, _factors(group), total) if broadcast.superposition else update)
+            del update  # with the signals, where they are added up
+            give_back()
         joined = join(updates)
         return replace(joined, signals=total, superposed=True) if total else joined, memory
 
-    def _update(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
-        """Compute and encode the gradients of clients that are encoded in one call; return their next memory, too."""
+    def _update(self, broadcast: Broadcast, memory: Tensors, alone: bool = False) -> tuple[ClientUpdate, Tensors]:
+        """Compute and encode the gradients of clients that are encoded in one call; return their next memory, too.
+
+        It takes the place of the memory, where these are not the only clients: what one group of clients leaves behind
+        would soon leave no room of the size of the next one's gradients.
+        """
         ctx = broadcast.context
         if ctx.phase > 0:  # the gradients wait in the memory
             return encode_update(broadcast, None, _no_losses(ctx), memory, in_place=True)
         parts = self._parts(broadcast, self._at_once)
-        if len(parts) == 1:
+        if len(parts) == 1 and (alone or not broadcast.scheme.traits.error_feedback):
             one = self._trainer.compute(broadcast, ctx.participants)
             return encode_update(broadcast, one.gradients, one.losses, memory, one.buffers, in_place=True)
         corrected, losses, buffers = self._corrected(parts, memory)
@@ -201,11 +207,12 @@ class LocalTrainer:
             computed = self._trainer.compute(part, together)
             gradients, losses = computed.gradients, computed.losses
             if part.scheme.traits.error_feedback:
-                gradients, losses, _ = correct(rows[index], gradients, losses)
-            elif index == 0:
-                corrected = {name: g.new_empty(sum(sizes), *g.shape[1:]) for name, g in gradients.items()}
-                rows = _split(corrected, sizes)
-            _copy(gradients, rows[index])
+                losses = add_to_memory(rows[index], gradients, losses)
+            else:
+                if index == 0:
+                    corrected = {name: g.new_empty(sum(sizes), *g.shape[1:]) for name, g in gradients.items()}
+                    rows = _split(corrected, sizes)
+                torch._foreach_copy_([rows[index][name] for name in gradients], list(gradients.values()))
             each.append((losses, computed.buffers))
         losses = torch.cat([own for own, _ in each])
         return corrected, losses, {name: torch.cat([own[name] for _, own in each]) for name in each[0][1]}
@@ -255,12 +262,6 @@ def _storage(tensor: Tensor) -> int:
 
 def _no_losses(ctx: RoundContext) -> Tensor:
     return torch.zeros(len(ctx.participants), dtype=torch.float64)
-
-
-def _copy(tensors: Tensors, to: Tensors) -> None:
-    """Copy tensors to those of the same name, unless they are the same."""
-    if other := [name for name in to if tensors[name] is not to[name]]:
-        torch._foreach_copy_([to[name] for name in other], [tensors[name] for name in other])
 
 
 def _factors(broadcast: Broadcast) -> Tensor:
