@@ -1,8 +1,8 @@
 """A loop of your own: LASER beside Z-SGD, over the same channel at the same power.
 
 $ python own_loop.py
-z-sgd  test accuracy  51.2 %   last round: SNR -25.5 dB, max power 1.89
-laser  test accuracy  91.5 %   last round: SNR -11.4 dB, max power 1.90
+z-sgd  test accuracy  51.3 %   last round: SNR -26.1 dB, max power 1.99
+laser  test accuracy  91.5 %   last round: SNR -11.4 dB, max power 1.91
 """
 
 import torch
