@@ -137,10 +137,8 @@ def superpose(client_update: ClientUpdate, factors: Float64[Tensor, " transmitte
     if client_update.signals:
         counts = (factors != 0) & client_update.signal_norms.isfinite().all(dim=1).to(factors.device)
         for name, signal in client_update.signals.items():
-            rows, weights = (
-                as_rows(signal),
-                to_device(torch.where(counts, factors, 0.0).to(signal.dtype), signal.device),
-            )
+            rows = as_rows(signal)
+            weights = to_device(torch.where(counts, factors, 0.0).to(signal.dtype), signal.device)
             if not counts.all():
                 rows = torch.where(weights.unsqueeze(1) != 0, rows, 0.0)
             added = (weights.unsqueeze(0) @ rows).view(1, *signal.shape[1:])

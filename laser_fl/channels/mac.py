@@ -68,7 +68,10 @@ def transmit(
 
 
 def amplitudes(strongest: np.ndarray, power: np.ndarray) -> np.ndarray:
-    """Return a_l = √P_l / strongest; 0 where nobody has anything to send, 1 at infinite power."""
+    """Return a_l = √P_l / strongest; 0 where nobody has anything to send, 1 at infinite power.
+
+    strongest: the largest norm that a client sends, (signals,). power: linear, (signals,). Source: paper, §F.1.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(strongest == 0, 0.0, np.where(np.isinf(power), 1.0, np.sqrt(power) / strongest))
 
@@ -76,7 +79,7 @@ def amplitudes(strongest: np.ndarray, power: np.ndarray) -> np.ndarray:
 def units(amplitude: np.ndarray, strongest: np.ndarray) -> np.ndarray:
     """Return powers of two in which a transmission is about √strongest, half-way between 1 and the signal.
 
-    The unit of a signal that is zero at every client is 1.
+    The unit of a signal that is zero at every client is 1. Both arguments and the result are (signals,).
     """
     middle = amplitude * np.sqrt(strongest)
     return np.where(middle > 0, np.ldexp(1.0, np.frexp(middle)[1]), 1.0)

@@ -16,7 +16,7 @@ class _Info(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in (
+        for name in [
             "arena",
             "ordblks",
             "smblks",
@@ -26,8 +26,8 @@ class _Info(ctypes.Structure):
             "fsmblks",
             "uordblks",
             "fordblks",
-            "keep",
-        )
+            "keepcost",
+        ]
     ]
 
 

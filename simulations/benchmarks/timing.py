@@ -1,6 +1,5 @@
 """Measurements of benchmarks: sides timed in turn in one process, and the process's memory."""
 
-import ctypes
 import gc
 import time
 import warnings
@@ -11,6 +10,8 @@ from statistics import median
 
 import psutil
 import torch
+
+from laser_fl.federated.heap import give_back
 
 Side = Callable[[], object]
 
@@ -89,8 +90,7 @@ class PeakMemory:
     def __init__(self) -> None:
         """Release free memory; forget earlier peaks, where the system can (Linux)."""
         gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        give_back(most=0)
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
         self._before = psutil.Process().memory_info().rss
