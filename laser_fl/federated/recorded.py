@@ -3,7 +3,7 @@
 torch.fx.experimental.proxy_tensor.make_fx does this, too, but imports torch's compiler: as long as torch itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from laser_fl.data.trees import Tree, mapped, tensors_of
 
 NEW, COPY = torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default  # torch.tensor's
+OF_LAYOUTS = {  # which do not look at their argument's values
+    getattr(torch.ops.aten, name).default
+    for name in ("full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like")
+}
+FOLDED = 2**16  # values of a tensor that a recording keeps, instead of making it anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,10 @@ class Recording:
         with recorder:
             results = function(*args)
         self._results = recorder.with_places(results)
-        self._steps = _needed(recorder.steps, set(_places_of(self._results)))
-        self._constants = recorder.constants
+        kept = set(_places_of(self._results))
+        folded = _folded(recorder, kept)
+        self._steps = _needed([step for step in recorder.steps if folded.isdisjoint(step.results)], kept)
+        self._constants = recorder.constants | {place: recorder.tensors[place] for place in folded}
         self._places = len(recorder.tensors)
 
     def __call__(self, args: tuple[Tree, ...]) -> Tree:
@@ -141,7 +148,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def places_of(self, tree: Tree) -> tuple[int, ...]:
         """Return the places of arguments or of an operation's results; new tensors get theirs."""
         tensors = list(tensors_of(tree))
-        self._memory.update(tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel())
+        self._memory.update(_memory_of(tensors))
         return tuple(self._place(tensor).index for tensor in tensors)
 
     def with_places(self, tree: Tree) -> Any:
@@ -162,6 +169,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._places[id(tensor)]
 
 
+def _folded(recorder: _Recorder, kept: set[int]) -> set[int]:
+    """Return the places of small tensors that are the same in every call, and that nobody changes.
+
+    kept: the places of the results of all, which their owner may change.
+    """
+    if any(step.operation._schema.is_mutable for step in recorder.steps):
+        return set()
+    given = _memory_of(recorder.tensors[place] for place in kept)
+    folded: set[int] = set()
+    for step in recorder.steps:
+        fixed = step.operation in OF_LAYOUTS or folded.issuperset(_places_of((step.args, step.kwargs)))
+        made = [recorder.tensors[place] for place in step.results]
+        if fixed and torch.Tag.nondeterministic_seeded not in step.operation.tags:
+            small = all(one.numel() <= FOLDED for one in made)
+            folded |= {*step.results} if small and given.isdisjoint(_memory_of(made)) else set()
+    return folded
+
+
 def _needed(steps: list[_Step], kept: set[int]) -> list[_Step]:
     """Leave steps out whose results nobody reads; note with the others the places that nobody reads later.
 
@@ -174,6 +199,10 @@ def _needed(steps: list[_Step], kept: set[int]) -> list[_Step]:
             needed.append(replace(step, done=tuple(touched - read)))
             read |= touched
     return needed[::-1]
+
+
+def _memory_of(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
 
 
 def _is_view(result: Any, whole: Any) -> bool:

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from laser_fl.clipping import WINDOW, along
+from laser_fl.clipping import WINDOW, along, refuse_overflow
 from laser_fl.config import parse
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.federated.acknowledgements import Acknowledgements
 from laser_fl.federated.client import ClientGroup, restore_unacknowledged
 from laser_fl.federated.loop import Server
@@ -226,3 +226,14 @@ class TestAGradientThatIsNotFinite:
         others = [client for client in range(CLIENTS) if client != BAD]
         for n in SHAPES:
             assert torch.equal(run.group.client_state.memory[n][others], calm.group.client_state.memory[n][others])
+
+
+@pytest.mark.parametrize("largest", [0.0, 1.0, 1e30, 3e38, math.inf, math.nan])
+def test_an_estimate_is_refused_where_its_norm_is_no_number(largest):
+    """Also where the squares of its values are none, though the norm is one."""
+    tensors = {"a": torch.ones(3), "b": torch.tensor([1.0, -largest, largest, 0.0])}
+    if largest <= 1e30:
+        refuse_overflow(tensors, 4)
+    else:
+        with pytest.raises(TrainingError, match=r"round 5: the received estimate of b is too large"):
+            refuse_overflow(tensors, 4)

@@ -99,6 +99,32 @@ def test_views_that_were_made_before_are_not_made_again():
     assert [step.operation.__name__ for step in again._steps] == ["exp.default", "transpose.int", "sum.default"]
 
 
+def test_what_is_the_same_in_every_call_is_made_once():
+    again = Recording(lambda x: torch.where(x > 0, x, 0) + torch.ones_like(x).neg(), (torch.ones(3),))
+    assert [step.operation.__name__ for step in again._steps] == ["gt.Scalar", "where.self", "add.Tensor"]
+    assert again((torch.tensor([2.0, -2.0, 0.0]),)).tolist() == [1, -1, -1]
+
+
+CHANGING = {
+    "results, which are the caller's": lambda x: (x + 1, torch.zeros_like(x).view(3, 1)),
+    "draws": lambda x: (x + torch.rand(3), torch.ones(3).bernoulli(0.5)),
+    "what is changed in place": lambda x: (x + 1, torch.zeros(3).add_(x)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGING)
+def test_what_may_change_is_made_in_every_call(what):
+    again, results = Recording(CHANGING[what], (torch.ones(3),)), []
+    for function in (again, lambda args: CHANGING[what](*args)):
+        torch.manual_seed(0)
+        for _ in range(3):
+            one, other = function((torch.full((3,), 2.0),))
+            results.append((one.clone(), other.clone()))
+            one.fill_(7)
+            other.fill_(7)
+    torch.testing.assert_close(results[:3], results[3:], rtol=0, atol=0)
+
+
 def test_arguments_that_were_one_tensor_may_be_two_later():
     same = torch.ones(2)
     again = Recording(lambda a, b: a - 2 * b, (same, same))
