@@ -31,21 +31,21 @@ class _Info(ctypes.Structure):
     ]
 
 
-def free_bytes() -> int:
-    """Return the bytes that are free in this process; 0 where the C library does not tell (it does on Linux, glibc)."""
-    library = _library()
-    return int(library.mallinfo2().fordblks) if library else 0
+def give_back(most: int | None = None) -> None:
+    """Give free memory back to the system where there is more than `most` bytes of it.
 
-
-def give_back(most: int = FREE) -> None:
-    """Give free memory back to the system where it is more than `most` bytes."""
-    if free_bytes() > most:
-        _library().malloc_trim(0)
+    None: as much as is in use may stay, and `FREE` bytes in any case. To look at it takes a millisecond.
+    """
+    if (library := _library()) is None:
+        return
+    heap = library.mallinfo2()
+    if heap.fordblks > (max(FREE, heap.uordblks + heap.hblkhd) if most is None else most):
+        library.malloc_trim(0)
 
 
 @cache
 def _library() -> Any:
-    """Return the C library; None where it lacks what is needed here."""
+    """Return the C library; None where it does not tell its free memory (it does on Linux, with glibc)."""
     try:
         library = ctypes.CDLL("libc.so.6")
         library.mallinfo2.restype = _Info

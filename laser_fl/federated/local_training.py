@@ -27,13 +27,14 @@ from laser_fl.errors import LaserError, TrainingError, brief, reason_of
 from laser_fl.federated.batches import Batches
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.differentiation import Computed, Differentiation
-from laser_fl.federated.heap import give_back
+from laser_fl.federated.heap import FREE, give_back
 from laser_fl.federated.trial import way_of
 from laser_fl.models.base import Network
 from laser_fl.pipeline import add_to_memory, encode, encode_update
 from laser_fl.schemes.base import RoundContext
 
 ENCODED_AT_ONCE = 2**30  # values of gradients on a GPU
+VALUE = 4  # bytes
 EXAMPLES_AT_ONCE = 2048  # by all clients in one call of vmap: enough to be fast, and few enough for the memory
 
 
@@ -146,6 +147,7 @@ class LocalTrainer:
         self.way = way_of(task, network, config, len(clients), most)
         self._at_once = most if self.way == "vmap" else 1
         self._trainer = GroupTrainer(task, network, config, clients, graph=self.way == "graph")
+        self._passed = 0  # bytes of gradients since free memory was given back
 
     def compute(self, broadcast: Broadcast) -> Iterator[Computed]:
         """Compute the gradients alone, one batch of clients after the other."""
@@ -178,9 +180,16 @@ class LocalTrainer:
             update, _ = self._update(group, rows)
             updates.append(superpose(update, _factors(group), total) if broadcast.superposition else update)
             del update  # with the signals, where they are added up
-            give_back()
+            self._give_back(group.context)
         joined = join(updates)
         return replace(joined, signals=total, superposed=True) if total else joined, memory
+
+    def _give_back(self, ctx: RoundContext) -> None:
+        """Give free memory back where as many gradients have come and gone as could leave much of it."""
+        self._passed += len(ctx.participants) * ctx.size * VALUE
+        if self._passed > FREE:
+            self._passed = 0
+            give_back()
 
     def _update(self, broadcast: Broadcast, memory: Tensors, alone: bool = False) -> tuple[ClientUpdate, Tensors]:
         """Compute and encode the gradients of clients that are encoded in one call; return their next memory, too.
