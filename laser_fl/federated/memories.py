@@ -1,12 +1,14 @@
 """The error-feedback memories of a group's clients, in this process, and in a file where they are too many for it.
 
-A client has a memory once it has taken part. Clients that take part for the first time make a page: their rows side by
-side, as they were computed. So a run in which all clients take part in all rounds has one page, which changes in
-place, and a run of sampled cohorts grows by each cohort's newcomers, whatever the number of clients in the run.
+A client has a memory once it has taken part: a row of a page. Newcomers fill a page, then the next one; many at once
+are a page as they were computed. So a run in which all clients take part in all rounds has one page, which changes in
+place, and a run of sampled cohorts has few, and grows by each cohort's newcomers, whatever the number of clients is.
 """
 
+import mmap
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from laser_fl.blocks import Tensors, as_rows, put, take
 from laser_fl.errors import StorageError, reason_of
 
+PAGE = 2**26  # bytes of a page; the system gives memory when it is first written
 KEPT = 2**29  # bytes of memories of which a CPU's process keeps all; twice a cohort's, where that is more
 
 
@@ -53,13 +56,13 @@ class Memories(Mapping[str, Tensor]):
         return tuple(sorted(self._places))
 
     def take(self, clients: tuple[int, ...], copied: bool = False) -> Tensors:
-        """Return the rows of some clients; {} as long as the group has no memory at all.
+        """Return the rows of some clients; {} where none of them has a memory.
 
         Args:
             clients: their numbers, in the order of rows.
             copied: False: the rows may be those of the group itself.
         """
-        if not self._pages:
+        if not any(client in self._places for client in clients):
             return {}
         if not copied and (page := self._page_of(clients)) is not None:
             return page.tensors
@@ -106,14 +109,39 @@ class Memories(Mapping[str, Tensor]):
             self._file.write(places, rows)
             self._places |= {client: (-1, row) for client, row in zip(clients, places, strict=True)}
             return
-        self._places |= {client: (len(self._pages), row) for row, client in enumerate(clients)}
-        self._pages.append(_Page(clients, rows))
         self._bytes += size
+        done = self._fill(clients, rows)
+        if done < len(clients):
+            left = {name: tensor[done:] for name, tensor in rows.items()} if done else rows
+            self._pages.append(self._page_for(len(clients) - done, left))
+            self._fill(clients[done:], left)
+
+    def _fill(self, clients: tuple[int, ...], rows: Tensors) -> int:
+        """Put first memories into the last page as far as it has room; return their number."""
+        page = self._pages[-1] if self._pages else None
+        count = min(page.room, len(clients)) if page else 0
+        if page and count:
+            first = len(page.clients)
+            self._places |= {client: (len(self._pages) - 1, first + row) for row, client in enumerate(clients[:count])}
+            page.clients.extend(clients[:count])
+            for name, tensor in page.tensors.items():
+                if tensor is not rows[name]:
+                    tensor[first : first + count] = rows[name][:count]
+        return count
+
+    def _page_for(self, count: int, rows: Tensors) -> "_Page":
+        """Return a page for `count` rows and others to come; it is the rows themselves where they need a whole one."""
+        fit = PAGE * count // _bytes(rows)
+        most = min(fit, len(self.clients) - len(self._places))
+        if most <= count:
+            return _Page([], rows)
+        return _Page([], {name: _empty(most, tensor) for name, tensor in rows.items()})
 
     def _page_of(self, clients: tuple[int, ...]) -> "_Page | None":
         """Return the page that has exactly these clients, in their order."""
         number, _ = self._places.get(clients[0], (-1, 0)) if clients else (-1, 0)
-        return self._pages[number] if number >= 0 and self._pages[number].clients == clients else None
+        page = self._pages[number] if number >= 0 else None
+        return page if page and page.size == len(clients) and page.clients == list(clients) else None
 
     def _by_page(self, clients: tuple[int, ...]) -> dict[int, tuple[list[int], list[int]]]:
         """Return (places among `clients`, rows in the page) by page, of those that have a memory."""
@@ -134,6 +162,8 @@ class Memories(Mapping[str, Tensor]):
         return self._file.read(rows, self._pages[0].tensors)
 
     def __getitem__(self, name: str) -> Tensor:
+        if not self._pages:
+            raise KeyError(name)
         return self.take(tuple(self.clients))[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -144,10 +174,16 @@ class Memories(Mapping[str, Tensor]):
 
 
 class _Page:
-    """Rows of memories, by block (clients, *shape)."""
+    """Rows of memories, by block (size, *shape), of which the first are those of `clients`."""
 
-    def __init__(self, clients: tuple[int, ...], tensors: Tensors) -> None:
+    def __init__(self, clients: list[int], tensors: Tensors) -> None:
         self.clients, self.tensors = clients, tensors
+        self.size = len(next(iter(tensors.values())))
+
+    @property
+    def room(self) -> int:
+        """The number of rows that nobody has."""
+        return self.size - len(self.clients)
 
 
 class _File:
@@ -185,6 +221,16 @@ class _File:
             raise _cannot(error) from None
         parts = torch.split(torch.from_numpy(flat).view(values.dtype), sizes, dim=1)
         return {name: part.view(len(places), *t.shape[1:]) for (name, t), part in zip(like.items(), parts, strict=True)}
+
+
+def _empty(count: int, like: Tensor) -> Tensor:
+    """Return `count` rows, without values; on a CPU memory comes in huge pages, where the system has them (Linux)."""
+    if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return like.new_empty(count, *like.shape[1:])
+    room = mmap.mmap(-1, max(1, count * like[0].nbytes))
+    with suppress(OSError):
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(room, dtype=like.dtype, count=count * like[0].numel()).view(count, *like.shape[1:])
 
 
 def _cannot(error: OSError) -> StorageError:

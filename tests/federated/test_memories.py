@@ -20,6 +20,7 @@ def walk(memories):
     steps = [0] * 8
     for cohort in COHORTS:
         taken = memories.take(cohort)
+        assert bool(taken) == any(steps[client] for client in cohort)
         if taken:
             for name in SHAPES:
                 assert [int(row.unique()) for row in taken[name]] == [steps[client] for client in cohort]
@@ -29,9 +30,14 @@ def walk(memories):
     return steps
 
 
+ROW = 4 * 9  # bytes
+
+
+@pytest.mark.parametrize("page", [module.PAGE, 0, ROW, 3 * ROW], ids=["one page", "a page per cohort", "rows", "three"])
 @pytest.mark.parametrize("kept", [module.KEPT, 0])
-def test_every_client_gets_its_own_memory_back_wherever_it_lies(kept, monkeypatch):
+def test_every_client_gets_its_own_memory_back_wherever_it_lies(kept, page, monkeypatch):
     monkeypatch.setattr(module, "KEPT", kept)
+    monkeypatch.setattr(module, "PAGE", page)
     memories = Memories(range(8))
     assert memories.take((3, 5)) == {}
     steps = walk(memories)
@@ -45,6 +51,14 @@ def test_clients_that_never_took_part_cost_nothing_and_have_zeros():
     memories.put((5, 999_999), rows(2, 1))
     assert memories.owners == (5, 999_999)
     assert memories.take((4, 5))["bias"][:, 0].tolist() == [0, 1]
+
+
+def test_cohorts_of_newcomers_share_a_page():
+    memories = Memories(range(1000))
+    for first in range(0, 100, 10):
+        memories.put(tuple(range(first, first + 10)), rows(10, first))
+    assert len(memories._pages) == 1
+    assert memories.take((5, 95))["bias"][:, 0].tolist() == [0, 90]
 
 
 def test_rows_of_clients_that_always_come_together_change_in_place():
