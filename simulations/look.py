@@ -16,6 +16,7 @@ BYTES_PER_VALUE = 4  # float32: a value on the air, a norm in the side channel, 
 DIRECT_LABELS_ABOVE = 5  # curves; with more, their names stand at the lines' ends instead of in a legend
 FAINT_WIDTH, FAINT_OPACITY = 0.8, 0.45  # of the current weights' curves
 THOUSAND, SMALL, MANY = 1000, 1e-3, 1e9
+COMPACT_FROM = 1e5
 DIGITS = 3  # significant, of numbers that are not whole
 
 DASHES: dict[str, tuple[float, ...]] = {  # lengths on and off, in widths of the line
@@ -63,7 +64,7 @@ STYLES = {
     "a-dsgd": CurveStyle("#e6599e", "dashdot", "X"),
     "d-dsgd": CurveStyle("#6a9a00", "dot", "<"),
     "laser-adaptive": CurveStyle("#1a8fe3", "solid", "D"),
-    "laser": CurveStyle("#c8102e", "longdash", "o", 2.8),
+    "laser": CurveStyle("#c8102e", "longdash", "o", 2.6),
 }
 SPARE = tuple(CurveStyle(style.colour, style.dash, style.marker) for style in reversed(STYLES.values()))
 
@@ -169,6 +170,19 @@ def digits(number: float, decimals: int | None = None) -> str:
     if number == int(number) or abs(number) >= THOUSAND:
         return f"{number:,.0f}"
     return f"{number:.{DIGITS}g}"
+
+
+def compact(number: float) -> str:
+    """Return a number for a narrow column: whole below 100,000, then as 377k, 1.57M or 2.4G; nothing for NaN."""
+    if math.isnan(number):
+        return ""
+    if abs(number) < COMPACT_FROM:
+        return digits(number)
+    for sign in ("k", "M"):
+        number /= THOUSAND
+        if abs(number) < THOUSAND:
+            return f"{number:.{DIGITS}g}{sign}"
+    return f"{number / THOUSAND:,.3g}G"
 
 
 def scaled_bytes(count: float) -> str:

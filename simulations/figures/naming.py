@@ -11,6 +11,7 @@ from simulations.look import DIRECT_LABELS_ABOVE, spread
 INK = "#222222"
 FONT_SIZE, LINE_HEIGHT, POINTS_PER_INCH = 9, 1.3, 72
 AXES_SHARE = 0.75  # of a panel's height, about
+FAR = 0.97  # of the axes' width
 LEADER_AT, NAME_AT = 1.035, 1.045  # to the right of the axes, of their width
 
 
@@ -26,7 +27,8 @@ def name_curves(axes: Axes, always_direct: bool = False) -> None:
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # they stay what the names are placed by
     ends = [_on_axes(axes, line) for line in named]
     for line, end, height in zip(named, ends, _heights(axes, [y for _, y in ends]), strict=True):
-        leader: Any = {"color": line.get_color(), "lw": 0.8, "alpha": 0.8, "clip_on": False, "zorder": 1}
+        far = end[0] < FAR  # a line from there must not be taken for the curve
+        leader: Any = {"color": line.get_color(), "lw": 0.8, "ls": ":" if far else "-", "clip_on": False, "zorder": 1}
         xs, ys = (end[0], 1, LEADER_AT), (end[1], end[1], height)
         axes.plot(xs, ys, transform=axes.transAxes, label="_leader", **leader)
         where: Any = {"transform": axes.transAxes, "va": "center_baseline", "fontsize": FONT_SIZE, "color": INK}
@@ -45,7 +47,8 @@ def _heights(axes: Axes, ends: list[float]) -> list[float]:
 def _ends(line: Line2D) -> np.ndarray[Any, Any]:
     """Return the finite points (points, 2) of a curve."""
     points: np.ndarray[Any, Any] = np.array(line.get_xydata(), dtype=float)
-    return points[np.isfinite(points).all(axis=1)]
+    whole: np.ndarray[Any, Any] = points[np.isfinite(points).all(axis=1)]
+    return whole
 
 
 def _on_axes(axes: Axes, line: Line2D) -> tuple[float, float]:

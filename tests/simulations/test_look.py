@@ -108,7 +108,7 @@ class TestLines:
             averaged, current = (go.Scatter(line=style.for_plotly(c)).line for c in (False, True))
             assert averaged.color == style.colour
             assert averaged.width > current.width
-        assert STYLES["laser"].for_plotly()["dash"] == "25.2px,5.6px"
+        assert STYLES["laser"].for_plotly()["dash"] == "23.4px,5.2px"
         assert STYLES["laser"].for_plotly(current=True)["color"] == "rgba(200,16,46,0.45)"
 
 
