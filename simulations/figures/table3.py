@@ -30,8 +30,13 @@ def sizes() -> pd.DataFrame:
     rows = []
     for name, (paper, factor) in PAPER.items():
         (volume,) = volumes(parse(base | {"strategy": name}), blocks)
-        row = {"strategy": name, "MB": volume.bytes / 1e6, "paper": paper, "reduction": full * 4 / volume.bytes}
-        rows.append(row | {"paper reduction": factor, "verdict": verdict(paper - volume.bytes / 1e6, ROUNDING)})
+        row = {
+            "strategy": name,
+            "MB": volume.digital_bytes / 1e6,
+            "paper": paper,
+            "reduction": full * 4 / volume.digital_bytes,
+        }
+        rows.append(row | {"paper reduction": factor, "verdict": verdict(paper - volume.digital_bytes / 1e6, ROUNDING)})
     return pd.DataFrame(rows)
 
 

@@ -170,7 +170,7 @@ class TestNothingIsCut:
         [
             (
                 ("volume", "--model", "mlp"),
-                ["203,530", "814,120", "laser alternating, rank 2", "laser-adaptive", "48"],
+                ["203,530", "814 kB", "laser alternating, rank 2", "laser-adaptive", "48 B"],
             ),
             (("theory", "--model", "mlp"), ["1.weight", "256 x 784", "uncompressed", "less noise"]),
             (("list",), ["min-available-nodes", "gpt2-wikitext103", "power-allocation", "laser-adaptive"]),
