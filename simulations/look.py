@@ -66,7 +66,9 @@ STYLES = {
     "laser-adaptive": CurveStyle("#1a8fe3", "solid", "D"),
     "laser": CurveStyle("#c8102e", "longdash", "o", 2.6),
 }
-SPARE = tuple(CurveStyle(style.colour, style.dash, style.marker) for style in reversed(STYLES.values()))
+SPARE = tuple(  # LASER's colour last, which would be taken for LASER
+    CurveStyle(STYLES[name].colour, STYLES[name].dash, STYLES[name].marker) for name in (*list(STYLES)[-2::-1], "laser")
+)
 
 
 def style_of(label: str, index: int = 0) -> CurveStyle:

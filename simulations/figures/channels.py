@@ -46,8 +46,8 @@ def draw(results: pd.DataFrame) -> Picture:
             curve(right, runs, style_of(strategy), label=strategy)
         left.set_title("over every channel")
         right.set_title("analog and digital, ideal channel")
-        for axes in (left, right):
-            finish(axes, results)
+        for axes, runs in ((left, results[results["power"].isin(POWERS)]), (right, results)):
+            finish(axes, runs)
             name_curves(axes)
     return picture
 

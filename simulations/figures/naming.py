@@ -11,8 +11,8 @@ from simulations.look import DIRECT_LABELS_ABOVE, spread
 INK = "#222222"
 FONT_SIZE, LINE_HEIGHT, POINTS_PER_INCH = 9, 1.3, 72
 AXES_SHARE = 0.75  # of a panel's height, about
-FAR = 0.97  # of the axes' width
-LEADER_AT, NAME_AT = 1.035, 1.045  # to the right of the axes, of their width
+FAR = 0.9  # of the axes' width
+SAMPLE, NAME_AT = (1.04, 1.1), 1.11  # to the right of the axes, of their width
 
 
 def name_curves(axes: Axes, always_direct: bool = False) -> None:
@@ -27,12 +27,34 @@ def name_curves(axes: Axes, always_direct: bool = False) -> None:
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # they stay what the names are placed by
     ends = [_on_axes(axes, line) for line in named]
     for line, end, height in zip(named, ends, _heights(axes, [y for _, y in ends]), strict=True):
-        far = end[0] < FAR  # a line from there must not be taken for the curve
-        leader: Any = {"color": line.get_color(), "lw": 0.8, "ls": ":" if far else "-", "clip_on": False, "zorder": 1}
-        xs, ys = (end[0], 1, LEADER_AT), (end[1], end[1], height)
-        axes.plot(xs, ys, transform=axes.transAxes, label="_leader", **leader)
+        _lead(axes, line, end, height)
+        _sample(axes, line, height)
         where: Any = {"transform": axes.transAxes, "va": "center_baseline", "fontsize": FONT_SIZE, "color": INK}
         axes.text(NAME_AT, height, str(line.get_label()), **where)
+
+
+def _lead(axes: Axes, line: Line2D, end: tuple[float, float], height: float) -> None:
+    """Draw a thin line from a curve's end to its name, dotted where it might be taken for the curve.
+
+    Args:
+        axes: of the curve.
+        line: the curve.
+        end: of it, as shares of the axes' width and height.
+        height: of the name, likewise.
+    """
+    look: Any = {"color": line.get_color(), "lw": 0.8, "ls": ":" if end[0] < FAR else "-", "zorder": 1}
+    xs, ys = (end[0], 1, SAMPLE[0]), (end[1], end[1], height)
+    axes.plot(xs, ys, transform=axes.transAxes, label="_leader", clip_on=False, **look)
+
+
+def _sample(axes: Axes, line: Line2D, height: float) -> None:
+    """Draw a short piece of a curve before its name, as in a legend."""
+    sample = Line2D([], [])
+    sample.update_from(line)
+    middle = sum(SAMPLE) / 2
+    sample.set(data=((SAMPLE[0], middle, SAMPLE[1]), (height,) * 3), markevery=[1], label="_sample")
+    sample.set(transform=axes.transAxes, clip_on=False)
+    axes.add_artist(sample)
 
 
 def _heights(axes: Axes, ends: list[float]) -> list[float]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from laser_fl.registry import SCHEMES
-from simulations.look import DASHES, SPARE, STYLES, Quantity, drawing_order, quantity, spread, style_of
+from simulations.figures.adaptive import METHODS, style_of_method
+from simulations.look import DASHES, SPARE, STYLES, Quantity, compact, drawing_order, quantity, spread, style_of
 
 # Full protanopia, deuteranopia and tritanopia in linear RGB: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A
 # physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15(6), 2009, severity 1.0.
@@ -86,6 +87,10 @@ class TestCurvesAreToldApart:
         assert DASHES[STYLES["laser"].dash]
         assert STYLES["laser"].dash != STYLES["laser-adaptive"].dash
         assert drawing_order(["laser", "sgd", "laser-adaptive"]) == ["sgd", "laser-adaptive", "laser"]
+
+    def test_methods_of_one_strategy_differ_in_their_dash(self):
+        looks = [style_of_method(method) for method in METHODS]
+        assert len({(look.colour, look.dash) for look in looks}) == len(looks)
 
     def test_other_labels_have_spare_styles_that_repeat_late(self):
         styles = [style_of(f"rank={i}", i) for i in range(54)]
@@ -186,6 +191,13 @@ class TestNumbers:
     def test_every_key_has_a_name_for_people(self, key, label, head):
         found = quantity(key)
         assert (found.label, found.head, found.key) == (label, head, key)
+
+    @pytest.mark.parametrize(
+        ("number", "shown"),
+        [(0, "0"), (99_999, "99,999"), (471_000, "471k"), (1.572e6, "1.57M"), (2.4e9, "2.4G"), (math.nan, "")],
+    )
+    def test_a_narrow_column_has_short_numbers(self, number, shown):
+        assert compact(number) == shown
 
     def test_a_column_whose_head_has_the_unit_has_bare_numbers(self):
         assert quantity("test_accuracy").bare(0.8918) == "89.2"
