@@ -40,8 +40,8 @@ def verdict(outcomes: Mapping[str, Outcome], metric: Metric, references: Collect
         ahead = f"{first} ends {_amount(lead, metric)} ahead of {second}, which may be chance"
     else:
         ahead = f"{first} ends {_amount(lead, metric)} ahead of {second}"
-    about = f"differences below about {_amount(chance, metric)} may be chance" if chance else "which tells no spread"
-    return f"{opening}{ahead} (averaged weights; one seed each: {about})."
+    about = f": differences below about {_amount(chance, metric)} may be chance" if chance else ""
+    return f"{opening}{ahead} (averaged weights; one seed each, which tells no spread{about})."
 
 
 def unrest(folder: Path, metric: Metric) -> float:

@@ -295,7 +295,8 @@ class TestStandings:
         outcomes = self.made(tmp_path, {"z-sgd": 0.8, "laser": 0.85, "sgd": 0.9})
         assert verdict(outcomes, METRICS["accuracy"], ["sgd"]) == (
             "Of those with a power limit, laser ends 5.0 points ahead of z-sgd "
-            "(averaged weights; one seed each: differences below about 2.0 points may be chance)."
+            "(averaged weights; one seed each, which tells no spread: "
+            "differences below about 2.0 points may be chance)."
         )
 
     def test_a_small_lead_may_be_chance(self, tmp_path):
