@@ -17,16 +17,23 @@ from laser_fl.models.base import Network, build
 from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, SCHEMES
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.base import RoundContext, Scheme
+from simulations.look import BYTES_PER_VALUE, scaled_bytes
+from simulations.texts import Listing
 
-FLOAT_BYTES = 4
+NUMBERS = ("values", "bytes", "fewer", "side channel", "digital link")
+CAPTION = (
+    f"bytes: {BYTES_PER_VALUE} a value (float32), on the air and in the noiseless side channel; digital link: the same "
+    "message in bits, such as one for a sign; laser alternating sends one factor a round, in turn"
+)
 
 
 @dataclass(frozen=True)
 class Volume:
     """The size of one client's messages in one round.
 
-    rounds: to which it applies: every, even or odd. values: number of values through the air. bits: of these values, on
-    a digital link. side_values: number of values in the side channel, norms up and amplitudes down.
+    rounds: to which it applies: every, even or odd. values: number of values of 32 bits through the air, as in a run's
+    ledger. bits: of the message on a digital link. side_values: number of values in the side channel, norms up and
+    amplitudes down.
     """
 
     strategy: str
@@ -37,13 +44,18 @@ class Volume:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the values."""
+        """Bytes of the values, four each whatever the scheme."""
+        return self.values * BYTES_PER_VALUE
+
+    @property
+    def digital_bytes(self) -> int:
+        """Bytes of the message on a digital link, where a sign takes one bit; the paper's Table 3 counts these."""
         return math.ceil(self.bits / 8)
 
     @property
     def side_bytes(self) -> int:
-        """Bytes of the side channel."""
-        return self.side_values * FLOAT_BYTES
+        """Bytes of the values in the side channel."""
+        return self.side_values * BYTES_PER_VALUE
 
 
 def model_blocks(name: str, config: RunConfig | None = None) -> tuple[Block, ...]:
@@ -80,6 +92,36 @@ def all_volumes(config: RunConfig, blocks: Sequence[Block]) -> list[Volume]:
     return lines
 
 
+def listing(model: str, config: RunConfig, strategy: str | None = None) -> Listing:
+    """Return the table of what a client sends in a round for a model in MODELS.
+
+    Args:
+        model: its name.
+        config: with the schemes' options.
+        strategy: the config's, alone; None: every one.
+
+    Raises:
+        ConfigError: an option that is wrong for one of the schemes.
+    """
+    blocks = model_blocks(model, config)
+    total = sum(block.size for block in blocks)
+    lines = all_volumes(config, blocks) if strategy is None else volumes(config, blocks)
+    title = f"{model}: {total:,} values, {scaled_bytes(total * BYTES_PER_VALUE)}, per client and round"
+    rows = [
+        (
+            line.strategy,
+            line.rounds,
+            f"{line.values:,}",
+            scaled_bytes(line.bytes),
+            f"{total / line.values:,.0f}x" if line.values else "",
+            scaled_bytes(line.side_bytes),
+            scaled_bytes(line.digital_bytes),
+        )
+        for line in lines
+    ]
+    return Listing(title, ("strategy", "rounds", *NUMBERS), rows, NUMBERS, CAPTION)
+
+
 def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: int) -> tuple[int, float, int]:
     """Compute (values, their bits, side-channel values) of an even or an odd round, over all its phases."""
     values, bits, side = 0, 0.0, 0
@@ -102,8 +144,9 @@ def _round(config: RunConfig, scheme: Scheme, blocks: Sequence[Block], parity: i
             bits=tuple(room.tolist()),
             streams=RandomStreams(config.seed),
         )
-        values += scheme.num_values(ctx)
-        bits += float(scheme.payload(torch.tensor(scheme.num_values(ctx)), ctx))
+        message = float(scheme.payload(torch.tensor(scheme.num_values(ctx)), ctx))
+        bits += message
+        values += math.ceil(message / (8 * BYTES_PER_VALUE)) if scheme.traits.digital else scheme.num_values(ctx)
         for block in blocks:
             signals = scheme.signals(block, ctx)
             side += 2 * signals + (signals > 0)  # a norm and an amplitude each, and the block's norm

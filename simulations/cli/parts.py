@@ -55,18 +55,9 @@ def volume(
         _refuse_unknown_model(model)
         refuse_keys(config, "model", "strategy")
         settings = settings_of(None, [*(config or []), *([f"strategy={strategy}"] if strategy else [])], None)
-        from simulations.volume import FLOAT_BYTES, all_volumes, model_blocks, volumes
+        from simulations.volume import listing
 
-        blocks = model_blocks(model, settings)
-        total = sum(block.size for block in blocks)
-        title = f"{model}: {total:,} values, {total * FLOAT_BYTES / 1e6:,.2f} MB, per client and round"
-        caption = "laser alternating sends one factor a round, in turn; aside: bytes of the noiseless side channel"
-        numbers, rows = ("values", "bytes", "MB", "ratio", "aside"), []
-        for line in all_volumes(settings, blocks) if strategy is None else volumes(settings, blocks):
-            ratio = f"{total * FLOAT_BYTES / line.bytes:,.0f}x" if line.bytes else ""
-            sizes = f"{line.values:,}", f"{line.bytes:,}", f"{line.bytes / 1e6:,.2f}", ratio, f"{line.side_bytes:,}"
-            rows.append((line.strategy, line.rounds, *sizes))
-        show(Listing(title, ("strategy", "rounds", *numbers), rows, numbers, caption))
+        show(listing(model, settings, strategy))
 
 
 def theory(

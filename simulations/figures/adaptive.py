@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -13,10 +13,12 @@ from matplotlib.figure import Figure as Picture
 from simulations import presets
 from simulations.figures import cifar
 from simulations.figures.base import Figure, Judge, Scale
-from simulations.figures.curves import COLOURS, STYLE, curve, finish
+from simulations.figures.curves import STYLE, curve, finish
 from simulations.figures.figure1 import SMALL as TEXT
 from simulations.figures.figure1 import SMALL_POWERS
 from simulations.figures.judges import Scores, power_needed, scored
+from simulations.figures.naming import name_curves
+from simulations.look import CurveStyle, style_of
 from simulations.results import metric_of
 from simulations.sweep import Grid
 
@@ -35,7 +37,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "a-dsgd": {"strategy": "a-dsgd"},
 }
 ALL, BEST_FOUR = tuple(METHODS), (OURS, RIVAL, "random-k, adaptive", "z-sgd")
-LINES = {"laser, wiener": "--", "random-k, 0.01": ":", "random-k, adaptive": "--", "z-sgd, wiener": "--"}
+DASHES = {  # of variants, which have their strategy's colour
+    "laser, wiener": "dot",
+    "random-k, 0.01": "dot",
+    "random-k, adaptive": "longdashdot",
+    "z-sgd, wiener": "dot",
+}
+WIDTH_OF_OURS, WIDTH_OF_OTHERS = 3.0, 1.7
 IMAGES, POWERS, SEEDS = ("mnist", "fashion-mnist"), (0.01, 0.1, 1.0, 10.0, 100.0), (0, 1, 2, 3, 4)
 QUARTERS = tuple(power / 4 for power in POWERS[:3])  # a quarter of LASER's power, at which ours runs, too
 TITLES = {
@@ -52,19 +60,25 @@ def draw(results: pd.DataFrame) -> Picture:
     tasks = list(results.groupby("task", sort=False))
     with matplotlib.rc_context(STYLE):
         wide, high = min(2, len(tasks)), math.ceil(len(tasks) / 2)
-        picture = Picture(figsize=(3.4 + 2.9 * wide, 0.6 + 3.6 * high), layout="constrained")
+        picture = Picture(figsize=(1.0 + 5.2 * wide, 0.6 + 3.6 * high), layout="constrained")
         panels = picture.subplots(high, wide, squeeze=False).flat
         for axes, (task, everything) in zip(panels, tasks, strict=False):
             runs = only_its_own(everything)
             for method, some in runs.groupby("method", sort=False):
-                style = {"color": COLOURS[some["strategy"].iloc[0]], "ls": LINES.get(str(method), "-")}
-                curve(axes, some, label=str(method), lw=3 if method == OURS else 1.2, **style)
+                curve(axes, some, style_of_method(str(method)), label=str(method))
             theirs = runs[runs["method"] != OURS]  # ours runs at quarters of their powers, too
             finish(axes, runs if theirs.empty else theirs)
             axes.set_title(TITLES.get(str(task), str(task)))
-        first = next(iter(picture.axes))
-        picture.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2 + wide, frameon=False)
+            name_curves(axes)
     return picture
+
+
+def style_of_method(method: str) -> CurveStyle:
+    """Return the look of a method's curve: its strategy's, with another dash for a variant; ours is the thick one."""
+    style = style_of(method.partition(",")[0])
+    if method == OURS:
+        return replace(style, width=WIDTH_OF_OURS)
+    return replace(style, dash=DASHES.get(method, style.dash), width=min(style.width, WIDTH_OF_OTHERS))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Drawings of a score over power, a curve per strategy: most of the paper's figures."""
+"""Drawings of a score over power, a curve per strategy: most of the paper's figures; and of one over rounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,17 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from simulations.figures.judges import scored
+from simulations.figures.naming import name_curves
+from simulations.look import STYLES, CurveStyle, drawing_order, style_of
 from simulations.results import AVERAGED, FINAL, metric_of
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 MOST_TICKS = 10
 NAMES = {AVERAGED: "best average", FINAL: "final"}
-COLOURS = {
-    "laser": "C2", "z-sgd": "C1", "sgd": "C0", "signum": "C3", "random-k": "C4", "sketch": "C5", "a-dsgd": "C6",
-    "d-dsgd": "C7", "laser-adaptive": "C8",
-}  # fmt: skip
+COLOURS = {strategy: style.colour for strategy, style in STYLES.items()}  # for the charts of a report
+BOTH_WEIGHTS = "thick: averaged weights; thin: current weights"
+MARKER_SIZE = 4.5
+MARKERS_APART = 0.2  # of the picture's diagonal, on curves with many points
 
 
 def over_power(results: pd.DataFrame, scores: Sequence[str] = (AVERAGED,)) -> Picture:
@@ -28,11 +30,10 @@ def over_power(results: pd.DataFrame, scores: Sequence[str] = (AVERAGED,)) -> Pi
         for axes, score in zip(picture.subplots(1, len(scores), squeeze=False).flat, scores, strict=True):
             across(axes, results, score)
             rest = scored(results, score)
-            for strategy in dict.fromkeys(rest["strategy"][rest["strategy"] != "sgd"]):
-                runs = rest[rest["strategy"] == strategy]
-                curve(axes, runs, color=COLOURS[strategy], label=strategy, score=score)
+            for strategy in drawing_order(dict.fromkeys(rest["strategy"][rest["strategy"] != "sgd"])):
+                curve(axes, rest[rest["strategy"] == strategy], style_of(strategy), label=strategy, score=score)
             finish(axes, results, score=score)
-            axes.legend(frameon=False, loc="best" if axes.get_yscale() == "linear" else "upper right")
+            name_curves(axes)
     return picture
 
 
@@ -47,26 +48,55 @@ def across(axes: Axes, results: pd.DataFrame, score: str = AVERAGED) -> None:
     runs = scored(results, score)
     runs = runs[runs["strategy"] == "sgd"]
     if len(runs):
-        axes.axhline(runs["score"].mean(), color=COLOURS["sgd"], ls="--", label="sgd, no noise")
+        axes.axhline(runs["score"].mean(), label="sgd, no noise", **style_of("sgd").for_matplotlib())
 
 
 def curve(
-    axes: Axes, runs: pd.DataFrame, label: str | None, over: str = "power", score: str = AVERAGED, **style: Any
+    axes: Axes,
+    runs: pd.DataFrame,
+    style: CurveStyle,
+    label: str | None,
+    over: str = "power",
+    score: str = AVERAGED,
 ) -> None:
     """Draw the mean over seeds, and one standard deviation as a band.
 
     Args:
         axes: to draw on.
         runs: of the curve, a row each.
-        label: for the legend; None: no entry.
+        style: of the curve.
+        label: its name; None: it has none.
         over: the column along the axis.
         score: a key of NAMES.
-        **style: of the line, with its color.
     """
     means = scored(runs, score).groupby(over)["score"].agg(["mean", "std"])
-    axes.plot(means.index, means["mean"], marker="o", ms=3, label=label, **style)
+    axes.plot(means.index, means["mean"], marker=style.marker, ms=MARKER_SIZE, label=label, **style.for_matplotlib())
     low, high = means["mean"] - means["std"], means["mean"] + means["std"]
-    axes.fill_between(means.index, low, high, color=style["color"], alpha=0.15, lw=0)
+    axes.fill_between(means.index, low, high, color=style.colour, alpha=0.15, lw=0)
+
+
+def both_weights(
+    axes: Axes,
+    over: "pd.Series[Any]",
+    averaged: "pd.Series[Any]",
+    current: "pd.Series[Any]",
+    style: CurveStyle,
+    label: str,
+) -> None:
+    """Draw the scores of the averaged weights, and thin and faint those of the current ones.
+
+    Args:
+        axes: to draw on.
+        over: positions along the axis.
+        averaged: scores of the averaged weights.
+        current: scores of the current weights.
+        style: of the curve.
+        label: its name.
+    """
+    start = 0.02 * len(axes.lines)  # markers of two curves that are one do not cover each other
+    marks: Any = {"marker": style.marker, "ms": MARKER_SIZE, "markevery": (start % MARKERS_APART, MARKERS_APART)}
+    axes.plot(over, current, zorder=1, **style.for_matplotlib(current=True))
+    axes.plot(over, averaged, label=label, **marks, **style.for_matplotlib())
 
 
 def finish(

@@ -8,6 +8,8 @@ from simulations.figures import cifar
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import STYLE, curve, finish
 from simulations.figures.judges import Claim, Claims, Scores
+from simulations.figures.naming import name_curves
+from simulations.look import style_of
 
 RANKS = (1, 2, 4, 8)
 POWERS = (500.0, 4000.0, 32000.0)  # low, medium, high; the paper's text does not name them
@@ -20,9 +22,9 @@ def draw(results: pd.DataFrame) -> Picture:
         axes = picture.subplots()
         for index, power in enumerate(sorted(results["power"].unique())):
             runs = results[results["power"] == power]
-            curve(axes, runs, over="rank", color=f"C{index}", label=f"P = {power:g}")
+            curve(axes, runs, style_of("", index), over="rank", label=f"P = {power:g}")
         finish(axes, results, over="rank", label="rank")
-        axes.legend(frameon=False)
+        name_curves(axes)
     return picture
 
 

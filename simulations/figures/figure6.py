@@ -1,6 +1,7 @@
 """Figure 6: the energy share of the eight largest singular values of each gradient matrix, by epoch, without noise."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -9,8 +10,9 @@ from matplotlib.figure import Figure as Picture
 from laser_fl.storage.files import SPECTRUM
 from simulations import presets
 from simulations.figures.base import Figure, Scale
-from simulations.figures.curves import STYLE
+from simulations.figures.curves import MARKER_SIZE, STYLE
 from simulations.figures.judges import verdict
+from simulations.look import style_of
 from simulations.reading import read_csv
 from simulations.sweep import Grid
 
@@ -60,8 +62,9 @@ def draw(results: pd.DataFrame) -> Picture:
             if block not in LAYERS:
                 axes.plot(rows["epoch"], rows["energy"], color="grey", lw=0.6, alpha=0.5)
         for index, (block, (name, _)) in enumerate(LAYERS.items()):
-            rows = table[table["block"] == block]
-            axes.plot(rows["epoch"], rows["energy"], marker="o", ms=3, color=f"C{index}", label=f"{name}, {block}")
+            rows, style = table[table["block"] == block], style_of("", index)
+            marks: Any = {"marker": style.marker, "ms": MARKER_SIZE, "label": f"{name}, {block}"}
+            axes.plot(rows["epoch"], rows["energy"], **marks, **style.for_matplotlib())
         axes.plot([], [], color="grey", lw=0.6, alpha=0.5, label="the other matrices")
         axes.set(xlabel="epoch", ylabel=f"energy in the top {TOP} components (%)", ylim=(0, 100))
         axes.grid(alpha=0.3)

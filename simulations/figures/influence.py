@@ -11,8 +11,9 @@ from laser_fl.config import parse
 from laser_fl.rng import RandomStreams
 from laser_fl.theory import influence_laser_bound, influence_z_sgd
 from simulations.figures.base import Figure, Scale
-from simulations.figures.curves import COLOURS, STYLE
+from simulations.figures.curves import STYLE
 from simulations.influence import measured_influence
+from simulations.look import style_of
 
 ROWS, COLUMNS, RANK = 512, 4608, 4  # ResNet18's largest matrix, at the paper's rank
 POWERS = tuple(10.0**exponent for exponent in range(1, 9))
@@ -58,12 +59,13 @@ def draw(results: pd.DataFrame) -> Picture:
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
-        axes.plot(table["power"], table["z-sgd"], color=COLOURS["z-sgd"], label="Z-SGD, mn / P")
+        axes.plot(table["power"], table["z-sgd"], label="Z-SGD, mn / P", **style_of("z-sgd").for_matplotlib())
         bound = "LASER, at most (Eq. 4)"
-        axes.plot(table["power"], table["laser, at most"], color=COLOURS["laser"], ls="--", label=bound)
+        axes.plot(table["power"], table["laser, at most"], label=bound, **style_of("laser").for_matplotlib())
         for name in ("z-sgd", "laser"):
-            axes.plot(table["power"], table[f"{name} measured"], "o", ms=4, color=COLOURS[name])
-        axes.plot([], [], "o", ms=4, color="grey", label="measured")
+            style = style_of(name)
+            axes.plot(table["power"], table[f"{name} measured"], style.marker, ms=6, color=style.colour)
+        axes.plot([], [], "o", ms=6, color="grey", label="measured")
         axes.set(xlabel="power", xscale="log", ylabel="channel influence factor λ", yscale="log")
         axes.set_title(f"a gradient of {ROWS} x {COLUMNS} and rank {RANK}")
         axes.grid(alpha=0.3)

@@ -1,5 +1,6 @@
 """Figures 3 and 7: power that falls or rises over the run, at the same mean power."""
 
+from dataclasses import replace
 from functools import partial
 
 import matplotlib
@@ -10,24 +11,26 @@ from simulations.figures import cifar
 from simulations.figures.base import Figure, Scale
 from simulations.figures.curves import STYLE, curve, finish
 from simulations.figures.judges import Claim, Claims, Scores
+from simulations.figures.naming import name_curves
+from simulations.look import style_of
 
-LINES = {"laser": "-", "z-sgd": "--"}
+STRATEGIES = ("laser", "z-sgd")
 POWERS = tuple(250.0 * 2**i for i in range(10))
 EQUAL = 1.0  # a difference of so many points of accuracy counts as "the same"
 
 
 def draw(results: pd.DataFrame, policies: tuple[str, ...]) -> Picture:
-    """Draw a colour per policy; LASER solid, Z-SGD dashed."""
+    """Draw a colour per policy; LASER thick with long dashes, Z-SGD with short ones."""
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = picture.subplots()
         for index, policy in enumerate(policies):
-            for strategy, line in LINES.items():
+            for strategy in STRATEGIES:
                 runs = results[(results["power-policy"] == policy) & (results["strategy"] == strategy)]
-                curve(axes, runs, color=f"C{index}", ls=line, label=policy if line == "-" else None)
-        axes.plot([], [], color="grey", label="solid: LASER, dashed: Z-SGD")
+                style = replace(style_of(strategy), colour=style_of("", index).colour)
+                curve(axes, runs, style, label=f"{strategy}, {policy}")
         finish(axes, results)
-        axes.legend(frameon=False)
+        name_curves(axes)
     return picture
 
 
@@ -95,7 +98,7 @@ def figure(
     """
 
     def scale(name: str, powers: tuple[float, ...], seeds: tuple[int, ...], time: str) -> Scale:
-        over = {"strategy": list(LINES), "power": powers, "power-policy": ("constant", *policies)}
+        over = {"strategy": list(STRATEGIES), "power": powers, "power-policy": ("constant", *policies)}
         grid = cifar.grid(name, over, seeds=seeds)
         return Scale((grid,), time, {"scores": Scores(CELLS), "claims": Claims(claims, grid, CELLS)})
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure as Picture
 from laser_fl.config import parse
 from simulations import presets
 from simulations.figures.base import Figure, Scale
-from simulations.figures.curves import COLOURS, STYLE
+from simulations.figures.curves import STYLE
 from simulations.figures.judges import verdict
+from simulations.look import style_of
 from simulations.volume import model_blocks, volumes
 
 PAPER = {"z-sgd": (496, 1), "signum": (15, 33), "random-k": (99, 5), "sketch": (99, 5), "laser": (3, 165)}  # MB, factor
@@ -29,8 +30,13 @@ def sizes() -> pd.DataFrame:
     rows = []
     for name, (paper, factor) in PAPER.items():
         (volume,) = volumes(parse(base | {"strategy": name}), blocks)
-        row = {"strategy": name, "MB": volume.bytes / 1e6, "paper": paper, "reduction": full * 4 / volume.bytes}
-        rows.append(row | {"paper reduction": factor, "verdict": verdict(paper - volume.bytes / 1e6, ROUNDING)})
+        row = {
+            "strategy": name,
+            "MB": volume.digital_bytes / 1e6,
+            "paper": paper,
+            "reduction": full * 4 / volume.digital_bytes,
+        }
+        rows.append(row | {"paper reduction": factor, "verdict": verdict(paper - volume.digital_bytes / 1e6, ROUNDING)})
     return pd.DataFrame(rows)
 
 
@@ -45,7 +51,7 @@ def draw(results: pd.DataFrame) -> Picture:
     with matplotlib.rc_context(STYLE):
         picture = Picture(figsize=(6.4, 3.2), layout="constrained")
         axes = picture.subplots()
-        bars = axes.barh(table["strategy"], table["MB"], color=[COLOURS[name] for name in table["strategy"]])
+        bars = axes.barh(table["strategy"], table["MB"], color=[style_of(name).colour for name in table["strategy"]])
         axes.bar_label(bars, [f"{size:,.1f}" for size in table["MB"]], padding=3)
         axes.plot(table["paper"], table["strategy"], "k|", ms=14, label="paper")
         axes.set(xlabel="MB per client and round", xscale="log", xlim=(1, 2000))

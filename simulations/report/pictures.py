@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
 from laser_fl.data.metrics import Metric
-from simulations.figures.curves import COLOURS, STYLE, curve, finish
+from simulations.figures.curves import BOTH_WEIGHTS, STYLE, both_weights, curve, finish
+from simulations.figures.naming import name_curves
+from simulations.look import drawing_order, style_of
 from simulations.report.charts import Group, curves_over_power, evaluated_runs, means_of, over_powers
 from simulations.report.folders import Record
 
@@ -35,14 +37,15 @@ def over_power(tables: Mapping[Metric, pd.DataFrame]) -> Picture:
     with matplotlib.rc_context(STYLE):
         picture, panels = _panels(len(tables))
         for axes, results in zip(panels, tables.values(), strict=True):
-            for index, (label, rows) in enumerate(curves_over_power(results).items()):
-                colour = COLOURS.get(label, f"C{index}")
+            curves = curves_over_power(results)
+            for index, label in enumerate(drawing_order(curves)):
+                rows, style = curves[label], style_of(label, index)
                 if (rows["strategy"] == "sgd").all():
-                    axes.axhline(rows["score"].mean(), color=colour, ls="--", label=f"{label}, no noise")
+                    axes.axhline(rows["score"].mean(), label=f"{label}, no noise", **style.for_matplotlib())
                 else:
-                    curve(axes, rows, label, color=colour)
+                    curve(axes, rows, style, label)
             finish(axes, results)
-            axes.legend(frameon=False)
+            name_curves(axes)
     return picture
 
 
@@ -51,14 +54,14 @@ def over_rounds(evaluated: Mapping[Metric, Mapping[str, Group]]) -> Picture:
     with matplotlib.rc_context(STYLE):
         picture, panels = _panels(len(evaluated))
         for axes, (metric, groups) in zip(panels, evaluated.items(), strict=True):
-            for index, (label, runs) in enumerate(groups.items()):
-                means, colour = means_of(runs), COLOURS.get(label, f"C{index}")
+            for index, label in enumerate(drawing_order(groups)):
+                means = means_of(groups[label])
                 averaged, current = (metric.factor * means[f"{kind}_{metric.name}"] for kind in ("ema_test", "test"))
-                axes.plot(means["round"], averaged, color=colour, label=label)
-                axes.plot(means["round"], current, color=colour, lw=0.7, alpha=0.6)
+                both_weights(axes, means["round"], averaged, current, style_of(label, index), label)
             axes.set(xlabel="round", ylabel=f"test {metric.label}", yscale=metric.scale(axes))
+            axes.set_title(BOTH_WEIGHTS, fontsize=9, loc="left")
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False)
+            name_curves(axes)
     return picture
 
 

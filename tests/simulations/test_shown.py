@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -21,18 +22,21 @@ from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.registry import KINDS
 from simulations.cli import app
 from simulations.compare import listing, picture
+from simulations.look import STYLES
 from simulations.progress import MOST_LINES, Display, Report, Reporter
 from simulations.report.charts import charts, evaluated_runs, over_powers
 from simulations.report.folders import Record, RunRecord
 from simulations.report.pictures import over_power, over_rounds
 from simulations.results import results
 from simulations.side_by_side import Outcome
+from simulations.standing import stopped, verdict
 from simulations.sweep import Grid, runs_of
 from simulations.texts import Listing, pairs
 from tests.parts import visiting
 
 SPENT = {"epoch": 1.0, "train_loss": 2.0, "channel_uses": 10, "energy": 5.0, "latency_seconds": 1.0}
 COST = {"uplink_floats_per_round": 1234.0, "compression_ratio": 12.0, "max_power_used": 1.0, "seconds_total": 3.0}
+COST |= {"rounds": 2, "total_channel_uses": 10, "total_uplink_energy": 19.5, "total_downlink_energy": 0.5}
 
 
 METRICS = {name: Metric.named(name) for name in ("accuracy", "perplexity", "f1", "mean_squared_error")}
@@ -65,9 +69,10 @@ class TestByTheTasksMetric:
         outcomes = {name: outcome(tmp_path / name, metric.name) for name in ("sgd", "laser")}
         outcomes["sketch"] = Outcome(tmp_path / "sketch", {}, "it failed")
         table = listing(outcomes, parse({}))
-        assert table.caption.startswith(metric.label)
+        assert f"{metric.label}; values" in table.caption
         assert float(table.rows[1][1]) == 0.5 * metric.factor
         assert table.rows[2][:2] == ("sketch", "failed")
+        assert "sketch failed." in table.caption
         assert picture(outcomes, parse({}), tmp_path, "energy") == tmp_path / f"{metric.name}.png"
         assert (tmp_path / f"{metric.name}.png").is_file()
 
@@ -165,7 +170,7 @@ class TestNothingIsCut:
         [
             (
                 ("volume", "--model", "mlp"),
-                ["203,530", "814,120", "laser alternating, rank 2", "laser-adaptive", "48"],
+                ["203,530", "814 kB", "laser alternating, rank 2", "laser-adaptive", "48 B"],
             ),
             (("theory", "--model", "mlp"), ["1.weight", "256 x 784", "uncompressed", "less noise"]),
             (("list",), ["min-available-nodes", "gpt2-wikitext103", "power-allocation", "laser-adaptive"]),
@@ -234,9 +239,11 @@ class TestProgress:
         keys = ("-c", "task=pydoc", "-c", "model=gpt2", "--strategies", "z-sgd,laser")
         result = call("compare", *keys, "--out", tmp_path / "all")
         assert result.exit_code == 0, result.output
-        title, head, z_sgd, laser, _, drawn = result.stdout.splitlines()
+        title, head, z_sgd, laser, told, *_, drawn = result.stdout.splitlines()
         assert (title.split(",")[0], head.split()[0], z_sgd.split()[0]) == ("pydoc", "strategy", "z-sgd")
-        assert laser.split() == ["laser", "0.50", "0.50", "0.50", "1,234", "12x", "1", "3", "s"]
+        costs = ["1,234", "4.9", "kB", "2,468", "20", "10", "1", "3", "s"]
+        assert laser.split() == ["laser", "0.5", "0.5", "0.5", *costs]
+        assert told.startswith("z-sgd and laser end level (averaged weights; one seed each")
         assert drawn == f"picture: {tmp_path / 'all' / 'perplexity.png'}"
         assert result.stderr.splitlines() == ["z-sgd  round"] * 10 + ["laser  round"] * 10
 
@@ -265,5 +272,65 @@ class TestAnyEncoding:
 def test_a_strategy_that_sends_nothing_and_an_ideal_channel_are_put_in_words(tmp_path):
     silent = outcome(tmp_path / "d-dsgd", "accuracy")
     silent = Outcome(silent.folder, silent.summary | {"compression_ratio": "inf", "uplink_floats_per_round": 0.0})
-    rows = listing({"d-dsgd": silent}, parse({"power": math.inf})).rows
-    assert rows[0][4:7] == ("0", "nothing sent", "no noise")
+    table = listing({"d-dsgd": silent}, parse({"power": math.inf}))
+    assert table.rows[0][4:] == ("0", "0 B", "0", "–", "10", "no limit", "3 s")
+    assert "d-dsgd: nothing sent" in table.caption
+    assert "no limit: ideal links, no noise" in table.caption.replace("\n", " ")
+
+
+class TestStandings:
+    """A comparison says in a sentence who is ahead, and how a run ended that did not reach its last round."""
+
+    def made(self, folder, scores):
+        """Outcomes whose averaged weights end at `scores`, and whose current ones move by 2 points at the end."""
+        outcomes = {}
+        for name, score in scores.items():
+            outcomes[name] = outcome(folder / name, "accuracy", score)
+            table = metrics_of("accuracy", score)
+            table["test_accuracy"] = [score - 0.02, score]
+            table.to_csv(folder / name / "metrics.csv", index=False)
+        return outcomes
+
+    def test_the_strategy_ahead_is_named_with_its_lead_and_what_may_be_chance(self, tmp_path):
+        outcomes = self.made(tmp_path, {"z-sgd": 0.8, "laser": 0.85, "sgd": 0.9})
+        assert verdict(outcomes, METRICS["accuracy"], ["sgd"]) == (
+            "Of those with a power limit, laser ends 5.0 points ahead of z-sgd "
+            "(averaged weights; one seed each, which tells no spread: "
+            "differences below about 2.0 points may be chance)."
+        )
+
+    def test_a_small_lead_may_be_chance(self, tmp_path):
+        outcomes = self.made(tmp_path, {"z-sgd": 0.84, "laser": 0.85})
+        assert "laser ends 1.0 points ahead of z-sgd, which may be chance (" in verdict(outcomes, METRICS["accuracy"])
+
+    def test_less_is_ahead_where_less_is_better(self, tmp_path):
+        outcomes = {name: outcome(tmp_path / name, "perplexity", score) for name, score in (("a", 5.0), ("b", 4.0))}
+        assert verdict(outcomes, METRICS["perplexity"]).startswith("b ends 1 (perplexity) ahead of a (")
+
+    def test_one_strategy_alone_is_not_ahead(self, tmp_path):
+        assert verdict(self.made(tmp_path, {"laser": 0.8, "sgd": 0.9}), METRICS["accuracy"], ["sgd"]) == ""
+
+    @pytest.mark.parametrize(
+        ("reason", "words"),
+        [
+            ("round 157: the train_loss is nan: the model has diverged", "diverged in round 157"),
+            ("round 2: client 0: the gradient of block 1.weight is not finite (norm inf)", "diverged in round 2"),
+            ("round 3: a client transmitted with power 2.0, above the budget of 1.0", "failed in round 3"),
+            ("its process ended with status -9", "failed in round 4"),
+        ],
+    )
+    def test_a_run_that_stopped_is_shown_with_its_round(self, tmp_path, reason, words):
+        (tmp_path / "ledger.csv").write_text("round,uplink_floats\n" + "".join(f"{i},5\n" for i in range(1, 5)))
+        assert stopped(Outcome(tmp_path, {}, reason)) == words
+
+    @pytest.mark.parametrize("over", ["round", "energy"])
+    def test_a_picture_names_many_curves_at_their_ends_and_tells_itself_in_words(self, tmp_path, over):
+        scores = {name: 0.5 + 0.01 * i for i, name in enumerate(STYLES)}
+        outcomes = self.made(tmp_path, scores)
+        outcomes["sketch"] = Outcome(outcomes["sketch"].folder, {}, "round 157: the model has diverged")
+        outcomes["a-dsgd"] = Outcome(tmp_path / "none", {}, "round 1: the gradient is not finite")
+        with Image.open(picture(outcomes, parse({}), tmp_path, over)) as drawn:
+            assert drawn.size == (1200, 675)
+            text = drawn.text["Description"]
+        assert "laser 58.0 %" in text
+        assert "sketch diverged in round 157" in text
