@@ -90,7 +90,7 @@ class Comparison(dict[str, Result]):
         return pd.DataFrame([*completed, *({"strategy": n, "reason": reason} for n, reason in self.failed.items())])
 
     def plot(self) -> "Figure":
-        """Draw the scores over the rounds, a curve per strategy; those of the averaged weights are dashed."""
+        """Draw the scores over the rounds: of the averaged weights, and thin those of the current ones."""
         with packages_for("plot"):
             from matplotlib.figure import Figure
 
@@ -111,5 +111,5 @@ def _draw(axes: "Axes", name: str, result: Result) -> None:
     current, averaged = (
         [factor * getattr(one, score)[result.metric] for one in result.metrics] for score in ("test", "ema_test")
     )
-    (line,) = axes.plot(rounds, current, label=name)
-    axes.plot(rounds, averaged, ls="--", alpha=0.6, color=line.get_color())
+    (line,) = axes.plot(rounds, averaged, label=name)
+    axes.plot(rounds, current, lw=0.8, alpha=0.5, color=line.get_color())
