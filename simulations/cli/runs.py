@@ -22,9 +22,9 @@ from simulations.cli.common import (
     refuse_keys,
     settings_of,
     show,
-    show_pairs,
     values_of,
 )
+from simulations.cli.results import Json, show_result
 
 
 class Over(StrEnum):
@@ -61,6 +61,7 @@ def run(
         Path | None, typer.Option(help="Folder of a run that stopped, or is to be longer: go on.")
     ] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train one model with one strategy; or go on with a run that stopped, or that -c rounds=N makes longer."""
     with one_line_errors():
@@ -81,7 +82,7 @@ def run(
             summary = _run_on_flower(settings, folder, nodes or 2, quiet)
         else:
             summary = _run_deployed(settings, folder, nodes or 2, port, quiet)
-        show_pairs(f"run folder {folder}", [(str(key), str(value)) for key, value in summary.items()])
+        show_result(folder, summary, as_json)
 
 
 def compare(
