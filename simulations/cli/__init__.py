@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import benchmarks, grids, new, parts, reports, runs
+from simulations.cli import benchmarks, explain, grids, new, parts, reports, runs
 from simulations.cli.readable import print_readably
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -22,6 +22,7 @@ for command in (
     grids.reproduce,
     reports.report,
     benchmarks.bench,
+    explain.explain,
     parts.holdings,
     parts.volume,
     parts.theory,
