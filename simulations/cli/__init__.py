@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import benchmarks, explain, grids, new, parts, reports, runs
+from simulations.cli import benchmarks, explain, grids, new, parts, reports, runs, watching
 from simulations.cli.readable import print_readably
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -17,6 +17,7 @@ def main() -> None:
 for command in (
     new.new,
     runs.run,
+    watching.watch,
     runs.compare,
     grids.sweep,
     grids.reproduce,
