@@ -33,7 +33,7 @@ KNOWN_SIZES = ("mnist", "fashion-mnist", "cifar10", *(f"wikitext-{n}{raw}" for n
 
 @dataclass(frozen=True)
 class Sent:
-    """What a client sends up in a round. rounds: to which it applies: every, even or odd; the first one is even."""
+    """The values that a client sends up in a round. rounds: every, even or odd ones; the first round is even."""
 
     rounds: str
     values: int

@@ -63,11 +63,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def _end(summary: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield how the run ended, where that was not its last round."""
+    """Yield how the run ended, where that was not its last round; and the step size, where callbacks changed it."""
     if summary["status"] != "completed":
         yield summary["status"], brief(str(summary.get("reason", "")))
     elif summary.get("stopped_early"):
         yield "stopped", f"after round {summary['rounds']:,}: {brief(str(summary.get('stop_reason', '')))}"
+    if "learning_rate_factor" in summary:
+        yield "step size", f"{digits(float(summary['learning_rate_factor']))} times the config's at the end"
 
 
 def _scores(summary: Mapping[str, Any]) -> Iterator[Row]:

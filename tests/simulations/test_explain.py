@@ -119,6 +119,14 @@ def test_it_fits_on_a_screen_and_describes_the_keys_that_were_given():
     assert "z-sgd: the gradient itself" in described["strategy=z-sgd"]
 
 
+def test_a_preset_is_shown_with_its_keys_but_for_those_that_were_given():
+    *_, heading, preset, power = call("--preset", "gpt2-wikitext103", "-c", "power=5").stdout.splitlines()
+    assert heading == "keys"
+    assert preset.startswith("preset gpt2-wikitext103  task=wikitext-103")
+    assert " power=" not in preset
+    assert power.startswith("power=5.0 ")
+
+
 @pytest.mark.parametrize("columns", ["40", "80"])
 def test_nothing_is_cut(columns):
     shown = call("-c", "model=linear", env={"COLUMNS": columns}).stdout

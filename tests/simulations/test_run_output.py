@@ -110,8 +110,9 @@ def test_what_went_wrong_is_shown_only_where_something_did(tmp_path):
     assert shown["left out"] == "3 replies, in 2 of 3 rounds; ledger.csv names the clients"
     assert shown["idle"] == "1 of 3 rounds, in which nobody transmitted"
     assert {"left out", "idle", "stopped"}.isdisjoint(rows(tmp_path))
-    stopped = rows(tmp_path, stopped_early=True, stop_reason="early-stopping: no better")["stopped"]
-    assert stopped == "after round 480: early-stopping: no better"
+    stopped = rows(tmp_path, stopped_early=True, stop_reason="early-stopping: no better", learning_rate_factor=0.125)
+    assert stopped["stopped"] == "after round 480: early-stopping: no better"
+    assert stopped["step size"] == "0.125 times the config's at the end"
 
 
 def test_a_strategy_that_sends_nothing_and_a_noiseless_one_are_put_in_words(tmp_path):
