@@ -24,7 +24,7 @@ def title(summary: Mapping[str, Any]) -> str:
     """Return a heading: what was trained, and how far."""
     if "rounds" not in summary:
         return f"run {summary['status']}"
-    about = ", ".join(str(summary[key]) for key in ("task", "model"))
+    about = ", ".join(str(summary[key]) for key in ("task", "model") if summary[key] != "auto")
     return f"{summary['strategy']}: {about}, {summary['clients']} clients, {summary['rounds']:,} rounds"
 
 
@@ -96,6 +96,8 @@ def _cost(summary: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
     """Yield the costs: values, channel uses, energy, time."""
     if "uplink_floats_per_round" in summary:
         yield "sent", _sent(summary)
+        if (transmitters := float(summary.get("transmitters_per_round", summary["clients"]))) < summary["clients"]:
+            yield "clients", f"{digits(transmitters)} of {summary['clients']:,} transmitted in a round, on average"
         uses, air = summary["total_channel_uses"], seconds(summary["total_latency_seconds"])
         yield "channel", f"{uses:,} uses, {air} on the air"
         yield "energy", NO_ENERGY if _noiseless(ledger) else _energy(summary)

@@ -67,6 +67,7 @@ def test_nothing_is_cut_where_the_terminal_is_narrow(tmp_path, columns):
 def test_costs_and_scores_have_units(tmp_path):
     shown = rows(tmp_path)
     assert title(SUMMARY) == "laser: mnist-5k, mlp, 16 clients, 480 rounds"
+    assert title(SUMMARY | {"model": "auto"}) == "laser: mnist-5k, 16 clients, 480 rounds"
     assert shown["accuracy"] == "89.2 % last, 80.0 % with averaged weights, 89.6 % their best"
     assert shown["sent"] == "1,572 values (6.3 kB) per client and round, 129 times fewer than the model's 203,530"
     assert shown["channel"] == "754,800 uses, 755 ms on the air"
@@ -109,7 +110,9 @@ def test_what_went_wrong_is_shown_only_where_something_did(tmp_path):
     shown = rows(tmp_path, ["1,15,1.0,1.0,1", "2,14,1.0,1.0,2", "3,0,1.0,0.0,0"])
     assert shown["left out"] == "3 replies, in 2 of 3 rounds; ledger.csv names the clients"
     assert shown["idle"] == "1 of 3 rounds, in which nobody transmitted"
-    assert {"left out", "idle", "stopped"}.isdisjoint(rows(tmp_path))
+    assert {"left out", "idle", "stopped", "clients"}.isdisjoint(rows(tmp_path))
+    some = rows(tmp_path, transmitters_per_round=11.28125)["clients"]
+    assert some == "11.3 of 16 transmitted in a round, on average"
     stopped = rows(tmp_path, stopped_early=True, stop_reason="early-stopping: no better", learning_rate_factor=0.125)
     assert stopped["stopped"] == "after round 480: early-stopping: no better"
     assert stopped["step size"] == "0.125 times the config's at the end"
