@@ -2,7 +2,7 @@
 
 import typer
 
-from simulations.cli import benchmarks, grids, new, parts, reports, runs
+from simulations.cli import benchmarks, explain, grids, new, parts, reports, runs, watching
 from simulations.cli.readable import print_readably
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -17,11 +17,13 @@ def main() -> None:
 for command in (
     new.new,
     runs.run,
+    watching.watch,
     runs.compare,
     grids.sweep,
     grids.reproduce,
     reports.report,
     benchmarks.bench,
+    explain.explain,
     parts.holdings,
     parts.volume,
     parts.theory,

@@ -1,6 +1,7 @@
 """Commands that train: one run, or one per strategy."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -22,9 +23,9 @@ from simulations.cli.common import (
     refuse_keys,
     settings_of,
     show,
-    show_pairs,
     values_of,
 )
+from simulations.cli.results import Json, show_result
 
 
 class Over(StrEnum):
@@ -49,6 +50,8 @@ class Engine(StrEnum):
 
 ENGINES = "In this process, through `flwr run`, or that on SuperLink and SuperNodes that are real processes."
 
+LIVE = "Draw curve, SNR and time left on the terminal while the run goes; where there is none, print lines as without."
+
 
 def run(
     preset: Preset = None,
@@ -61,6 +64,8 @@ def run(
         Path | None, typer.Option(help="Folder of a run that stopped, or is to be longer: go on.")
     ] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
+    live: Annotated[bool, typer.Option("--live", help=LIVE)] = False,
 ) -> None:
     """Train one model with one strategy; or go on with a run that stopped, or that -c rounds=N makes longer."""
     with one_line_errors():
@@ -75,13 +80,18 @@ def run(
             raise ConfigError(f"--nodes: must go with --engine flower or deployment, got {nodes}")
         if port is not None and engine is not Engine.deployment:
             raise ConfigError(f"--port: must go with --engine deployment, got {port}")
+        if live and quiet:
+            raise ConfigError("--live: must go without --quiet, got both")
+        live = live and errors.is_terminal
         if engine is Engine.in_process:
-            summary = _run_in_process(settings, folder, quiet)
-        elif engine is Engine.flower:
-            summary = _run_on_flower(settings, folder, nodes or 2, quiet)
+            summary = _run_in_process(settings, folder, quiet, live)
         else:
-            summary = _run_deployed(settings, folder, nodes or 2, port, quiet)
-        show_pairs(f"run folder {folder}", [(str(key), str(value)) for key, value in summary.items()])
+            with _drawn_from(folder) if live else nullcontext():
+                if engine is Engine.flower:
+                    summary = _run_on_flower(settings, folder, nodes or 2, quiet or live)
+                else:
+                    summary = _run_deployed(settings, folder, nodes or 2, port, quiet or live)
+        show_result(folder, summary, as_json)
 
 
 def compare(
@@ -156,7 +166,30 @@ def _folder(settings: RunConfig) -> Path:
     return path_of(settings, datetime.now())
 
 
-def _run_in_process(settings: RunConfig, folder: Path, quiet: bool) -> dict[str, Any]:
+def _drawn_from(folder: Path) -> AbstractContextManager[Any]:
+    """Return the display of a run that other processes write into `folder`."""
+    from simulations.live import LiveDisplay
+    from simulations.watching import FolderReader
+
+    return LiveDisplay(errors, FolderReader(folder).progress)
+
+
+def _run_live(settings: RunConfig, folder: Path) -> dict[str, Any]:
+    """Run in this process, and draw the progress."""
+    from simulations.engines import in_process
+    from simulations.live import LiveDisplay, LiveRun
+    from simulations.progress import Reporter
+    from simulations.signals import ending_on_signals
+
+    drawn = LiveRun(settings.strategy)
+    with ending_on_signals(), LiveDisplay(errors, drawn.progress) as display:
+        warnings = Reporter(settings.strategy, lambda report: display.note(report.warning) if report.warning else None)
+        return in_process.run(settings, folder, [drawn, warnings])
+
+
+def _run_in_process(settings: RunConfig, folder: Path, quiet: bool, live: bool) -> dict[str, Any]:
+    if live:
+        return _run_live(settings, folder)
     from simulations.engines import in_process
     from simulations.progress import Display, Reporter
     from simulations.signals import ending_on_signals
