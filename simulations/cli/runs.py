@@ -27,6 +27,9 @@ from simulations.cli.common import (
 )
 from simulations.cli.results import Json, show_result
 
+FIRST = "first"  # the preset of a comparison of which nobody says what it is about
+OR_FIRST = f"Start from a preset; {FIRST}, where neither --preset nor -c task=... says otherwise."
+
 
 class Over(StrEnum):
     """The horizontal axis of the scores."""
@@ -95,7 +98,9 @@ def run(
 
 
 def compare(
-    preset: Preset = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"Start from a preset; {FIRST}, where no -c task is given.")
+    ] = None,
     config: Overrides = None,
     strategies: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
     over: Annotated[Over, typer.Option(help="What the picture draws scores over.")] = Over.rounds,
@@ -116,7 +121,7 @@ def compare(
         names = [name.strip() for name in strategies.split(",")] if strategies is not None else list(SCHEMES)
         if len(set(names)) < len(names):
             raise ConfigError(f"--strategies: must name each once, got {strategies!r}")
-        values = values_of(preset, config, out)
+        values = values_of(preset or (None if "task" in key_values(config) else FIRST), config, out)
         settings, *_ = parse_all([values | {"strategy": name} for name in names])
         root = Path(settings.out_dir or f"runs/compare-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
         each = [values | {"strategy": name, "out-dir": str(root / folder_name(name))} for name in names]
