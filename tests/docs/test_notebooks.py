@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom as plain Python, and every picture on the site's pages has a text in its place."""
+"""The notebooks run from top to bottom as plain Python, and every picture has a text in its place."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,8 @@ PICTURE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<place>[^)]+)\)")
 
 
 def cells(path):
-    """Return the code cells of a notebook, without their options."""
-    return [match["code"] for match in CELL.finditer(path.read_text())]
+    """Return the code cells of a notebook, without their options and Jupyter's own commands."""
+    return [re.sub(r"^%.*\n", "", match["code"], flags=re.MULTILINE) for match in CELL.finditer(path.read_text())]
 
 
 def run(path):
