@@ -90,7 +90,7 @@ def snr() -> Figure:
         measured = [aggregated(same, float(power))[1].ledger[-1].snr_db for power in powers]
         axes.plot(powers, 10 * np.log10(clients**2 * powers / count), color=colour)
         axes.plot(powers, measured, marker, color=colour)
-        axes.annotate(f"    {count:,} values", (powers[-1], measured[-1]), color=colour, va="center")
+        axes.annotate(f"   {count:,} values", (powers[-1], measured[-1] + 1), color=colour, va="bottom")
     axes.axhline(0, color=GREY, lw=0.8, ls=":")
     axes.annotate("signal as strong as noise", (powers[0], 0.5), color=GREY, fontsize=9, va="bottom")
     axes.set(xscale="log", xlabel="power per client and round, P", ylabel="SNR (dB)", xlim=(None, 6e4))
