@@ -41,8 +41,8 @@ class Line:
     def accuracy(self) -> str:
         """The mean score in per cent, with the standard deviation where there are several seeds."""
         if self.reason or not self.scores:
-            round = re.search(r"round (\d+)", self.reason)
-            return f"diverged in round {round[1]}" if round else "diverged"
+            end, round = "diverged" if "diverged" in self.reason else "failed", re.search(r"round (\d+)", self.reason)
+            return f"{end} in round {round[1]}" if round else end
         mean = f"{100 * statistics.fmean(self.scores):.1f}"
         spread = f" ± {100 * statistics.stdev(self.scores):.1f}" if len(self.scores) > 1 else ""
         return f"{mean}{spread} %"
@@ -108,7 +108,7 @@ def ratio(lines: Mapping[str, Line]) -> str:
 
 def outcome(line: Line) -> str:
     """Write the score of a strategy as the end of a sentence."""
-    return line.accuracy if line.accuracy.startswith("diverged") else f"reaches {line.accuracy}"
+    return f"reaches {line.accuracy}" if line.accuracy.endswith("%") else line.accuracy
 
 
 WRITERS: dict[str, Callable[[], str]] = {

@@ -66,7 +66,7 @@ def test_several_seeds_become_their_mean_and_spread(numbers, tmp_path):
 
 
 def test_a_strategy_that_diverged_says_so_with_its_round(numbers, tmp_path):
-    reason = "round 34: the model's weights are not finite"
+    reason = "round 34: the test_loss is nan: the model has diverged"
     rows = (f"z-sgd,{reason},t,m,0,16,34,1.0,,203530", "laser,,t,m,0,16,60,1.0,0.9,1572")
     lines, folder = table(tmp_path, numbers, *rows)
     assert "| diverged in round 34 |" in lines[0]
