@@ -12,13 +12,14 @@ from plotly.offline import get_plotlyjs
 
 from simulations.report import tables
 from simulations.report.answers import Answer, answers
-from simulations.report.charts import POINTS, charts
+from simulations.report.charts import POINTS, charts, grouped
 from simulations.report.figures import Shown, shown_chart
 from simulations.report.folders import Record, read
 from simulations.report.pictures import pictures_of
 from simulations.report.tables import Sheet
 
 MOST_AT_ONCE = 10  # rows of the table of runs; a longer one is folded
+MOST_GROUPS = 40  # rows of the table of means over seeds; a longer one is left out
 MOST_RUNS = 200  # rows of that table at most
 
 
@@ -82,6 +83,9 @@ def _section(record: Record, pictures: Sequence[Path]) -> Section:
         shown.append(("Result", tables.result(record.runs[0])))
         details.append(("All numbers, by their keys in summary.json", tables.summary(record.runs[0])))
     elif runs := [*record.runs, *record.failed]:
+        groups = grouped(record.runs)
+        if len(groups) < len(record.runs) and len(groups) <= MOST_GROUPS:
+            shown.append(("Means over seeds", tables.over_seeds(groups)))
         most = min(len(runs), MOST_RUNS)
         of = f", {most} of {len(runs)}" if most < len(runs) else ""
         (shown if most <= MOST_AT_ONCE else details).append((f"Runs{of}", tables.of_runs(runs[:most])))

@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from laser_fl.data.metrics import ACCURACY, Metric
 from laser_fl.federated.ledger import POWER_TOLERANCE
@@ -20,6 +20,7 @@ CLASSES = {"mnist-5k": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cif
 NAMED = 4  # runs that a sentence names
 DIVERGED = re.compile(r"diverged|not finite")
 ROUND = re.compile(r"round (\d+)")
+UNITS = re.compile(r"(?<=\d) (?=(%|[kMG]?B|s|dB|±)(\W|$))|(?<=±) ")
 COSTS = ("total_channel_uses", "total_uplink_energy", "total_latency_seconds", "seconds_total")
 
 
@@ -39,7 +40,12 @@ def answers(record: Record) -> list[Answer]:
     made = [_worked([*runs, *record.failed])]
     if runs:
         made += [_good(grouped(runs)), _cost(grouped(runs)), _budget(grouped(runs))]
-    return made
+    return [replace(answer, short=whole(answer.short), sentences=[*map(whole, answer.sentences)]) for answer in made]
+
+
+def whole(text: str) -> str:
+    """Return a text in which no line breaks between a number and its unit."""
+    return UNITS.sub("\u00a0", text)
 
 
 def ending(run: RunRecord) -> str:
@@ -67,13 +73,15 @@ def _worked(runs: Sequence[RunRecord]) -> Answer:
         return Answer(question, ending(bad[0]).capitalize(), [reason, *sentences], "bad")
     if bad:
         return Answer(question, f"{len(runs) - len(bad)} of {len(runs)} runs", sentences, "bad")
+    mute = sum(map(_sends_nothing, runs))
     if len(runs) == 1:
         completed = f"All {quantity('rounds').bare(runs[0].summary.get('rounds'))} rounds were completed."
         mute = _sends_nothing(runs[0])
         return Answer(
             question, "Nothing was sent" if mute else "Yes", [completed, *sentences], "bad" if mute else "good"
         )
-    return Answer(question, "Yes", [f"All {len(runs)} runs were completed.", *sentences], "good")
+    short, tone = (f"{len(runs) - mute} of {len(runs)} runs", "bad") if mute else ("Yes", "good")
+    return Answer(question, short, [f"All {len(runs)} runs were completed.", *sentences], tone)
 
 
 def _sends_nothing(run: RunRecord) -> bool:

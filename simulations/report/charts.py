@@ -1,6 +1,7 @@
 """The charts of a report: every value is shown where one points at it."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,6 +19,8 @@ from simulations.sweep import NOT_THE_RUN
 POINTS = 1000  # per curve at most; longer curves show every n-th round
 FEW = 10  # curves; with more, the current weights are not drawn beside the averaged
 SHADED = "Shaded: one standard deviation over the seeds."
+JAGGED: dict[str, Any] = {"line": {"dash": "solid", "width": 1.3}}  # a value per round, in which dashes are lost
+BUDGET: dict[str, Any] = {"line": {"dash": "dot", "width": 1.6}, "opacity": 1.0}
 NOT_A_CURVE = ("seed", "device", *NOT_THE_RUN)
 
 Group = Sequence[RunRecord]
@@ -196,7 +199,7 @@ def _of_ledgers(groups: Mapping[str, Group], columns: Mapping[str, str], label: 
         table = table.iloc[:: -(-len(table) // points)]
         for column, beside in columns.items():
             hover = f"%{{y:.6g}} in round %{{x}}<extra>{name}{beside and ', ' + beside}</extra>"
-            more = {"line": {"dash": "dot"}} if beside else {}
+            more = BUDGET if beside else JAGGED
             rounds = pd.Series(table.index)
             line(chart, rounds, table[column], style, name, beside, hovertemplate=hover, **more)
     return finish(chart, "round", label, caption)

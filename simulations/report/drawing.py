@@ -21,6 +21,8 @@ MOST_LABELS = 20  # that have room beside each other
 LABEL, LETTER = 15, 6.8  # pixels: height of a label, width of its letters on average
 MARKERS = 8  # of a curve at most, whatever the number of its points
 BAND_OPACITY = 0.18
+FAR, CLOSE = 0.3, 0.03  # parts of the axis: of a label's end from the margin, of a label in the chart from its end
+FEW_DECADES = 3  # of a logarithmic axis; it has ticks at 2 and 5, too
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left",
            "D": "diamond", "P": "cross", "X": "x", "*": "star"}  # fmt: skip
 
@@ -54,11 +56,13 @@ def line(
         legendgroup=name,
         showlegend=not beside,
         mode="lines" if beside else "lines+markers",
-        line=(thin if beside else style.for_plotly()) | more.pop("line", {}),
-        marker=marker,
-        opacity=FAINT_OPACITY if beside else 1.0,
-        meta=in_both_schemes(style.colour),
-        **more,
+        **{
+            "line": (thin if beside else style.for_plotly()) | more.pop("line", {}),
+            "marker": marker,
+            "opacity": FAINT_OPACITY if beside else 1.0,
+            "meta": in_both_schemes(style.colour),
+        }
+        | more,
     )
 
 
@@ -110,10 +114,12 @@ def finish(chart: go.Figure, x: str, y: str, caption: str = "", log_x: bool = Fa
         margin={"l": 64, "r": RIGHT, "t": TOP, "b": BOTTOM},
         hovermode="closest",
         showlegend=False,  # the page's own can be reached by keyboard
-        xaxis={"title": {"text": x}, "type": "log" if log_x else "linear", "automargin": True},
+        xaxis={"title": {"text": x}, "automargin": True},
         yaxis={"title": {"text": y}, "automargin": True},
         meta={"caption": caption, "labels": [], "narrow": RIGHT},
     )
+    if log_x:
+        chart.update_xaxes(_logarithmic(pd.concat([pd.Series(trace.x, dtype=float) for trace in chart.data])))
     named = [trace for trace in chart.data if trace.showlegend]
     if DIRECT_LABELS_ABOVE < len(named) <= MOST_LABELS:
         name_at_the_ends(chart, named, log_x)
@@ -131,18 +137,55 @@ def name_at_the_ends(chart: go.Figure, curves: Sequence[Any], log_x: bool) -> No
     points = pd.concat([_points(trace, log_x) for trace in chart.data])
     (left, right), (low, high) = _padded(points["x"]), _padded(points["y"])
     ends = [(trace, *_points(trace, log_x).iloc[-1]) for trace in curves if len(_points(trace, log_x))]
-    gap = (high - low) * LABEL / (HEIGHT - TOP - BOTTOM)
-    heights = spread([y for *_, y in ends], gap, low, high)
+    places = _places([(x, y) for _, x, y in ends], (left, right), (low, high))
     colours = [in_both_schemes(str(trace.line.color), TEXT) for trace, *_ in ends]
     labels = [
-        {"x": x, "y": y, "ax": right, "ay": height, "axref": "x", "ayref": "y", "xanchor": "left", "text": trace.name,
+        {"x": x, "y": y, "ax": at, "ay": height, "axref": "x", "ayref": "y", "xanchor": "left", "text": trace.name,
          "font": {"color": colour["light"], "size": 12}, "arrowcolor": colour["light"], "arrowhead": 0,
          "arrowwidth": 0.8, "standoff": 5}
-        for (trace, x, y), height, colour in zip(ends, heights, colours, strict=True)
+        for (trace, x, y), (at, height), colour in zip(ends, places, colours, strict=True)
     ]  # fmt: skip
     room = int(LETTER * max(len(label["text"]) for label in labels)) + RIGHT
     chart.update_layout(annotations=labels, meta=chart.layout.meta | {"labels": colours}, margin={"r": room})
     chart.update_xaxes(range=[left, right]).update_yaxes(range=[low, high])
+
+
+def _places(
+    ends: Sequence[tuple[float, float]], width: tuple[float, float], height: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Return the places of labels: in the margin, or for curves that end far from it, close to their ends.
+
+    Args:
+        ends: of the curves.
+        width: the horizontal axis's range.
+        height: the vertical one's.
+    """
+    (left, right), (low, high) = width, height
+    gap = (high - low) * LABEL / (HEIGHT - TOP - BOTTOM)
+    places: dict[int, tuple[float, float]] = {}
+    for inner in (False, True):
+        chosen = [i for i, (x, _) in enumerate(ends) if (right - x > FAR * (right - left)) == inner]
+        for i, at in zip(chosen, spread([ends[i][1] for i in chosen], gap, low, high), strict=True):
+            places[i] = (ends[i][0] + CLOSE * (right - left) if inner else right, at)
+    return [places[i] for i in range(len(ends))]
+
+
+def _logarithmic(x: "pd.Series[float]") -> dict[str, Any]:
+    """Return ticks of a logarithmic axis, all with their whole numbers."""
+    known = x[x > 0].dropna()
+    if known.empty:
+        return {"type": "log"}
+    first, last = math.floor(math.log10(known.min())), math.ceil(math.log10(known.max()))
+    steps = (1, 2, 5) if last - first <= FEW_DECADES else (1,)
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return {"type": "log", "tickvals": values, "ticktext": [_tick(value) for value in values]}
+
+
+def _tick(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _points(trace: Any, log_x: bool) -> pd.DataFrame:

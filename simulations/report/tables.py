@@ -1,6 +1,7 @@
 """The tables of a page: human names and units first; raw keys are in the folded ones."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pandas as pd
 
 from laser_fl.config import parse
+from laser_fl.data.metrics import Metric
 from simulations.look import BYTES_PER_VALUE, quantity
 from simulations.report.answers import ending, power_share
-from simulations.report.charts import has_budget
+from simulations.report.charts import Group, has_budget
 from simulations.report.folders import Record, RunRecord
-from simulations.report.scores import metric_of_run
+from simulations.report.scores import metric_of_run, score_of
+from simulations.report.verdict import score_in_words
 from simulations.results import varied
 from simulations.sweep import NOT_THE_RUN
 from simulations.texts import shown
@@ -42,6 +45,7 @@ LIMITED = (
     "total_downlink_energy",
 )  # in units of noise, where there is any
 WIDTHS = {"pairs": 3, "some": 6, "many": 13}  # columns at most
+SCORE_NAMES = {"best_ema_test": "best", "test": "last"}
 NO_BUDGET = "no budget"
 OF_VERDICTS = {"mean": "mean over seeds", "std": "standard deviation", "best": "best seed", "tol.": "tolerance"}
 
@@ -103,6 +107,33 @@ def of_runs(runs: Sequence[RunRecord]) -> Sheet:
     columns = [*scores, *OF_RUNS]
     heads = [quantity(key).name for key in [first, *keys[1:]]] + ["ended", *(quantity(key).head for key in columns)]
     return Sheet(heads, [_row(run, keys, columns) for run in runs])
+
+
+def over_seeds(groups: Mapping[str, Group]) -> Sheet:
+    """Return a row per group of runs that differ in their seeds: mean and standard deviation of scores, mean costs."""
+    metrics = list(dict.fromkeys(metric for runs in groups.values() for r in runs if (metric := metric_of_run(r))))
+    heads = [f"{SCORE_NAMES[kind]} {metric.label}" for metric in metrics for kind in SCORE_NAMES]
+    costs = [quantity(key).head for key in OF_RUNS]
+    rows = []
+    for label, runs in groups.items():
+        scores = [_mean_score(runs, metric, kind) for metric in metrics for kind in SCORE_NAMES]
+        cells = [Cell(text, "number") for text in (str(len(runs)), *scores, *(_mean(runs, key) for key in OF_RUNS))]
+        rows.append([Cell(label), *cells])
+    return Sheet(["setting", "seeds", *heads, *costs], rows)
+
+
+def _mean_score(runs: Group, metric: Metric, kind: str) -> str:
+    values = [score_of(run, metric, kind) for run in runs if metric_of_run(run) == metric]
+    return score_in_words(values, metric).removesuffix(f" {metric.unit}") if values else ""
+
+
+def _mean(runs: Group, key: str) -> str:
+    """Return the mean of a cost over runs; of powers the largest."""
+    if key in LIMITED and not has_budget(runs[0]):
+        return NO_BUDGET
+    values = [float(value) for run in runs if (value := _with_bytes(run).get(key)) is not None]
+    together = max if key == "max_power_used" else statistics.mean
+    return quantity(key).bare(together(values)) if values else ""
 
 
 def _row(run: RunRecord, keys: Sequence[str], columns: Sequence[str]) -> list[Cell]:
