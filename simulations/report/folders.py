@@ -118,14 +118,14 @@ def _comparison(folder: Path) -> Record:
     with naming(folder / COMPARISON):
         table = read_csv(folder / COMPARISON)
         names = [str(name) for name in table["strategy"]]
-        reasons = table["reason"].fillna("") if "reason" in table else [""] * len(names)
+        reasons = table["reason"].tolist() if "reason" in table else [""] * len(names)
     places = {name: folder / folder_name(name) for name in names}
     there = {name: place for name, place in places.items() if (place / CONFIG).is_file()}
     runs = tuple(RunRecord.read(name, place) for name, place in there.items())
     failed = tuple(
-        _failed(name, places[name], str(reason))
+        _failed(name, places[name], reason)
         for name, reason in zip(names, reasons, strict=True)
-        if reason and name not in there
+        if isinstance(reason, str) and reason and name not in there
     )
     missing = len(names) - len(there) - len(failed)
     title = title_of([run.config for run in runs])
