@@ -18,7 +18,7 @@ from simulations.report.verdict import ranked, score_in_words, verdict_of
 
 CLASSES = {"mnist-5k": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100}  # of equal size
 NAMED = 4  # runs that a sentence names
-DIVERGED = re.compile(r"diverged|not finite")
+DIVERGED = re.compile(r"diverged|not finite|must be finite|\bnan\b|\binf\b")
 ROUND = re.compile(r"round (\d+)")
 UNITS = re.compile(r"(?<=\d) (?=(%|[kMG]?B|s|dB|±)(\W|$))|(?<=±) ")
 COSTS = ("total_channel_uses", "total_uplink_energy", "total_latency_seconds", "seconds_total")
