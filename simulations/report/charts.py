@@ -1,22 +1,26 @@
 """The charts of a report: every value is shown where one points at it."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from matplotlib.colors import to_hex
 
 from laser_fl.data.metrics import CLIENTS, Metric
 from simulations.compare import AXES, is_noiseless
-from simulations.figures.curves import COLOURS, NAMES
+from simulations.figures.curves import NAMES
 from simulations.figures.judges import scored
+from simulations.look import CurveStyle, drawing_order, quantity, style_of
+from simulations.report.drawing import band, finish, line
 from simulations.report.folders import Record, RunRecord
 from simulations.results import AVERAGED, best_of, by_metric, metric_of, varied
 from simulations.sweep import NOT_THE_RUN
 
 POINTS = 1000  # per curve at most; longer curves show every n-th round
 FEW = 10  # curves; with more, the current weights are not drawn beside the averaged
-HEIGHT = 420
+SHADED = "Shaded: one standard deviation over the seeds."
+JAGGED: dict[str, Any] = {"line": {"dash": "solid", "width": 1.3}}  # a value per round, in which dashes are lost
+BUDGET: dict[str, Any] = {"line": {"dash": "dot", "width": 1.6}, "opacity": 1.0}
 NOT_A_CURVE = ("seed", "device", *NOT_THE_RUN)
 
 Group = Sequence[RunRecord]
@@ -89,29 +93,32 @@ def curves_over_power(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {label_of(dict(zip(keys, values, strict=True))): rows for values, rows in groups}
 
 
+def styled(labels: Collection[str]) -> list[tuple[str, CurveStyle]]:
+    """Return the labels in the order in which their curves are drawn, with their styles."""
+    styles = {label: style_of(label, index) for index, label in enumerate(labels)}
+    return [(label, styles[label]) for label in drawing_order(labels)]
+
+
 def over_power(results: pd.DataFrame) -> go.Figure:
     """Draw mean score and standard deviation over seeds, a curve per combination of the other keys that vary."""
     curves = curves_over_power(results)
     finite = results["power"][results["power"] < float("inf")]
     chart = go.Figure()
-    for label, rows in curves.items():
-        means = rows.groupby("power")["score"].agg(["mean", "std"]).reset_index()
+    for label, style in styled(curves):
+        means = curves[label].groupby("power")["score"].agg(["mean", "std"]).reset_index()
         endless = bool((means["power"] == float("inf")).all())  # without noise: a line across
-        repeated = pd.concat([means, means]).assign(power=[finite.min(), finite.max()]) if endless else means
-        chart.add_scatter(
-            x=repeated["power"],
-            y=repeated["mean"],
-            error_y={"array": repeated["std"].fillna(0), "visible": not endless},
-            name=label,
-            line={"color": _colour_of(curves, rows["strategy"].iloc[0]), "dash": "dash" if endless else "solid"},
-            hovertemplate="%{y:.4g} ± %{error_y.array:.2g}" + ("" if endless else " at power %{x:.4~g}"),
-        )
+        if endless:
+            means = pd.concat([means, means]).assign(power=[finite.min(), finite.max()])
+        hover = "%{y:.4g}" + ("" if endless else " at power %{x:.4~g}") + f"<extra>{label}</extra>"
+        line(chart, means["power"], means["mean"], style, label, hovertemplate=hover)
+        band(chart, means["power"], means["mean"], means["std"], style=style, name=label)
     label = f"test {metric_of(results).label}, {NAMES[AVERAGED]}"
-    return _finish(chart, "power per client and round", label, log_x=True)
+    caption = f"Mean over seeds of the averaged weights' best score. {SHADED}"
+    return finish(chart, quantity("power").name, label, caption, log_x=True)
 
 
 def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
-    """Draw the mean score over seeds: of averaged weights solid and, where curves are few, of the current ones dotted.
+    """Draw the mean score over seeds: of the averaged weights, and thin where curves are few, of the current ones.
 
     Args:
         metric: of the score.
@@ -119,39 +126,31 @@ def over(metric: Metric, groups: Mapping[str, Group], axis: str) -> go.Figure:
         axis: a key of AXES.
     """
     chart = go.Figure()
-    for label, runs in groups.items():
-        means = means_of(runs)
-        means = means[means[axis] > 0]
-        for column, dash in ((f"ema_test_{metric.name}", "solid"), (f"test_{metric.name}", "dot")):
-            if dash == "dot" and len(groups) > FEW:
-                continue
-            weights = "averaged weights" if dash == "solid" else "current weights"
-            chart.add_scatter(
-                x=means[axis],
-                y=means[column] * metric.factor,
-                name=label,
-                legendgroup=label,
-                showlegend=dash == "solid",
-                line={"dash": dash, "color": _colour_of(groups, str(runs[0].config["strategy"]))},
-                hovertemplate=f"%{{y:.4g}} at %{{x:,.4~g}}<extra>{label}, {weights}</extra>",
-            )
-    return _finish(chart, AXES[axis], f"test {metric.label}", log_x=axis != "round")
+    few = len(groups) <= FEW
+    for label, style in styled(groups):
+        means, stds = (table[table[axis] > 0] for table in moments_of(groups[label], axis))
+        for kind, beside in (("ema_test", ""), *([("test", "current weights")] if few else [])):
+            column, extra = f"{kind}_{metric.name}", f"<extra>{label}, {beside or 'averaged weights'}</extra>"
+            scores, hover = means[column] * metric.factor, f"%{{y:.4g}} at %{{x:,.4~g}}{extra}"
+            line(chart, means[axis], scores, style, label, beside, hovertemplate=hover)
+            if not beside:
+                band(chart, means[axis], scores, stds[column] * metric.factor, style=style, name=label)
+    caption = "With markers: the averaged weights." + (" Thin: the current weights." if few else "")
+    shaded = f" {SHADED}" if any(len(runs) > 1 for runs in groups.values()) else ""
+    return finish(chart, AXES[axis], f"test {metric.label}", caption + shaded, log_x=axis != "round")
 
 
 def clients(metric: Metric, groups: Mapping[str, Group]) -> go.Figure:
-    """Draw the mean of the clients' scores on their own held-out examples (solid), and the worst tenth's (dotted)."""
+    """Draw the mean of the clients' scores on their own held-out examples, and thin, the worst tenth's."""
     chart = go.Figure()
-    for label, runs in groups.items():
-        means = means_of(runs)
-        for part, dash in (("mean", "solid"), ("worst_decile", "dot")):
-            chart.add_scatter(
-                x=means["round"],
-                y=means[f"test_{CLIENTS}{metric.name}_{part}"] * metric.factor,
-                name=f"{label}, {part.replace('_', ' ')}",
-                line={"dash": dash, "color": _colour_of(groups, str(runs[0].config["strategy"]))},
-                hovertemplate="%{y:.4g} in round %{x}",
-            )
-    return _finish(chart, "round", f"clients' {metric.label}")
+    for label, style in styled(groups):
+        means = means_of(groups[label])
+        for part, beside in (("mean", ""), ("worst_decile", "worst tenth of the clients")):
+            scores = means[f"test_{CLIENTS}{metric.name}_{part}"] * metric.factor
+            hover = f"%{{y:.4g}} in round %{{x}}<extra>{label}, {beside or 'mean of the clients'}</extra>"
+            line(chart, means["round"], scores, style, label, beside, hovertemplate=hover)
+    caption = "With markers: the mean of the clients. Thin: the worst tenth of them."
+    return finish(chart, "round", f"clients' {metric.label}", caption)
 
 
 def _of_clients(metric: Metric, run: RunRecord) -> bool:
@@ -161,69 +160,68 @@ def _of_clients(metric: Metric, run: RunRecord) -> bool:
 def losses(groups: Mapping[str, Group]) -> go.Figure:
     """Draw the clients' mean training loss."""
     chart = go.Figure()
-    for label, runs in groups.items():
-        means, line = means_of(runs), {"color": _colour_of(groups, str(runs[0].config["strategy"]))}
-        hover = "%{y:.4g} in round %{x}"
-        chart.add_scatter(x=means["round"], y=means["train_loss"], name=label, line=line, hovertemplate=hover)
-    return _finish(chart, "round", "training loss")
+    for label, style in styled(groups):
+        means, stds = moments_of(groups[label], "round")
+        hover = f"%{{y:.4g}} in round %{{x}}<extra>{label}</extra>"
+        line(chart, means["round"], means["train_loss"], style, label, hovertemplate=hover)
+        band(chart, means["round"], means["train_loss"], stds["train_loss"], style=style, name=label)
+    caption = "Mean over the clients." + (f" {SHADED}" if any(len(runs) > 1 for runs in groups.values()) else "")
+    return finish(chart, "round", "training loss", caption)
 
 
 def power(groups: Mapping[str, Group]) -> go.Figure:
-    """Draw the largest power that any client used in any of the runs (solid), and the budget (dotted)."""
-    chart = _of_ledgers(groups, {"max_power_used": "solid", "power_budget": "dot"}, "power, largest of all clients")
+    """Draw the largest power that any client used in any of the runs, and thin and dotted, the budget."""
+    columns = {"max_power_used": "", "power_budget": quantity("power_budget").short}
+    caption = "With markers: the largest power of any client. Dotted: the budget, which no client may exceed."
+    chart = _of_ledgers(groups, columns, quantity("max_power_used").name, caption)
     budgets = {float(run.config["power"]) for runs in groups.values() for run in runs}
     return chart.update_yaxes(type="log") if len(budgets) > 1 else chart.update_yaxes(rangemode="tozero")
 
 
 def snr(groups: Mapping[str, Group]) -> go.Figure:
     """Draw the SNR of the received signals, the mean over seeds."""
-    return _of_ledgers(groups, {"snr_db": "solid"}, "SNR (dB)")
+    return _of_ledgers(groups, {"snr_db": ""}, quantity("snr_db").label, "Of the received mean of the signals.")
 
 
-def colour(strategy: str) -> str | None:
-    """Return a strategy's colour, the same in all charts and pictures; None for one that has none."""
-    return to_hex(COLOURS[strategy]) if strategy in COLOURS else None
+def _of_ledgers(groups: Mapping[str, Group], columns: Mapping[str, str], label: str, caption: str) -> go.Figure:
+    """Draw columns of the ledgers.
 
-
-def _of_ledgers(groups: Mapping[str, Group], columns: Mapping[str, str], label: str) -> go.Figure:
-    """Draw columns of the ledgers. columns: with their dashes."""
+    Args:
+        groups: runs by the label of their curve.
+        columns: with what their curves are beside the main ones; nothing for these.
+        label: of the vertical axis.
+        caption: of the chart.
+    """
     chart = go.Figure()
     points = POINTS // -(-len(groups) // FEW)  # a page of hundreds of curves must still open
-    for name, runs in groups.items():
-        ledgers = pd.concat([run.ledger[["round", *columns]] for run in runs])
-        ledgers = ledgers.apply(pd.to_numeric, errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
-        rounds = ledgers.groupby("round")
-        table = rounds.mean() if "snr_db" in columns else rounds.max()
+    for name, style in styled(groups):
+        table = _ledger(groups[name], columns)
         table = table.iloc[:: -(-len(table) // points)]
-        for column, dash in columns.items():
-            chart.add_scatter(
-                x=table.index,
-                y=table[column],
-                name=f"{name}, {column.replace('_', ' ')}",
-                line={"dash": dash, "color": _colour_of(groups, str(runs[0].config["strategy"]))},
-                hovertemplate="%{y:.6g} in round %{x}",
-            )
-    return _finish(chart, "round", label)
+        for column, beside in columns.items():
+            hover = f"%{{y:.6g}} in round %{{x}}<extra>{name}{beside and ', ' + beside}</extra>"
+            more = BUDGET if beside else JAGGED
+            rounds = pd.Series(table.index)
+            line(chart, rounds, table[column], style, name, beside, hovertemplate=hover, **more)
+    return finish(chart, "round", label, caption)
+
+
+def _ledger(runs: Group, columns: Collection[str]) -> pd.DataFrame:
+    """Return columns of the runs' ledgers by rounds: the mean SNR, the largest power."""
+    ledgers = pd.concat([run.ledger[["round", *columns]] for run in runs])
+    ledgers = ledgers.apply(pd.to_numeric, errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
+    rounds = ledgers.groupby("round")
+    table: pd.DataFrame = rounds.mean() if "snr_db" in columns else rounds.max()
+    return table
 
 
 def means_of(runs: Group) -> pd.DataFrame:
     """Return the metrics by rounds, averaged over seeds; only rounds in which all runs were evaluated."""
+    return moments_of(runs, "round")[0]
+
+
+def moments_of(runs: Group, axis: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return mean and standard deviation over seeds of the metrics by rounds; of the axis, the means in both."""
     rounds = pd.concat([run.metrics for run in runs]).groupby("round")
-    return rounds.mean()[rounds.size() == len(runs)].reset_index()
-
-
-def _colour_of(curves: Mapping[str, object], strategy: str) -> str | None:
-    """Return the strategy's colour, where every curve is another strategy."""
-    return colour(strategy) if strategy in curves else None
-
-
-def _finish(chart: go.Figure, x: str, y: str, log_x: bool = False) -> go.Figure:
-    return chart.update_layout(
-        template="plotly_white",
-        height=HEIGHT,
-        margin={"l": 60, "r": 20, "t": 10, "b": 50},
-        hovermode="closest",
-        showlegend=True,
-        xaxis={"title": {"text": x}, "type": "log" if log_x else "linear"},
-        yaxis={"title": {"text": y}},
-    )
+    complete = rounds.size() == len(runs)
+    means, stds = rounds.mean()[complete].reset_index(), rounds.std()[complete].reset_index()
+    return means, stds.assign(**{axis: means[axis]})

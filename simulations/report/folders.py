@@ -11,6 +11,7 @@ from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.errors import DataError
 from laser_fl.storage.files import COMPARISON, CONFIG, ENVIRONMENT, LEDGER, METRICS, SUMMARY, folder_name
 from simulations.reading import naming, read_csv, read_json, read_parquet, refuse_without_numbers
+from simulations.report.titles import title_of
 from simulations.reproduction import FIGURE, Reproduction
 from simulations.results import RESULTS
 
@@ -63,6 +64,7 @@ class Record:
     kind: run, comparison, sweep or reproduction. runs: those whose folders exist; of best-of keys, the chosen.
     results: a row per run of a sweep or a reproduction. verdicts: the tables of a reproduction. pictures: for the
     screen and for print, where they were drawn before. missing: number of runs that are in the results only.
+    failed: runs that are in no results, with their summaries only. folder: what all is read from.
     """
 
     kind: str
@@ -72,6 +74,16 @@ class Record:
     verdicts: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
     missing: int = 0
+    failed: tuple[RunRecord, ...] = ()
+    folder: Path = Path()
+
+    @property
+    def counted(self) -> tuple[RunRecord, ...]:
+        """The runs that count: of results whose folders are not all here, one per row, without curves."""
+        if not self.missing or self.results.empty:
+            return self.runs
+        rows = self.results[self.results["chosen"]] if "chosen" in self.results else self.results
+        return tuple(_of_row(row.dropna().to_dict()) for _, row in rows.iterrows())
 
 
 def read(folder: Path) -> Record:
@@ -84,19 +96,60 @@ def read(folder: Path) -> Record:
     if (folder / FIGURE).is_file():
         return _reproduction(folder)
     if (folder / RESULTS).is_file():
-        table = _results(folder)
-        runs, missing = _runs_of(table, folder)
-        return Record("sweep", folder.name, runs, table, missing=missing)
+        return _sweep(folder)
     if (folder / COMPARISON).is_file():
-        with naming(folder / COMPARISON):
-            names = [str(name) for name in read_csv(folder / COMPARISON)["strategy"]]
-        places = {name: folder / folder_name(name) for name in names}
-        there = {name: place for name, place in places.items() if (place / CONFIG).is_file()}
-        records = tuple(RunRecord.read(name, place) for name, place in there.items())
-        return Record("comparison", folder.name, records, missing=len(names) - len(there))
+        return _comparison(folder)
     if (folder / CONFIG).is_file():
-        return Record("run", folder.name, (RunRecord.read(folder.name, folder),))
+        run = RunRecord.read(folder.name, folder)
+        return Record("run", title_of([run.config]), (run,), folder=folder)
     raise DataError(f"report: must be the folder of a run, comparison, sweep or reproduction, got {str(folder)!r}")
+
+
+def _sweep(folder: Path) -> Record:
+    table = _results(folder)
+    runs, missing = _runs_of(table, folder)
+    others = [path.parent for path in sorted(folder.glob(f"*/{CONFIG}")) if path.parent.name not in set(table["run"])]
+    failed = tuple(_without_tables(place) for place in others)
+    title = title_of(table.to_dict("records"))
+    return Record("sweep", title, runs, table, missing=missing, failed=failed, folder=folder)
+
+
+def _comparison(folder: Path) -> Record:
+    with naming(folder / COMPARISON):
+        table = read_csv(folder / COMPARISON)
+        names = [str(name) for name in table["strategy"]]
+        reasons = table["reason"].tolist() if "reason" in table else [""] * len(names)
+    places = {name: folder / folder_name(name) for name in names}
+    there = {name: place for name, place in places.items() if (place / CONFIG).is_file()}
+    runs = tuple(RunRecord.read(name, place) for name, place in there.items())
+    failed = tuple(
+        _failed(name, places[name], reason)
+        for name, reason in zip(names, reasons, strict=True)
+        if isinstance(reason, str) and reason and name not in there
+    )
+    missing = len(names) - len(there) - len(failed)
+    title = title_of([run.config for run in runs])
+    return Record("comparison", title, runs, missing=missing, failed=failed, folder=folder)
+
+
+def _failed(name: str, place: Path, reason: str) -> RunRecord:
+    """Return the record of a run that never began."""
+    summary = {"status": "failed", "reason": reason}
+    return RunRecord(name, place, {"strategy": name}, summary, {}, pd.DataFrame(), pd.DataFrame())
+
+
+def _without_tables(place: Path) -> RunRecord:
+    """Read the settings and the summary of a run that has not been completed."""
+    config = read_json(place / CONFIG, "strategy", "power")
+    summary = {"status": "unfinished"}
+    if (place / SUMMARY).is_file():
+        summary = read_json(place / SUMMARY, "status")
+    return RunRecord(place.name, place, config, summary, {}, pd.DataFrame(), pd.DataFrame())
+
+
+def _of_row(row: dict[Any, Any]) -> RunRecord:
+    """Return the record of a row of the results, which has a run's settings and summary."""
+    return RunRecord(str(row["run"]), Path(str(row["folder"])), row, row, {}, pd.DataFrame(), pd.DataFrame())
 
 
 def _reproduction(folder: Path) -> Record:
@@ -109,7 +162,7 @@ def _reproduction(folder: Path) -> Record:
     for picture in made.pictures(folder):
         with naming(picture), picture.open("rb"):
             pass
-    return Record("reproduction", title, runs, table, verdicts, made.pictures(folder), missing)
+    return Record("reproduction", title, runs, table, verdicts, made.pictures(folder), missing, folder=folder)
 
 
 def _results(folder: Path) -> pd.DataFrame:
