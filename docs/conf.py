@@ -10,7 +10,7 @@ project = "laser-fl"
 author = "laser-fl"
 html_title = "laser-fl"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "generated"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "generated", "offline"]
 exclude_patterns = ["_ext", "_build", "reference/generated", "**.ipynb_checkpoints", "jupyter_execute"]
 highlight_language = "none"
 pygments_style, pygments_dark_style = "friendly", "monokai"
@@ -29,7 +29,7 @@ myst_links_external_new_tab = False
 
 # Notebooks are executed, once for each of their versions; an error in one is an error of the build.
 nb_execution_mode = "cache"
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

@@ -68,7 +68,7 @@ def config_keys() -> Iterator[str]:
 def key_row(item: Item) -> list[str]:
     """Return a row of the table of keys. Its key is an anchor: config.html#key-power."""
     details = dict(item.details)
-    return [f"`{item.name}`{{#key-{item.name}}}", code(details["default"]), details["values"], item.about]
+    return [f"`{item.name}`{{#key-{item.name}}}", code(details["default"].strip("'")), details["values"], item.about]
 
 
 def key_groups() -> dict[str, list[str]]:

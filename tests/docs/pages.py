@@ -6,6 +6,7 @@ In a page, before a block of Python:
     from tests.docs.given import model     runs first, in the page's namespace, and is not shown
     -->
     <!-- not run: needs a GPU -->          the reason why tests leave the block alone
+    <!-- slow: imports torchmetrics -->    the reason why the page runs in .ci/run only
 """
 
 import re
@@ -24,6 +25,7 @@ PAGES = {
 }
 SETUP = re.compile(r"<!--\s*setup\s+(.*?)-->", re.DOTALL)
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(.*?)\s*-->", re.DOTALL)
+SLOW = re.compile(r"<!--\s*slow:\s*.+?-->")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def separate(text: str) -> Iterator[list[str]]:
         scanner = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         scanner.whitespace_split = True
         for word in scanner:
-            if set(word) <= set("&|;"):
+            if word and set(word) <= set("&|;"):
                 yield words
                 words = []
             elif words or not re.match(r"\w+=", word):

@@ -21,13 +21,17 @@ from simulations.cli import app
 from simulations.cli.common import values_of
 from simulations.figures import FIGURES
 from simulations.sweep import read_grid, runs_of
-from tests.docs.pages import PAGES, ROOT, blocks_of, commands_in
+from tests.docs.pages import PAGES, ROOT, SLOW, blocks_of, commands_in
 from tests.parts import visiting
 
 ROUNDS = 2
 COMMANDS = typer.main.get_command(app).commands
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = sorted({block.page for block in BLOCKS if block.language == "python"})
+SLOW_MARKS = [pytest.mark.thorough, pytest.mark.pages]
+PYTHON = [
+    pytest.param(page, marks=SLOW_MARKS if SLOW.search(PAGES[page].read_text()) else [])
+    for page in sorted({block.page for block in BLOCKS if block.language == "python"})
+]
 SHELL = sorted({block.page for block in BLOCKS if block.language in ("bash", "console")})
 
 
