@@ -4,14 +4,19 @@ They are written in plain English with sections (Args, Returns, Raises, Example)
 reStructuredText would take for markup stand for themselves; what is in backquotes is code.
 """
 
+import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
-from laser_fl import errors
+from laser_fl import Channel, Scheme, errors
+from laser_fl.callbacks import Callback
+from laser_fl.config.rules import rule_of
+from laser_fl.registry import options_of
 
+PARTS = (Scheme, Channel, Callback)
 SECTION = re.compile(r"(Args|Returns|Yields|Raises|Example|Examples):$")
 ENTRY = re.compile(r"(\*{0,2}\w+): +(.*)", re.DOTALL)
 FIELDS = re.compile(r"([a-z_]+)(, [a-z_]+)*: ")
@@ -27,7 +32,17 @@ def setup(app: Any) -> dict[str, Any]:
 def process(app: Any, kind: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Replace the lines of a docstring in place, as autodoc wants it."""
     fields = list(getattr(item, "__dataclass_fields__", {})) if kind == "class" and is_dataclass(item) else []
-    lines[:] = list(converted("\n".join(lines), fields))
+    text = "\n".join(lines).strip()
+    lines[:] = list(converted(text, fields))
+    if kind == "class" and issubclass(item, PARTS) and text == (inspect.getdoc(item) or "").strip():
+        lines += options_list(item)
+
+
+def options_list(part: type) -> Iterator[str]:
+    """Yield a list of the options that a part declares, with their rules."""
+    for name, declared in options_of(part).items():
+        yield f"* ``{name}``: {inline(declared.option.description)} ({inline(rule_of(declared.annotation))})."
+    yield ""
 
 
 def converted(text: str, fields: list[str]) -> Iterator[str]:

@@ -21,18 +21,20 @@ from simulations.cli import app
 from simulations.cli.common import values_of
 from simulations.figures import FIGURES
 from simulations.sweep import read_grid, runs_of
-from tests.docs.pages import PAGES, ROOT, SLOW, blocks_of, commands_in
+from tests.docs.pages import PAGES, ROOT, SLOW, Block, blocks_of, commands_in
 from tests.parts import visiting
 
 ROUNDS = 2
 COMMANDS = typer.main.get_command(app).commands
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SLOW_MARKS = [pytest.mark.thorough, pytest.mark.pages]
-PYTHON = [
-    pytest.param(page, marks=SLOW_MARKS if SLOW.search(PAGES[page].read_text()) else [])
-    for page in sorted({block.page for block in BLOCKS if block.language == "python"})
-]
-SHELL = sorted({block.page for block in BLOCKS if block.language in ("bash", "console")})
+
+
+def with_blocks_of(*languages):
+    """Return the pages that have such blocks; those that say that they are slow are left to .ci/run."""
+    pages = sorted({block.page for block in BLOCKS if block.language in languages})
+    slow = {page for page in pages if SLOW.search(PAGES[page].read_text())}
+    return [pytest.param(page, marks=SLOW_MARKS if page in slow else []) for page in pages]
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def short(function):
     return shortened
 
 
-@pytest.mark.parametrize("page", PYTHON)
+@pytest.mark.parametrize("page", with_blocks_of("python"))
 @pytest.mark.usefixtures("_short")
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, place, monkeypatch):
     module = types.ModuleType("page")
@@ -89,7 +91,7 @@ def keep(block, place):
         (place / first).write_text(block.text)
 
 
-@pytest.mark.parametrize("page", SHELL)
+@pytest.mark.parametrize("page", with_blocks_of("bash", "console"))
 def test_the_commands_of_a_page_are_ones_that_the_program_takes(page, place):
     refused = []
     for block in blocks_of(page):
@@ -169,3 +171,31 @@ def test_blocks_that_are_not_run_say_why():
 def test_every_strategy_has_its_sentence_where_they_are_chosen():
     page = PAGES["docs/howto/strategy.md"].read_text()
     assert [name for name in SCHEMES if f"| `{name}` |" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "laser-fl rnu",
+        "laser-fl run --presett mnist",
+        "laser-fl run -c powr=1",
+        "laser-fl compare --strategies laser,lasr",
+        "laser-fl bench mnits",
+        "pip install . && laser-fl run \\\n  -c rank=none   # it's continued",
+        'flwr run . --run-config "powr=1.0"',
+        "python no_such.py",
+    ],
+)
+def test_a_command_that_the_program_does_not_take_is_found(text, place):
+    with pytest.raises(Exception, match=r"no command|No such option|powr|lasr|mnits|rank|no_such"):
+        for words in commands_in(Block("page", 1, "bash", text)):
+            check(words, place)
+
+
+def test_empty_words_and_several_lines_of_a_shell_are_told_apart():
+    text = "A=1 ssh-keygen -N \"\" -f key; laser-fl list # Flower's\nflwr run --run-config \\\n 'a=1\n b=2'"
+    assert list(commands_in(Block("page", 1, "bash", text))) == [
+        ["ssh-keygen", "-N", "", "-f", "key"],
+        ["laser-fl", "list"],
+        ["flwr", "run", "--run-config", "a=1\n b=2"],
+    ]
