@@ -20,7 +20,8 @@ suppress_warnings = ["config.cache"]  # a function among the settings
 nitpicky = True
 nitpick_ignore_regex = [
     # Annotations name types of other packages, and of this one's inner parts, which have no page.
-    (r"py:(class|obj|data|exc|func|meth|attr)", r".*"),
+    (r"py:(class|obj|data)", r".*"),
+    (r"py:exc", r"(?!laser_fl).*"),
 ]
 myst_heading_anchors = 4
 # Without dollarmath: formulas are written in letters, since MathJax would be fetched from another host.
