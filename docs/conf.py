@@ -13,7 +13,6 @@ html_title = "laser-fl"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "generated", "offline"]
 exclude_patterns = ["_ext", "_build", "reference/generated", "**.ipynb_checkpoints", "jupyter_execute"]
 highlight_language = "none"
-pygments_style, pygments_dark_style = "friendly", "monokai"
 suppress_warnings = ["config.cache"]  # a function among the settings
 
 # Links: those within the site are checked, anchors of headings included.
