@@ -1,6 +1,6 @@
 """Theory of power and noise: the paper's Lemmas 7 and 8 and channel influence factors, and the best number of values.
 
-Source: paper, App. C, for one client and unit noise variance; docs/adaptive.md, where the result is ours.
+Source: paper, App. C, for one client and unit noise variance; docs/explanations/adaptive.md, where the result is ours.
 """
 
 import math
@@ -84,7 +84,7 @@ def sampling_error(share: float, power: float, noise_variance: float, clients: i
     and values. It is assumed that the gradient's own energy is as large (batches of all clients together are then of
     the critical size), that its direction holds while a value waits, and that the power goes by energy.
 
-    Source: ours; docs/adaptive.md.
+    Source: ours; docs/explanations/adaptive.md.
 
     Args:
         share: p, in (0, 1].
@@ -103,7 +103,7 @@ def best_share(power: float, noise_variance: float, clients: int, size: int) -> 
     It solves τ' p³ + 2p = 4, τ' = Nσ²/(kP) (1 − 1/k), by Cardano's formula; about (4/τ')^(1/3) where that is small,
     and 1 where τ' <= 2.
 
-    Source: ours; docs/adaptive.md.
+    Source: ours; docs/explanations/adaptive.md.
 
     Args:
         power: P, linear.
@@ -124,8 +124,8 @@ def signal_share(power: float, noise_variance: float, clients: int, values: floa
 
     A basis made of it holds this share of the part that it would hold of the gradients without noise.
 
-    Source: ours; docs/adaptive.md, with the assumptions of `sampling_error`, and many clients: of k, s is less by
-    1 + 1/k.
+    Source: ours; docs/explanations/adaptive.md, with the assumptions of `sampling_error`, and many clients: of k, s is
+    less by 1 + 1/k.
 
     Args:
         power: P, linear.

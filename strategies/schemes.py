@@ -87,7 +87,10 @@ class Laser(_Named):
 
 
 class LaserAdaptive(_Named):
-    """A factor along a basis of recent updates, and what else the power carries. Source: ours, docs/adaptive.md."""
+    """A factor along a basis of recent updates, and what else the power carries.
+
+    Source: ours, docs/explanations/adaptive.md.
+    """
 
     strategy = "laser-adaptive"
 

@@ -1,4 +1,6 @@
-"""A node's work in a process in which no package can be imported but those of a light install (docs/deployment.md).
+"""A node's work in a process in which no package can be imported but those of a light install.
+
+docs/howto/deployment.md says which they are.
 
 ``python -m tests.light DATA OUT`` serves a short run on the files in DATA, and prints the errors that a user meets.
 Imports of this project wait until the other packages are out of reach.

@@ -244,7 +244,7 @@ def announced():
 
 def test_the_page_shows_what_the_example_announces():
     command, lines = announced()
-    assert "\n".join([f"$ {command}", *lines]) in (ROOT / "docs" / "ddp.md").read_text()
+    assert "\n".join([f"$ {command}", *lines]) in (ROOT / "docs" / "howto" / "ddp.md").read_text()
 
 
 @pytest.mark.thorough

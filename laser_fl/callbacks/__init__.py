@@ -1,4 +1,6 @@
-"""Callbacks: objects that a run calls after rounds and evaluations, in every engine and command; docs/callbacks.md.
+"""Callbacks: objects that a run calls after rounds and evaluations, in every engine and command.
+
+docs/howto/callbacks.md has the built-in ones, and how to write another.
 
     laser-fl run -c callbacks=early-stopping,best-weights -c patience=3
 

@@ -15,7 +15,7 @@ too short. `paced` applies a larger gain where the gains so far would otherwise 
 take the arguments of `paced`.
 
 Source: Wiener filter as in Kay, "Fundamentals of Statistical Signal Processing: Estimation Theory", 1993, §12.7;
-docs/adaptive.md.
+docs/explanations/adaptive.md.
 """
 
 import torch

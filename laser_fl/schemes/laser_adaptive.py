@@ -12,7 +12,7 @@ size of the model, by the rule of `theory.best_share`. Columns of tall matrices 
 alternating factors where a received factor would hold more of gradients of that rank than as many values sent as
 columns, as on a noiseless channel. Without a rank it never is, and sends what the power carries, at last everything.
 
-Source: ours; docs/adaptive.md has the derivation.
+Source: ours; docs/explanations/adaptive.md has the derivation.
 """
 
 from collections.abc import Iterator
