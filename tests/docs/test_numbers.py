@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAD = "strategy,reason,task,model,seed,clients,rounds,power,best_ema_test_accuracy,uplink_floats_per_round\n"
+HEAD = "strategy,reason,task,model,seed,clients,rounds,power,ema_test_accuracy,uplink_floats_per_round\n"
 
 
 @pytest.fixture(scope="module")
