@@ -30,16 +30,16 @@ def verdict(outcomes: Mapping[str, Outcome], metric: Metric, references: Collect
     limited = {name: score for name, score in scores.items() if name not in references}
     if len(limited) < 2:
         return ""
-    first, second, *_ = sorted(limited, key=lambda name: -metric.sign * limited[name])
-    lead = metric.factor * abs(limited[first] - limited[second])
+    ranks = sorted(limited, key=lambda name: -metric.sign * limited[name])
+    first = [name for name in ranks if limited[name] == limited[ranks[0]]]
+    others = ranks[len(first) :]
     opening = "Of those with a power limit, " if len(limited) < len(scores) else ""
-    chance = max(unrest(outcomes[name].folder, metric) for name in (first, second))
-    if not lead:
-        ahead = f"{first} and {second} end level"
-    elif lead <= chance:
-        ahead = f"{first} ends {_amount(lead, metric)} ahead of {second}, which may be chance"
-    else:
-        ahead = f"{first} ends {_amount(lead, metric)} ahead of {second}"
+    chance = max(unrest(outcomes[name].folder, metric) for name in (*first, *others[:1]))
+    ahead = " and ".join(first) + (" end level" if len(first) > 1 else " ends")
+    if others:
+        lead = metric.factor * abs(limited[first[0]] - limited[others[0]])
+        ahead += f"{',' if len(first) > 1 else ''} {_amount(lead, metric)} ahead of {others[0]}"
+        ahead += ", which may be chance" if lead <= chance else ""
     about = f": differences below about {_amount(chance, metric)} may be chance" if chance else ""
     return f"{opening}{ahead} (averaged weights; one seed each, which tells no spread{about})."
 

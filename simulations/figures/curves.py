@@ -11,13 +11,12 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from simulations.figures.judges import scored
 from simulations.figures.naming import name_curves
-from simulations.look import STYLES, CurveStyle, drawing_order, style_of
+from simulations.look import CurveStyle, drawing_order, style_of
 from simulations.results import AVERAGED, FINAL, metric_of
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 MOST_TICKS = 10
 NAMES = {AVERAGED: "best average", FINAL: "final"}
-COLOURS = {strategy: style.colour for strategy, style in STYLES.items()}  # for the charts of a report
 BOTH_WEIGHTS = "thick: averaged weights; thin: current weights"
 MARKER_SIZE = 4.5
 MARKERS_APART = 0.2  # of the picture's diagonal, on curves with many points
