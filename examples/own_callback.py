@@ -2,8 +2,7 @@
 
 $ laser-fl run -c callbacks=own_callback:Target -c target-accuracy=0.8
 ...
-stopped_early            True
-stop_reason              accuracy 0.800 after 188,640 channel uses
+stopped   after round 120: accuracy 0.800 after 188,640 channel uses
 $ python own_callback.py
 <Result of laser: 80 rounds, test accuracy 0.966>
 accuracy 0.910 after 1,440 channel uses

@@ -2,8 +2,9 @@
 
 $ laser-fl run -c channel=own_channel:Shadowed -c outage=0.3
 ...
-test_accuracy            0.842
-transmitters_per_round   11.28125
+accuracy  84.2 % last, 87.5 % with averaged weights, 87.9 % their best
+...
+clients   11.3 of 16 transmitted in a round, on average
 $ python own_channel.py
 Shadowed keeps the promises of a channel
 """
