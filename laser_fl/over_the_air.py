@@ -212,7 +212,8 @@ class OverTheAir:
             if not isinstance(gradient, Tensor) or tuple(gradient.shape) not in allowed:
                 none = "nothing" if gradient is None else type(gradient).__name__
                 got = tuple(gradient.shape) if isinstance(gradient, Tensor) else none
-                raise TrainingError(f"gradients: {block.name} must be of shape {allowed[0]}, got {got}")
+                hint = "" if got == none or got[1:] != block.shape else "; it needs a batch of each client"
+                raise TrainingError(f"gradients: {block.name} must be of shape {allowed[0]}, got {got}{hint}")
             if gradient.dtype != self._like.dtype:
                 raise TrainingError(f"gradients: {block.name} must be {self._like.dtype}, got {gradient.dtype}")
             rows[block.name] = gradient if len(gradient) == len(participants) else gradient[list(participants)]

@@ -118,7 +118,8 @@ def correct(memory: Tensors, gradients: Tensors, losses: Losses) -> tuple[Tensor
     if not gradients:
         return {}, losses, None
     if next(iter(gradients.values())).is_cuda:
-        losses = add_to_memory(memory, gradients, losses)
+        gradients, losses = without_broken(gradients, losses)
+        _add(memory, gradients)
         return {name: memory.get(name, gradient) for name, gradient in gradients.items()}, losses, None
     _add(gradients, memory)
     corrected_norms = norms(gradients, len(losses))

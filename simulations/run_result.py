@@ -152,7 +152,7 @@ def _power(used: list[tuple[float, float]]) -> str:
     part = max(energy / budget for energy, budget in used)
     if part == 0:
         return f"nothing of the budget {budget} used"
-    return f"at most {part:.3f} of the budget {budget} used, by any client in any of {len(used):,} rounds"
+    return f"at most {100 * part:.1f} % of the budget {budget} used, by any client in any of {len(used):,} rounds"
 
 
 def _longer(folder: Path, summary: Mapping[str, Any]) -> str:

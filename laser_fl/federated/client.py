@@ -61,9 +61,11 @@ def to_checkpoint(client_state: ClientState) -> tuple[Numbers, Tensors]:
 def _memory_of(client_state: ClientState) -> tuple[Numbers, Tensors]:
     """Return the memories that there are, and whose they are, where not all clients of the group have one."""
     memory = client_state.memory
-    if not isinstance(memory, Memories) or memory.owners == tuple(memory.clients):
+    if not isinstance(memory, Memories):
         return {}, dict(memory)
     owners, group = memory.owners, memory.clients
+    if owners == tuple(group):
+        return {}, memory.take(owners)
     return ({"group": [group.start, group.stop], "owners": owners} if memory else {}), memory.take(owners)
 
 

@@ -162,15 +162,20 @@ class Memories(Mapping[str, Tensor]):
         return self._file.read(rows, self._pages[0].tensors)
 
     def __getitem__(self, name: str) -> Tensor:
-        if not self._pages:
+        if name not in self._names:
             raise KeyError(name)
         return self.take(tuple(self.clients))[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pages[0].tensors if self._pages else ())
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._pages[0].tensors) if self._pages else 0
+        return len(self._names)
+
+    @property
+    def _names(self) -> Tensors:
+        """The blocks by name; none as long as nobody has a memory."""
+        return self._pages[0].tensors if self._pages else {}
 
 
 class _Page:
@@ -227,7 +232,7 @@ def _empty(count: int, like: Tensor) -> Tensor:
     """Return `count` rows, without values; on a CPU memory comes in huge pages, where the system has them (Linux)."""
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(count, *like.shape[1:])
-    room = mmap.mmap(-1, max(1, count * like[0].nbytes))
+    room = mmap.mmap(-1, max(1, count * like[0].nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):
         room.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(room, dtype=like.dtype, count=count * like[0].numel()).view(count, *like.shape[1:])

@@ -82,7 +82,8 @@ class Recording:
         kept = set(_places_of(self._results))
         folded = _folded(recorder, kept)
         self._steps = _needed([step for step in recorder.steps if folded.isdisjoint(step.results)], kept)
-        self._constants = recorder.constants | {place: recorder.tensors[place] for place in folded}
+        read = kept.union(*(_places_of((step.args, step.kwargs)) for step in self._steps))
+        self._constants = recorder.constants | {place: recorder.tensors[place] for place in folded & read}
         self._places = len(recorder.tensors)
 
     def __call__(self, args: tuple[Tree, ...]) -> Tree:

@@ -95,7 +95,7 @@ class SubspaceAndColumns(Approximation):
 
 @dataclass(frozen=True)
 class SharedIndices(Approximation):
-    """The values at some indices, the same for all clients."""
+    """The gradient's own values at some indices, the same for all clients; values of any other kind want `Dense`."""
 
     indices: Int64[Tensor, " values"]
     values: Float[Tensor, "clients values"]

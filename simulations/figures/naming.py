@@ -66,10 +66,10 @@ def _heights(axes: Axes, ends: list[float]) -> list[float]:
     return spread(ends, FONT_SIZE * LINE_HEIGHT / points, 0.0, 1.0)
 
 
-def _ends(line: Line2D) -> np.ndarray[Any, Any]:
+def _ends(line: Line2D) -> np.ndarray:
     """Return the finite points (points, 2) of a curve."""
-    points: np.ndarray[Any, Any] = np.array(line.get_xydata(), dtype=float)
-    whole: np.ndarray[Any, Any] = points[np.isfinite(points).all(axis=1)]
+    points: np.ndarray = np.array(line.get_xydata(), dtype=float)
+    whole: np.ndarray = points[np.isfinite(points).all(axis=1)]
     return whole
 
 

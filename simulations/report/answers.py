@@ -80,7 +80,7 @@ def _worked(runs: Sequence[RunRecord]) -> Answer:
         return Answer(
             question, "Nothing was sent" if mute else "Yes", [completed, *sentences], "bad" if mute else "good"
         )
-    short, tone = (f"{len(runs) - mute} of {len(runs)} runs", "bad") if mute else ("Yes", "good")
+    short, tone = (f"{len(runs) - mute} of {len(runs)} sent", "") if mute else ("Yes", "good")
     return Answer(question, short, [f"All {len(runs)} runs were completed.", *sentences], tone)
 
 

@@ -1,11 +1,15 @@
 """Memories of clients that take part one after the other, in pages and in a file."""
 
+import math
+import os
+
 import pytest
 import torch
 
 from laser_fl.errors import StorageError
 from laser_fl.federated import memories as module
 from laser_fl.federated.memories import Memories
+from laser_fl.pipeline import correct
 
 SHAPES = {"weight": (2, 3), "bias": (3,)}
 COHORTS = [(3, 5), (1, 5, 7), (0, 1), (3, 5), (2, 3, 4, 6), (0, 1, 2, 3, 4, 5, 6, 7)]
@@ -76,3 +80,24 @@ def test_a_folder_without_room_is_named(monkeypatch):
     monkeypatch.setattr(module.tempfile, "TemporaryFile", full)
     with pytest.raises(StorageError, match="memories of clients cannot be kept there"):
         walk(Memories(range(8)))
+
+
+@pytest.mark.parametrize("is_cuda", [False, True], ids=["cpu", "gpu"])
+def test_a_newcomers_broken_gradient_does_not_become_its_memory(is_cuda, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: is_cuda))
+    gradients = {"bias": torch.tensor([[1.0, 2.0, 3.0], [math.nan, 1.0, 1.0]])}
+    corrected, losses, _ = correct({}, gradients, torch.ones(2, dtype=torch.float64))
+    assert corrected["bias"].tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert losses.isnan().tolist() == [False, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_was_forked_has_memories_of_its_own():
+    memories = Memories(range(100))
+    memories.put((3, 4), rows(2, 1))
+    if (child := os.fork()) == 0:
+        memories.put((3,), rows(1, 7))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert memories.take((3,))["bias"].unique().tolist() == [1]

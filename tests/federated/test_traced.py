@@ -102,6 +102,7 @@ def test_views_that_were_made_before_are_not_made_again():
 def test_what_is_the_same_in_every_call_is_made_once():
     again = Recording(lambda x: torch.where(x > 0, x, 0) + torch.ones_like(x).neg(), (torch.ones(3),))
     assert [step.operation.__name__ for step in again._steps] == ["gt.Scalar", "where.self", "add.Tensor"]
+    assert len(again._constants) == 2  # what leads to them is not kept
     assert again((torch.tensor([2.0, -2.0, 0.0]),)).tolist() == [1, -1, -1]
 
 

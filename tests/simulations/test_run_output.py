@@ -95,9 +95,12 @@ def test_the_clients_own_scores_are_shown(tmp_path):
     [
         (
             ["1,16,1.0,0.998,0", "2,16,1.0,0.9,0"],
-            "at most 0.998 of the budget 1 used, by any client in any of 2 rounds",
+            "at most 99.8 % of the budget 1 used, by any client in any of 2 rounds",
         ),
-        (["1,16,0.5,0.5,0", "2,16,1.5,0.9,0"], "at most 1.000 of the budget of 0.5 to 1.5 used, by any client in any"),
+        (
+            ["1,16,0.5,0.5,0", "2,16,1.5,0.9,0"],
+            "at most 100.0 % of the budget of 0.5 to 1.5 used, by any client in any",
+        ),
         (["1,16,inf,14.95,0"], "no budget: noiseless"),
         (["1,0,1.0,0.0,0"], "nothing of the budget 1 used"),
     ],
