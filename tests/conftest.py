@@ -10,6 +10,7 @@ import tests.typecheck  # noqa: F401  the hook looks it up here
 from tests.effort import THOROUGH
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also in processes that tests start: tests run on all cores at once
+os.environ.pop("COLUMNS", None)  # pytest-xdist's, which would break lines
 settings.register_profile(
     "laser-fl",
     derandomize=True,

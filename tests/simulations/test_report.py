@@ -175,11 +175,11 @@ def test_the_page_of_a_reproduction_shows_its_verdicts(tmp_path, monkeypatch, pa
 def test_several_folders_make_one_page(tmp_path, page, in_this_process):
     words = [word for key, value in TINY.items() for word in ("-c", f"{key}={value}")]
     assert call("compare", *words, "--strategies", "sgd,laser", "--quiet", "--out", tmp_path / "both").exit_code == 0
-    in_process.run(parse(TINY), tmp_path / "run")
+    in_process.run(parse(TINY | {"power": 5.0}), tmp_path / "run")
     result = call("report", tmp_path / "both", tmp_path / "run", "--out", tmp_path / "page" / "all.html")
     assert result.exit_code == 0, result.output
     assert load(page, tmp_path / "page" / "all.html") == []
-    setting = "linear on mnist-5k, 4 clients, awgn channel at power 1"
+    setting = "linear on mnist-5k, 4 clients, awgn channel at power 5"
     assert page.locator("h2").all_inner_texts() == [f"sgd and laser: {setting}", f"laser: {setting}"]
     assert page.locator("section .folder").all_inner_texts() == [str(tmp_path / name) for name in ("both", "run")]
     assert {"both.png", "both.pdf", "run.png", "run.pdf"} < {path.name for path in (tmp_path / "page").iterdir()}
