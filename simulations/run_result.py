@@ -50,7 +50,7 @@ def next_steps(folder: Path, summary: Mapping[str, Any]) -> list[str]:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """Read the whole lines of a table that may still grow; () where there is none. Raises DataError.
+    """Read the whole lines of a table that may still grow; none where there is no file. Raises DataError.
 
     It is read without pandas, which a run does not need otherwise.
     """

@@ -11,7 +11,7 @@ from simulations.reading import read_csv
 from simulations.side_by_side import Outcome
 
 LAST = 6  # evaluations at the end of a run, between which the scores of the current weights still go up and down
-NOT_FINITE = re.compile(r"diverged|not finite|must be finite|\bnan\b|\binf\b")
+NOT_FINITE = re.compile(r"diverged|not finite|must be finite|\bnan\b|\binf\b")  # in reasons of runs that diverged
 IN_ROUND = re.compile(r"round (\d+): ")
 
 

@@ -1,4 +1,4 @@
-"""Presets: the paper's settings, one TOML file per task."""
+"""Presets: the paper's settings, one TOML file per task, and that of the first comparison."""
 
 import tomllib
 from collections.abc import Collection, Mapping

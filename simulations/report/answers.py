@@ -15,10 +15,10 @@ from simulations.report.folders import Record, RunRecord
 from simulations.report.scores import metric_of_run, score_of
 from simulations.report.titles import listed
 from simulations.report.verdict import ranked, score_in_words, verdict_of
+from simulations.standing import NOT_FINITE
 
 CLASSES = {"mnist-5k": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100}  # of equal size
 NAMED = 4  # runs that a sentence names
-DIVERGED = re.compile(r"diverged|not finite|must be finite|\bnan\b|\binf\b")
 ROUND = re.compile(r"round (\d+)")
 UNITS = re.compile(r"(?<=\d) (?=(%|[kMG]?B|s|dB|±)(\W|$))|(?<=±) ")
 COSTS = ("total_channel_uses", "total_uplink_energy", "total_latency_seconds", "seconds_total")
@@ -59,7 +59,7 @@ def ending(run: RunRecord) -> str:
     at = (
         f" in round {found[1]}" if found else f" after round {run.summary['rounds']}" if "rounds" in run.summary else ""
     )
-    return ("diverged" if DIVERGED.search(reason) else status) + at
+    return ("diverged" if NOT_FINITE.search(reason) else status) + at
 
 
 def _worked(runs: Sequence[RunRecord]) -> Answer:
