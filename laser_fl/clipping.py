@@ -1,105 +1,162 @@
 """Norm clipping, and other checks that keep one client's bad values from spoiling the round for all.
 
-The noise of an estimate grows with the largest norm among the clients (c_l in the channel's formula), so a single
-absurd one would drown all others. The server therefore sends, for every signal, a bound of its norm: a multiple of the
-usual norm of earlier rounds. A client that has a signal above the bound sends it at the bound. With error feedback the
-rest stays in its memory, so that nothing is lost; without, the excess is lost. There are no bounds by default: honest
-gradients may be far from usual, too, and a bound then delays or loses a part of them.
+The noise of an estimate grows with the largest norm among the clients (c_l in the channel's formula), and the mean
+itself moves by it, so a single client could drown or turn all others. Norms take the side channel before anything is
+transmitted, and the server answers with amplitudes. So it can bound what each client sends by the others' norms *of the
+same round*: no signal enters the air above norm-cap times the median norm. Then one of n clients
 
-The checks are at the client (`clip_factors`, `without_broken`) and at the server (`NormClipper`, `refuse_overflow`).
+- moves the mean of a signal by at most norm-cap · median / n, whatever it sends, in every round alike;
+- raises the noise of an estimate to at most that of clients who all send norm-cap · median.
+
+With error feedback the rest of a clipped signal goes back into the client's memory, so that nothing is lost; without,
+it is lost. There is no cap by default: honest gradients may be far from usual, too, and a cap then delays or loses a
+part of them. A signal far beyond all that was usual so far (`ABSURD`) is never taken.
 """
 
 import math
-from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from laser_fl.blocks import Tensors, as_rows, to_device, to_host
+from laser_fl.blocks import Tensors, as_rows, norms, to_device, to_host
 from laser_fl.errors import TrainingError
+from laser_fl.schemes.approximation import Approximation
 from laser_fl.schemes.base import owners
 from laser_fl.shapes import Float64
 
 ADVICE = "a lower learning-rate or more power may help"
 LARGEST = torch.finfo(torch.float32).max  # a norm that is still a number where signals are scaled
 ROUNDING = 2e-6  # relative, of the norms of float32 signals; less than the power's tolerance
-CROWD = 3  # transmitters among which one stands out
-WINDOW = 10  # exchanges over which the largest usual norm counts; before there are as many there is no bound
+CROWD = 3  # clients among which one stands out
+ABSURD = 1e3  # times the largest median norm so far; honest signals were seen at 20 times their round's median
+
+Norms = Float64[Tensor, "clients signals"]
 
 
-class NormClipper:
-    """Bounds of the signals' norms, from the usual norms of earlier exchanges.
+class UsualNorms:
+    """The largest median norm that each signal had in any exchange so far, over the transmitters.
 
-    The usual norm is the median over the transmitters, which one bad client moves little. Between two transmitters
-    nobody can tell which one is bad: then the usual norm is the larger.
+    One bad client moves a median little. Between two transmitters nobody can tell which one is bad: then the larger
+    norm is the usual one.
     """
 
-    def __init__(self, factor: float, usual: Mapping[str, Sequence[float]] | None = None) -> None:
-        """factor: the bound over the largest usual norm; inf: there is no bound. usual: norms to go on from."""
-        self._factor = factor
-        self._usual: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        for name, values in (usual or {}).items():
-            self._usual[name].extend(values)
+    def __init__(self, largest: Mapping[str, float] | None = None) -> None:
+        """largest: by signal, to go on from."""
+        self.largest = dict(largest or {})
 
-    @property
-    def usual(self) -> dict[str, list[float]]:
-        """The usual norms of the last exchanges, by signal."""
-        return {name: list(values) for name, values in self._usual.items()}
+    def bounds(self, names: Sequence[str], received: Norms) -> np.ndarray:
+        """Return the norm, per signal, above which one is absurd: `ABSURD` times the largest median, this one included.
 
-    @property
-    def norm_bounds(self) -> dict[str, float]:
-        """The bounds, by signal."""
-        if math.isinf(self._factor):
-            return {}
-        full = {name: max(values) for name, values in self._usual.items() if len(values) == WINDOW}
-        return {name: self._factor * most for name, most in full.items() if most > 0}
+        Where nothing is usual yet, because nearly all norms were zero so far, there is no bound but `LARGEST`.
 
-    def reached(self, names: Iterable[str], norms: Float64[Tensor, "transmitters signals"]) -> list[bool]:
-        """Return True for a transmitter with a signal at its bound, but for rounding: it was clipped there."""
-        if not (bounds := self.norm_bounds):
-            return [False] * len(norms)
-        most = torch.tensor([bounds.get(name, math.inf) for name in names]).to(norms)
-        return (norms >= most * (1 - ROUNDING)).any(dim=1).tolist()
+        Args:
+            names: of the signals.
+            received: norms of all transmitters; those that are no numbers do not count.
+        """
+        known = self._known(names)
+        measured = received.numpy()
+        if len(measured) >= CROWD and not (measured <= ABSURD * known).all():
+            finite = torch.where(received.isfinite(), received, torch.nan)
+            known = np.fmax(known, finite.nanmedian(dim=0).values.numpy())
+        return np.where(known > 0, np.minimum(ABSURD * known, LARGEST), LARGEST)
 
-    def observe(self, names: Iterable[str], norms: Float64[Tensor, "transmitters signals"]) -> None:
-        """Record an exchange's norms, where anybody transmitted and there will be bounds."""
-        if len(norms) > 0 and not math.isinf(self._factor):
-            middle = norms.median(dim=0).values if len(norms) >= CROWD else norms.amax(dim=0)
-            for name, usual in zip(names, middle.tolist(), strict=True):
-                self._usual[name].append(usual)
+    def observe(self, names: Sequence[str], accepted: Norms) -> None:
+        """Record the norms of an exchange, where anybody transmitted."""
+        if len(accepted) == 0 or (accepted.numpy().max(axis=0) <= self._known(names)).all():
+            return  # no median is above its largest norm
+        middle = accepted.median(dim=0).values if len(accepted) >= CROWD else accepted.amax(dim=0)
+        for name, norm in zip(names, middle.tolist(), strict=True):
+            self.largest[name] = max(norm, self.largest.get(name, 0.0))
+
+    def _known(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([self.largest.get(name, 0.0) for name in names])
 
 
-def clip_factors(
-    norm_bounds: Mapping[str, float],
-    norms: Float64[Tensor, "transmitters signals"],
-    signals: Sequence[str],
-    blocks: Sequence[str],
-) -> Float64[Tensor, "transmitters blocks"] | None:
-    """Return the factors of each transmitter's blocks at which no signal is above its bound.
+def clip_shares(names: Iterable[str], signal_norms: Norms, norm_cap: float) -> Norms | None:
+    """Return the share of each client's signals at which none is above `norm_cap` times the median norm of the round.
 
-    Signals scale with the gradient that they are made of, or do not depend on its size.
+    The signals of one block get one share, so that they go on to fit together. A signal that is zero at most clients
+    has no median of its own; its bound is `norm_cap` times the median of the norms of all signals together.
 
     Args:
-        norm_bounds: by signal; signals without one are not bounded.
-        norms: of the signals.
-        signals: their names.
-        blocks: names of the blocks, in the order of the result.
+        names: of the signals; those of one block follow each other.
+        signal_norms: of all that are sent in this exchange.
+        norm_cap: the bound over the median, >= 1; inf: there is no bound.
 
     Returns:
-        Factors in [0, 1]; None where no signal is above its bound anyway.
+        Shares in [0, 1], (clients, signals); None where no signal is above its bound, or where there are too few
+        clients to tell what is usual.
+
+    Example:
+        >>> clip_shares(["w"], torch.tensor([[1.0], [1.5], [8.0]], dtype=torch.float64), norm_cap=2.0)
+        tensor([[1.0000],
+                [1.0000],
+                [0.3750]], dtype=torch.float64)
     """
-    if not norm_bounds:
+    if math.isinf(norm_cap) or len(signal_norms) < CROWD or signal_norms.shape[1] == 0:
         return None
-    most = to_device(torch.tensor([norm_bounds.get(name, math.inf) for name in signals]).to(norms.dtype), norms.device)
-    if not (norms > most).any():
+    middle = signal_norms.median(dim=0).values
+    if not middle.all():
+        together = torch.linalg.vector_norm(signal_norms, dim=1).median()
+        middle = torch.where(middle > 0, middle, together)
+    most = norm_cap * middle
+    if (signal_norms <= most * (1 + ROUNDING)).all():
         return None
-    shares = norms.new_ones(len(norms), len(blocks))
-    for signal, share in zip(signals, (most / norms).clamp(max=1).unbind(dim=1), strict=True):
-        (block,) = owners([signal])
-        column = shares[:, blocks.index(block)]
-        torch.minimum(column, share, out=column)
-    return shares
+    shares = torch.where(signal_norms > most * (1 + ROUNDING), most / signal_norms, 1.0)
+    each = list(owners(names).values())
+    if len(each) == shares.shape[1]:
+        return shares
+    per_block = [part.amin(dim=1, keepdim=True).expand_as(part) for part in torch.split(shares, each, dim=1)]
+    return torch.cat(per_block, dim=1)
+
+
+def clip_deviations(values: Tensors, clients: int, norm_cap: float) -> Tensors:
+    """Return values that clients report, none further from the middle than `norm_cap` times the median distance.
+
+    The middle is the median over the clients, value by value. What is not further away stays as it is, bit by bit.
+
+    Args:
+        values: by name (clients, *shape).
+        clients: their number.
+        norm_cap: as for `clip_shares`.
+    """
+    if math.isinf(norm_cap) or clients < CROWD or not values:
+        return values
+    middles = {name: value.median(dim=0).values for name, value in values.items()}
+    apart = {name: value - middles[name] for name, value in values.items()}
+    distances = norms(apart, clients).cpu()
+    most = norm_cap * distances.median(dim=0).values
+    near = distances <= most * (1 + ROUNDING)
+    shares = torch.where(near, 1.0, most / distances)
+    clipped = {}
+    for index, (name, value) in enumerate(values.items()):
+        share = shares[:, index].to(value.device)
+        clipped[name] = torch.where(along(share, value) < 1, middles[name] + along(share, value) * apart[name], value)
+    return clipped
+
+
+def with_unsent(
+    memory: Tensors, approximations: Mapping[str, Approximation], unsent: Sequence[Mapping[str, float] | None]
+) -> Tensors:
+    """Return the memory with the share of each approximation that was not sent after all.
+
+    Args:
+        memory: by block (clients, *shape), contiguous; left as it is.
+        approximations: by block, a row for each client.
+        unsent: of each client: by block, the share of its approximation, in [0, 1]; a missing one is 0; None: all of
+            all.
+    """
+    result = dict(memory)
+    for name, approximation in approximations.items():
+        shares = torch.tensor([1.0 if one is None else one.get(name, 0.0) for one in unsent], dtype=torch.float64)
+        if shares.any():
+            whole = memory[name].clone()
+            approximation.add_to_(whole)
+            share = along(to_device(shares, whole.device), whole)
+            result[name] = torch.lerp(memory[name], whole, share)  # exact at 0 and at 1
+    return result
 
 
 def along(factor: Tensor, tensor: Tensor) -> Tensor:

@@ -166,13 +166,14 @@ class RankOverTheAir(OverTheAir):
         if intact and here.participants:
             if gradients is not None and air.scheme.traits.error_feedback and not self._memory:
                 self._memory = {name: g.new_zeros(g.shape) for name, g in gradients.items()}
-            instructions = Instructions(air.scheme, air.shared, here, air.norm_clipper.norm_bounds)
+            instructions = Instructions(air.scheme, air.shared, here)
             loss = torch.zeros(1, dtype=torch.float64, device=self._like.device)
             client_update = encode_finite(instructions, gradients, loss, self._memory)
         air.accounting.broadcast_floats += num_values(air.shared)
         gathered = self._gather(client_update, intact, ctx)
         air.count_reports(gathered)
         air.aggregate(gathered)
+        self._memory = self._with_unsent(self._memory, client_update, here)
 
     def _gather(self, own: ClientUpdate, intact: bool, ctx: RoundContext) -> ClientUpdate:
         """Gather the updates of all ranks. A rank that does not transmit sends zeros, which nobody reads."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from torch.optim import Optimizer
 
-from laser_fl.blocks import Tensors, num_values, pick, place
+from laser_fl.blocks import Tensors, num_values, pick, place, put
 from laser_fl.channels.base import Channel
-from laser_fl.channels.exchange import Instructions
+from laser_fl.channels.exchange import ClientUpdate, Instructions
+from laser_fl.clipping import with_unsent
 from laser_fl.config import RunConfig, parse
 from laser_fl.config.keywords import only
 from laser_fl.config.server_options import AirOptions
@@ -23,7 +24,7 @@ from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.models.base import Network, outputs_of
 from laser_fl.pipeline import encode_finite
 from laser_fl.registry import CHANNELS, SCHEMES, UPDATE_FILTERS
-from laser_fl.schemes.base import Scheme
+from laser_fl.schemes.base import RoundContext, Scheme
 
 UNKNOWN_LENGTH = 2**31 - 1  # rounds of a loop whose length is not given
 
@@ -154,7 +155,7 @@ class OverTheAir:
             "round": air.round,
             "updates": air.updates,
             "sizes": list(air.population.sizes),
-            "usual": air.norm_clipper.usual,
+            "usual": dict(air.usual_norms.largest),
             "ledger": [asdict(record) for record in air.ledger],
             **{name: _copied(tree, self._like.device) for name, tree in self._trees.items()},
         }
@@ -194,13 +195,23 @@ class OverTheAir:
         if gradients is not None and air.scheme.traits.error_feedback and not self._memory:
             self._memory = {n: g.new_zeros(clients, *g.shape[1:]) for n, g in gradients.items()}
         air.accounting.broadcast_floats += num_values(air.shared)
-        instructions = Instructions(air.scheme, air.shared, ctx, air.norm_clipper.norm_bounds)
+        instructions = Instructions(air.scheme, air.shared, ctx)
         losses = torch.zeros(len(rows), dtype=torch.float64, device=self._like.device)
         memory = pick(self._memory, rows)
         client_update = encode_finite(instructions, gradients, losses, memory)
-        self._memory = place(self._memory, rows, memory, clients)
         air.count_reports(client_update)
         air.aggregate(client_update)
+        self._memory = place(self._memory, rows, self._with_unsent(memory, client_update, ctx), clients)
+
+    def _with_unsent(self, memory: Tensors, client_update: ClientUpdate, ctx: RoundContext) -> Tensors:
+        """Return participants' memory with what the norm cap has kept of their signals from being sent."""
+        if not self._air.unsent:
+            return memory
+        for in_flight in client_update.in_flight:
+            rows = [ctx.participants.index(client) for client in in_flight.clients]
+            unsent = [self._air.unsent.get(client, {}) for client in in_flight.clients]
+            put(memory, rows, with_unsent(pick(memory, rows), in_flight.approximations, unsent))
+        return memory
 
     def _rows_of_participants(self, gradients: Mapping[str, Tensor]) -> Tensors:
         """Return the participants' rows of the gradients. Raises TrainingError where they are none of the model's."""

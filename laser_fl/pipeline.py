@@ -4,7 +4,7 @@
     gradient + memory = corrected
     encode -> signal, approximation
     memory = corrected - approximation
-    norms  ----------- side channel ---------->   allocation: shares of the power budget
+    norms  ----------- side channel ---------->   norm cap, allocation: shares of the power budget
     signal ----------- the air --------------->   channel: mean signal + noise
                                                   decode -> update, next shared state
 
@@ -27,7 +27,7 @@ from laser_fl.blocks import Tensors, norms, pick, put
 from laser_fl.channels import mac, orthogonal
 from laser_fl.channels.base import ChannelState, ChannelUsage
 from laser_fl.channels.exchange import AggregationResult, ClientUpdate, InFlight, Instructions, values_sent
-from laser_fl.clipping import LARGEST, along, clip_factors, refuse_overflow, without_broken
+from laser_fl.clipping import LARGEST, along, refuse_overflow, without_broken
 from laser_fl.errors import TrainingError
 from laser_fl.power.split import Allocation, signal_powers
 from laser_fl.schemes.approximation import Approximation
@@ -156,9 +156,6 @@ def encode(
 ) -> ClientUpdate:
     """Encode corrected gradients. With error feedback they become the next memory, in place.
 
-    A signal whose norm is above its bound is sent at the bound. The excess stays in the memory where the scheme has
-    error feedback, and is lost elsewhere.
-
     Args:
         instructions: of the server.
         corrected: per block (participants, *shape), contiguous.
@@ -179,17 +176,12 @@ def encode(
     if rows is not None:
         sending, sending_norms = pick(corrected, rows), None
     encoded = _encode(sending, instructions, sending_norms)
-    excess: Tensors = {}
-    bounds = instructions.norm_bounds
-    if (factors := clip_factors(bounds, encoded.signal_norms, list(encoded.signals), list(sending))) is not None:
-        if scheme.traits.digital:  # a message is made of all blocks at once: smaller ones make room for others
-            factors = factors.amin(dim=1, keepdim=True).expand_as(factors)
-        clipped = {name: m * along(factors[:, i], m) for i, (name, m) in enumerate(sending.items())}
-        excess = {name: m - clipped[name] for name, m in sending.items()}
-        sending, encoded = clipped, _encode(clipped, instructions)
     in_flight: tuple[InFlight, ...] = ()
     if scheme.traits.error_feedback:
-        _subtract(encoded.approximations, sending, excess, corrected, rows)
+        for name, approximation in encoded.approximations.items():
+            approximation.subtract_from_(sending[name])
+        if rows is not None:
+            put(corrected, rows, {name: sending[name] for name in encoded.approximations})
         in_flight = (InFlight(ctx.transmitters, encoded.approximations),)
     return ClientUpdate(encoded.signals, encoded.signal_norms, encoded.gradient_norms, losses, buffers, in_flight)
 
@@ -203,12 +195,13 @@ def aggregate_updates(
     ctx: RoundContext,
     channel_uses: int = 0,
     weights: Float64[Tensor, " transmitters"] | None = None,
+    shares: Float64[Tensor, "transmitters signals"] | None = None,
 ) -> AggregationResult:
     """Split the power, transmit, decode: the server's half of an exchange.
 
-    With weights w_i the estimate is that of Σ_i w_i s_i over ctx.averaged clients. Analog clients send w_i s_i, so that
-    the power is split, and the budget holds, for that; digital messages are weighed when they are decoded. A round in
-    which nobody transmits changes nothing.
+    With weights w_i and shares f_il the estimate is that of Σ_i w_i f_il s_il over ctx.averaged clients. Analog clients
+    send w_i f_il s_il, so that the power is split, and the budget holds, for that; digital messages are weighed when
+    they are decoded. A round in which nobody transmits changes nothing.
 
     Args:
         client_update: of all participants.
@@ -219,6 +212,7 @@ def aggregate_updates(
         ctx: of the exchange.
         channel_uses: of an exchange by a digital scheme.
         weights: of the transmitters, above 0; None: all weigh 1.
+        shares: of each signal that is to be sent, since the norm cap clips the others; None: all of all.
 
     Raises:
         PowerError: a digital message does not fit into its link.
@@ -231,16 +225,18 @@ def aggregate_updates(
         received, usage = Received({}, {}), ChannelUsage.none(len(ctx.transmitters))
     elif scheme.traits.digital:
         payload = scheme.payload(values_sent(client_update.signals), ctx)
-        received, usage = orthogonal.deliver(client_update.signals, payload, channel_uses, ctx, weights)
+        received, usage = orthogonal.deliver(client_update.signals, payload, channel_uses, ctx, weights, shares)
     else:
         signals, signal_norms = client_update.signals, client_update.signal_norms
         sent_norms, gradient_norms = signal_norms, client_update.gradient_norms
+        if shares is not None:
+            sent_norms = shares * sent_norms
         if weights is not None:
             channel_state, rows = channel_state.weighted(weights), weights.to(signal_norms).unsqueeze(1)
-            sent_norms, gradient_norms = rows * signal_norms, rows * gradient_norms
+            sent_norms, gradient_norms = rows * sent_norms, rows * gradient_norms
         power = signal_powers(signals, sent_norms, gradient_norms, scheme, allocation, ctx)
         received, usage = mac.transmit(
-            signals, signal_norms, power, channel_state, ctx, superposed=client_update.superposed
+            signals, signal_norms, power, channel_state, ctx, shares, superposed=client_update.superposed
         )
         amplitudes = len(signals)
     if not _is_moderate(usage):
@@ -297,26 +293,3 @@ def _add(to: Tensors, others: Tensors) -> None:
 
 def _copied(tensors: Tensors) -> Tensors:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-
-
-def _subtract(
-    approximations: Mapping[str, Approximation],
-    sending: Tensors,
-    excess: Tensors,
-    corrected: Tensors,
-    rows: list[int] | None,
-) -> None:
-    """Subtract the approximations from the transmitters' corrected gradients, in place.
-
-    sending: the encoded gradients; excess: the rest of them, where norms were clipped.
-    """
-    for name, approximation in approximations.items():
-        approximation.subtract_from_(sending[name])
-    if rows is None and not excess:
-        return
-    left = {name: sending[name] + excess[name] if excess else sending[name] for name in approximations}
-    if rows is not None:
-        put(corrected, rows, left)
-    else:
-        for name, difference in left.items():
-            corrected[name].copy_(difference)

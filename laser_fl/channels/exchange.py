@@ -22,13 +22,12 @@ from laser_fl.shapes import Float64, Int64
 class Instructions:
     """The server's instructions to encode a gradient.
 
-    shared: the scheme's shared state. norm_bounds: the largest norm that a signal may have, by its name; {}: no bound.
+    shared: the scheme's shared state.
     """
 
     scheme: Scheme
     shared: Tensors
     context: RoundContext
-    norm_bounds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,22 +123,23 @@ class AggregationResult:
         return self.scheme.weighs(self.context)
 
 
-def superpose(client_update: ClientUpdate, factors: Float64[Tensor, " transmitters"], total: Tensors) -> ClientUpdate:
-    """Add Σ_i factor_i s_i to a sum of signals, and return the rest of the update, without signals.
+def superpose(client_update: ClientUpdate, factors: Float64[Tensor, "transmitters _"], total: Tensors) -> ClientUpdate:
+    """Add Σ_i factor_il s_il to a sum of signals, and return the rest of the update, without signals.
 
-    A signal whose norm is no number, or whose factor is 0, does not enter the sum.
+    The signals of a client with a norm that is no number, and a signal whose factor is 0, do not enter the sum.
 
     Args:
         client_update: of some clients.
-        factors: of their signals: precoding times gain.
+        factors: of each signal, or one for all signals of a client: precoding times gain times share.
         total: the sum so far, by name (1, *signal shape), changed in place; {} at first.
     """
     if client_update.signals:
-        counts = (factors != 0) & client_update.signal_norms.isfinite().all(dim=1).to(factors.device)
-        for name, signal in client_update.signals.items():
+        finite = client_update.signal_norms.isfinite().all(dim=1, keepdim=True).to(factors.device)
+        each = torch.where(finite, factors, 0.0).expand(-1, len(client_update.signals)).unbind(dim=1)
+        for (name, signal), factor in zip(client_update.signals.items(), each, strict=True):
             rows = as_rows(signal)
-            weights = to_device(torch.where(counts, factors, 0.0).to(signal.dtype), signal.device)
-            if not counts.all():
+            weights = to_device(factor.to(signal.dtype), signal.device)
+            if not factor.all():
                 rows = torch.where(weights.unsqueeze(1) != 0, rows, 0.0)
             added = (weights.unsqueeze(0) @ rows).view(1, *signal.shape[1:])
             total[name] = total[name].add_(added) if name in total else added

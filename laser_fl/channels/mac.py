@@ -4,6 +4,7 @@ Client i transmits x_il = a_l b_i s_il, b_i its precoding, with one amplitude fo
 so that nobody exceeds P_l. The server receives y_l = Σ_i g_i x_il + ν z, z ~ N(0, σ² I), and takes y_l / (n a_l) for
 the mean over n clients: on ideal links (b = g = ν = 1) that is mean_i s_il + (c_l σ / (n √P_l)) z, c_l = max_i ‖s_il‖.
 The weights w_i of a weighted mean are part of the precoding: clients send b_i w_i s_il, for which the budget holds.
+So are the shares f_il of signals that the norm cap clips: each client is told an amplitude of its own, a_l f_il.
 A signal that is zero at every client is received as exactly zero. At infinite power the amplitude is 1 and there is no
 noise. Transmitted values are counted in a unit of each signal's own, a power of two, so that neither much power nor
 small signals leave the range of float32; no rounding depends on it.
@@ -32,6 +33,7 @@ def transmit(
     power: Float64[Tensor, " signals"],
     channel_state: ChannelState,
     ctx: RoundContext,
+    shares: Float64[Tensor, "clients signals"] | None = None,
     superposed: bool = False,
 ) -> tuple[Received, ChannelUsage]:
     """Send all transmitters' signals at once and estimate their mean over ctx.averaged clients.
@@ -44,14 +46,18 @@ def transmit(
         power: budget of each signal, linear; no transmitter's total may exceed ctx.power.
         channel_state: of the transmitters.
         ctx: of the exchange.
-        superposed: True where `signals` are Σ_i g_i b_i s_i, by name (1, *shape).
+        shares: of each signal that is sent; None: all of all.
+        superposed: True where `signals` are Σ_i g_i b_i f_i s_i, by name (1, *shape).
 
     Returns:
         The estimates with the standard deviation of their noise, and the cost.
     """
     like, sizes = next(iter(signals.values())), _sizes(signals)
     noise_std = ctx.noise_std * channel_state.noise_scale
-    scaling = _scaling(signal_norms, power, channel_state, noise_std, ctx.averaged)
+    precoding = channel_state.precoding.numpy()[:, np.newaxis]
+    if shares is not None:
+        precoding = precoding * shares.numpy()
+    scaling = _scaling(signal_norms, power, precoding, noise_std, ctx.averaged)
     received = draw_noise(signals, ctx) if noise_std > 0 else like.new_zeros(sum(sizes))
     factors = torch.from_numpy(scaling.amplitude if superposed else scaling.factors).to(like.dtype)
     aligned = superposed or channel_state.aligned
@@ -106,7 +112,8 @@ def _sizes(signals: Tensors) -> list[int]:
 class _Scaling(NamedTuple):
     """The numbers by which signals are multiplied on their way; NumPy is quicker with few of them.
 
-    precoding: b_i, (clients, 1). amplitude: a_l, in units of the signals, (1, signals). units: (signals,).
+    precoding: b_i, (clients, 1), or b_i f_il, (clients, signals).
+    amplitude: a_l, in units of the signals, (1, signals). units: (signals,).
     level: of the noise, (signals,). scale: of the received sum, (signals,).
     """
 
@@ -126,11 +133,10 @@ class _Scaling(NamedTuple):
 def _scaling(
     signal_norms: Float64[Tensor, "clients signals"],
     power: Float64[Tensor, " signals"],
-    channel_state: ChannelState,
+    precoding: np.ndarray,
     noise_std: float,
     averaged: int,
 ) -> _Scaling:
-    precoding = channel_state.precoding.numpy()[:, np.newaxis]
     strongest = (signal_norms.numpy() * precoding).max(axis=0)
     amplitude = amplitudes(strongest, power.numpy())
     unit = units(amplitude, strongest)

@@ -10,6 +10,7 @@ on fading links the rate is the link's capacity, as if the client knew it: an up
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ def deliver(
     channel_uses: int,
     ctx: RoundContext,
     weights: Float64[Tensor, " clients"] | None = None,
+    shares: Float64[Tensor, "clients signals"] | None = None,
 ) -> tuple[Received, ChannelUsage]:
     """Give the server the mean of the transmitters' signals over ctx.averaged clients exactly.
 
@@ -57,6 +59,7 @@ def deliver(
         channel_uses: of the exchange.
         ctx: of the exchange.
         weights: of the messages in the mean, applied by the server after it has decoded them; None: all weigh 1.
+        shares: of each signal that counts, likewise; None: all of all.
 
     Returns:
         The means, without noise, and the cost.
@@ -69,10 +72,13 @@ def deliver(
         row = int(excess.nonzero()[0])
         line = f"client {ctx.transmitters[row]} sent {payload[row]:.1f} bits over a link that carries {room[row]:.1f}"
         raise PowerError(f"round {ctx.round + 1}: {line}")
-    if weights is not None:
-        like = next(iter(signals.values()))
-        weights = to_device(weights.to(like.dtype), like.device)
-    means = {name: _sum(signal, weights) / ctx.averaged for name, signal in signals.items()}
+    factors: Sequence[Tensor | None] = [weights] * len(signals)
+    if shares is not None:
+        factors = (shares if weights is None else weights.unsqueeze(1) * shares).unbind(dim=1)
+    means = {
+        name: _sum(signal, factor) / ctx.averaged
+        for (name, signal), factor in zip(signals.items(), factors, strict=True)
+    }
     energy = sum(to_host(torch.stack([mean.double().square().sum() for mean in means.values()]))[0].tolist())
     spent = torch.full_like(payload, ctx.power)
     noise_std = torch.zeros((), dtype=torch.float64, device=next(iter(means.values())).device)
@@ -80,8 +86,8 @@ def deliver(
     return Received(means, dict.fromkeys(means, noise_std)), ChannelUsage(spent, channel_uses, num_values, energy, 0.0)
 
 
-def _sum(signal: Float[Tensor, "clients ..."], weights: Float[Tensor, " clients"] | None) -> Float[Tensor, "..."]:
+def _sum(signal: Float[Tensor, "clients ..."], weights: Float64[Tensor, " clients"] | None) -> Float[Tensor, "..."]:
     if weights is None:
         return signal.sum(dim=0)
-    total: Tensor = torch.tensordot(weights, signal, dims=1)
+    total: Tensor = torch.tensordot(to_device(weights.to(signal.dtype), signal.device), signal, dims=1)
     return total

@@ -33,7 +33,7 @@ def power(value: float) -> float:
 
 
 def norm_bound(value: float) -> float:
-    """Return a bound in units of the usual norm, in [1, inf]. Raises ValueError for another value."""
+    """Return a bound in units of the median norm, in [1, inf]. Raises ValueError for another value."""
     if not value >= 1:
         raise ValueError("must be at least 1 (inf: none)")
     return value

@@ -103,8 +103,8 @@ class AirConfig(BaseModel):
     )
     norm_cap: NormBound = Field(
         math.inf,
-        description="norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; "
-        "inf: none",
+        description="norm bound of a signal, over the median norm of the round; excess: sent later, or lost without "
+        "error feedback; inf: none",
     )
 
 

@@ -64,8 +64,8 @@ class AirOptions(TypedDict, total=False):
     """device that draws noise and indices; auto: where they are needed; cpu: alike everywhere (default
     'auto')."""
     norm_cap: float
-    """norm bound of a signal, over the usual norm; excess: sent later, or lost without error feedback; inf: none
-    (default inf)."""
+    """norm bound of a signal, over the median norm of the round; excess: sent later, or lost without error
+    feedback; inf: none (default inf)."""
 
 
 class ServerOptions(AirOptions, total=False):

@@ -1,8 +1,8 @@
 """Acknowledgements between server and clients, so that no update is lost and none counts twice."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -29,6 +29,8 @@ class Acknowledgements:
 
     exchange: counted from 0 over the run; one that is repeated keeps its number.
     last_acknowledged: for each client of the run, the last exchange whose reply the server accepted; -1 before that.
+    unsent: by client whose signals were clipped in the exchange before: the share of each block's approximation that
+        did not go out, and belongs back into its memory.
     since: the first exchange of this server; above 0 where it goes on from a checkpoint.
     save: True where client groups must save a snapshot of their client state after this exchange. folder: for these
         snapshots, on each group's own disk.
@@ -37,12 +39,22 @@ class Acknowledgements:
     exchange: int = 0
     last_acknowledged: tuple[int, ...] = ()
     since: int = 0
+    unsent: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     save: bool = False
     folder: str = ""
 
     def acknowledges(self, client: int, exchange: int) -> bool:
         """Return True where the server accepted a reply of `client` to `exchange`, or to a later one."""
         return client < len(self.last_acknowledged) and self.last_acknowledged[client] >= exchange
+
+    def unsent_by(self, client: int, exchange: int) -> Mapping[str, float] | None:
+        """Return the share of each block's approximation in `exchange` that `client` has not sent; None: all of all.
+
+        A missing share is 0. A node that has missed the broadcast after its exchange is not told of clipped signals.
+        """
+        if not self.acknowledges(client, exchange):
+            return None
+        return self.unsent.get(client, {}) if exchange == self.exchange - 1 else {}
 
 
 _Layout = list[tuple[tuple[int, ...], list[tuple[str, str, tuple[str, tuple[int, ...], bool] | None]]]]

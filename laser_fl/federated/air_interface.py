@@ -7,6 +7,7 @@ It is the part of a server that knows neither the model's values nor where repli
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from laser_fl.blocks import Tensors, blocks_of
 from laser_fl.channels.awgn import is_constant
 from laser_fl.channels.base import Channel
 from laser_fl.channels.exchange import AggregationResult, ClientUpdate, values_reported
-from laser_fl.clipping import NormClipper
+from laser_fl.clipping import UsualNorms, clip_shares
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError
 from laser_fl.federated.ledger import Ledger, RoundAccounting
@@ -25,7 +26,10 @@ from laser_fl.pipeline import aggregate_updates
 from laser_fl.power.split import phase_share
 from laser_fl.registry import ALLOCATIONS, CHANNELS, POLICIES, SCHEMES
 from laser_fl.rng import RandomStreams
-from laser_fl.schemes.base import RoundContext, Scheme
+from laser_fl.schemes.base import RoundContext, Scheme, owners
+from laser_fl.shapes import Float64
+
+Unsent = Mapping[int, Mapping[str, float]]
 
 
 class AirInterface:
@@ -36,6 +40,7 @@ class AirInterface:
     round: number of the current round, counted from 0. phase: the next exchange's, counted from 0.
     updates: rounds before this one that gave an update. shared: the scheme's shared state.
     result: of the round's last exchange; None before the first.
+    unsent: of the last exchange, by client that was clipped: the share of each block's approximation that was not sent.
     """
 
     participation: Participation
@@ -43,6 +48,7 @@ class AirInterface:
     shared_before: Tensors
     phase: int
     result: AggregationResult | None
+    unsent: Unsent
     _context: RoundContext | None = None  # made once an exchange
     _constant_participation: Participation | None = None
 
@@ -81,7 +87,8 @@ class AirInterface:
         like = next(iter(weights.values()))
         self._device = like.device
         self.shared = {n: t.to(like) for n, t in self.scheme.init(self.blocks, self.streams).items()}
-        self.norm_clipper = NormClipper(config.norm_cap)
+        self.usual_norms = UsualNorms()
+        self.unsent = {}
         self.ledger = Ledger()
         self.round = self.updates = 0
         self._participation_is_constant = (
@@ -167,9 +174,8 @@ class AirInterface:
             self.participation, self._context = self.participation.of(clients), None
 
     def count_reports(self, client_update: ClientUpdate) -> None:
-        """Account for the side channel of an exchange: norms and buffers up, norm bounds down."""
-        bounds = self.norm_clipper.norm_bounds.keys() & client_update.signals.keys()
-        self.accounting.side_channel_floats += len(bounds) + values_reported(client_update, self.scheme)
+        """Account for an exchange's reports in the side channel: norms and buffers up."""
+        self.accounting.side_channel_floats += values_reported(client_update, self.scheme)
 
     def aggregate(self, client_update: ClientUpdate) -> AggregationResult:
         """Carry one exchange of all participants through the air; the next phase follows.
@@ -180,8 +186,10 @@ class AirInterface:
             TrainingError: noise or signals are so large that an estimate is no number.
             PowerError: a digital message does not fit into its link.
         """
-        ctx, participation, clipper = self.context, self.participation, self.norm_clipper
+        ctx, participation = self.context, self.participation
         client_update = client_update.reported
+        names, norms = list(client_update.signals), client_update.signal_norms
+        shares = clip_shares(names, norms, self.config.norm_cap)
         result = aggregate_updates(
             client_update,
             self.shared,
@@ -191,15 +199,25 @@ class AirInterface:
             ctx,
             participation.channel_uses,
             self.population.weights(participation.transmitters, self._averaged),
+            shares,
         )
-        at_bound = clipper.reached(client_update.signals, client_update.signal_norms)
-        self.accounting.clipped |= {client for client, cut in zip(ctx.transmitters, at_bound, strict=True) if cut}
-        clipper.observe(client_update.signals, client_update.signal_norms)
-        self.accounting.take(result.usage, ctx.transmitters, result.side_channel_floats)
+        self.unsent = {} if shares is None else self._unsent(names, shares)
+        self.accounting.clipped |= self.unsent.keys()
+        self.usual_norms.observe(names, norms)
+        norm_bounds = 0 if math.isinf(self.config.norm_cap) else len(names)  # which are told with the amplitudes
+        self.accounting.take(result.usage, ctx.transmitters, result.side_channel_floats + norm_bounds)
         self.shared = self.shared_before if self.undoes(ctx) else result.shared
         self.result = result
         self.phase, self._context = self.phase + 1, None
         return result
+
+    def _unsent(self, names: Sequence[str], shares: Float64[Tensor, "transmitters signals"]) -> Unsent:
+        """Return, by client that was clipped, the share of each block's approximation that was not sent."""
+        each = owners(names)
+        first = [end - count for end, count in zip(accumulate(each.values()), each.values(), strict=True)]
+        rows = (1 - shares[:, first] ** self.scheme.traits.degree).tolist()
+        unsent = ({block: share for block, share in zip(each, row, strict=True) if share > 0} for row in rows)
+        return {client: some for client, some in zip(self.context.transmitters, unsent, strict=True) if some}
 
     def undoes(self, ctx: RoundContext) -> bool:
         """Return True for a later phase without transmitters: all who had transmitted in the round were left out."""
@@ -227,16 +245,23 @@ class AirInterface:
         self.updates += self.result is not None and self.result.update is not None
 
     def restore(
-        self, round: int, updates: int, usual: Mapping[str, Sequence[float]], shared: Tensors, ledger: Ledger
+        self,
+        round: int,
+        updates: int,
+        usual: Mapping[str, float],
+        shared: Tensors,
+        ledger: Ledger,
+        unsent: Unsent | None = None,
     ) -> None:
         """Go on between two rounds, from where another one of the same run was; `begin_round` follows.
 
         Args:
             round: its number of rounds done.
             updates: its number of updates.
-            usual: its norm clipper's usual norms.
+            usual: its usual norms, by signal.
             shared: its scheme's shared state.
             ledger: of its rounds.
+            unsent: of its last exchange.
         """
         self.round, self.updates, self.shared, self.ledger = round, updates, shared, ledger
-        self.norm_clipper = NormClipper(self.config.norm_cap, usual)
+        self.usual_norms, self.unsent = UsualNorms(usual), unsent or {}

@@ -22,8 +22,8 @@ class Broadcast(Instructions):
     buffers: of the model (a batch norm's running mean and variance); noiseless.
     sync: where nodes make weights and shared state by themselves: the server's last step, or its whole state.
     acknowledgements: the number of this exchange, and which earlier ones the server has accepted.
-    superposition: precoding times gain by transmitter, where the clients of this process add their signals up as they
-        compute them; {}: they do not.
+    superposition: by transmitter, the factor of each signal, or one for all: precoding times gain times share; where
+        the clients of this process add their signals up as they compute them; {}: they do not.
     """
 
     weights: Tensors = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Broadcast(Instructions):
     buffers: Tensors = field(default_factory=dict)
     sync: ReplicaUpdate | ReplicaState | None = None
     acknowledgements: Acknowledgements = field(default_factory=Acknowledgements)
-    superposition: Mapping[int, float] = field(default_factory=dict)
+    superposition: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def of(self, clients: Container[int]) -> "Broadcast":
         """Return the same broadcast as some of the clients see it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from laser_fl.blocks import Tensors, pick, take
 from laser_fl.channels.downlink import receive
 from laser_fl.channels.exchange import ClientUpdate
+from laser_fl.clipping import with_unsent
 from laser_fl.errors import brief
 from laser_fl.federated.acknowledgements import Acknowledgements, flatten, unflatten
 from laser_fl.federated.broadcast import Broadcast
@@ -225,7 +226,9 @@ class ClientGroup:
 def restore_unacknowledged(
     client_state: ClientState, acknowledgements: Acknowledgements, clients: range
 ) -> ClientState:
-    """Add the last approximations that the server has not acknowledged back to the memory, in place.
+    """Add the last approximations back to the memory as far as the server has not received them, in place.
+
+    It has received nothing of an exchange that it has not acknowledged, and a part of signals that were clipped.
 
     Args:
         client_state: of the group.
@@ -237,12 +240,10 @@ def restore_unacknowledged(
     exchange = client_state.last.exchange
     memories = Memories.of(client_state.memory, clients)
     for in_flight in client_state.last.client_update.in_flight:
-        lost = [i for i, c in enumerate(in_flight.clients) if not acknowledgements.acknowledges(c, exchange)]
-        if lost:
-            whole = memories.take(in_flight.clients, copied=True)
-            for name, part in in_flight.approximations.items():
-                part.add_to_(whole[name])
-            memories.put(tuple(in_flight.clients[i] for i in lost), take(whole, lost))
+        each = [acknowledgements.unsent_by(client, exchange) for client in in_flight.clients]
+        if rows := [row for row, unsent in enumerate(each) if unsent is None or unsent]:
+            whole = with_unsent(memories.take(in_flight.clients), in_flight.approximations, each)
+            memories.put(tuple(in_flight.clients[row] for row in rows), take(whole, rows))
     return replace(client_state, memory=memories, last=None)
 
 

@@ -1,22 +1,30 @@
 """A run whose clients are all in this process, called directly.
 
 Where the signals of a round are too many to be kept side by side, clients add them up as they compute them, as the air
-does: y_l = a_l Σ_i g_i b_i s_il + noise, of which the gains g_i and the precoding b_i are known before the gradients,
-and the amplitude a_l follows from the norms alone. Results then differ in the order of the sum: about 1e-6, relative.
+does: y_l = a_l Σ_i g_i b_i f_il s_il + noise, of which the gains g_i and the precoding b_i are known before the
+gradients, and the amplitude a_l and the shares f_il follow from the norms alone. Results then differ in the order of
+the sum: about 1e-6, relative.
 """
 
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from laser_fl.blocks import Tensors
 from laser_fl.channels.exchange import ClientUpdate
+from laser_fl.clipping import clip_shares
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.server import Server
 from laser_fl.federated.setup import Setup
 from laser_fl.federated.validation import Reply
+from laser_fl.shapes import Float64
 
 SIDE_BY_SIDE = 2**26  # values of a round's signals
+
+Factors = Float64[Tensor, "transmitters _"]  # of each signal, or one for all: precoding times gain times share
 
 
 class InProcess:
@@ -45,21 +53,40 @@ class InProcess:
     def _respond(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
         """Compute the clients' update, their signals added up where they are too many.
 
-        A client that the server will leave out must not be in the sum. A norm that is no number shows at once; others
-        show among all norms, and then all signals are computed once more, without those clients'.
+        A client that the server will leave out must not be in the sum, and signals above the norm cap only in part. A
+        norm that is no number shows at once; others show among all norms, and then all signals are computed once more,
+        without those clients', and with shares of those that are clipped.
         """
         if not superposes(self.server):
             return self._trainer.answer(broadcast, memory)
         state = self.server.air.participation.channel_state
-        factors = dict(zip(broadcast.context.transmitters, (state.precoding * state.gain).tolist(), strict=True))
-        client_update, memory = self._trainer.answer(replace(broadcast, superposition=factors), memory)
-        reply = Reply(broadcast.acknowledgements.exchange, broadcast.context.participants, client_update, own=True)
-        finite = client_update.signal_norms.isfinite().all(dim=1).tolist()
-        summed = {client for client, whole in zip(broadcast.context.transmitters, finite, strict=True) if whole}
-        if bad := summed & {fault.client for fault in self.server.faults_in(reply)}:
-            some = factors | dict.fromkeys(bad, 0.0)
-            client_update, memory = self._trainer.answer(replace(broadcast, superposition=some), memory)
+        factors = (state.precoding * state.gain).unsqueeze(1)
+        client_update, memory = self._trainer.answer(_superposing(broadcast, factors), memory)
+        others = self._with_shares(broadcast, client_update, factors)
+        if others is not factors:
+            client_update, memory = self._trainer.answer(_superposing(broadcast, others), memory)
         return client_update, memory
+
+    def _with_shares(self, broadcast: Broadcast, client_update: ClientUpdate, factors: Factors) -> Factors:
+        """Return the factors of each signal where clients were added up that are left out, or are to be clipped."""
+        exchange, ctx = broadcast.acknowledgements.exchange, broadcast.context
+        faults = self.server.faults_in(Reply(exchange, ctx.participants, client_update, own=True))
+        bad = {fault.client for fault in faults}
+        signal_norms = client_update.signal_norms.cpu()
+        good = torch.tensor([client not in bad for client in ctx.transmitters])
+        shares = clip_shares(list(client_update.signals), signal_norms[good], self.server.config.norm_cap)
+        if shares is None and (good | ~signal_norms.isfinite().all(dim=1)).all():
+            return factors
+        each = factors.repeat(1, signal_norms.shape[1])
+        each[~good] = 0.0
+        if shares is not None:
+            each[good] *= shares
+        return each
+
+
+def _superposing(broadcast: Broadcast, factors: Factors) -> Broadcast:
+    rows = map(tuple, factors.tolist())
+    return replace(broadcast, superposition=dict(zip(broadcast.context.transmitters, rows, strict=True)))
 
 
 def superposes(server: Server) -> bool:

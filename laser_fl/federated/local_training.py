@@ -274,7 +274,7 @@ def _no_losses(ctx: RoundContext) -> Tensor:
 
 
 def _factors(broadcast: Broadcast) -> Tensor:
-    """Return precoding times gain of each transmitter."""
+    """Return the factors of each transmitter's signals, (transmitters, signals) or (transmitters, 1)."""
     factors = [broadcast.superposition[client] for client in broadcast.context.transmitters]
     return torch.tensor(factors, dtype=torch.float64)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from laser_fl.blocks import Tensors, num_values
 from laser_fl.channels.downlink import Downlink
 from laser_fl.channels.exchange import ClientUpdate
+from laser_fl.clipping import clip_deviations
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError, TrainingError, brief
 from laser_fl.federated.acknowledgements import Acknowledgements
@@ -25,6 +26,7 @@ from laser_fl.federated.spectrum import spectrum
 from laser_fl.federated.validation import AcceptedReplies, Fault, Reply, ReplyValidator
 from laser_fl.storage.checkpoint import CheckpointError, Numbers, Progress
 
+LOSS = ""  # stands for the training loss among buffers, whose names have letters
 NAMED = 3  # clients left out of a round that a warning names; the ledger names them all
 
 
@@ -154,7 +156,8 @@ class Server:
             exchange=self._exchange,
             updates=self.air.updates,
             last_acknowledged=self._last_acknowledged,
-            usual=self.air.norm_clipper.usual,
+            usual=self.air.usual_norms.largest,
+            unsent={client: dict(shares) for client, shares in self.air.unsent.items()},
             train_loss=self.train_loss,
             update_values=update_values,
             replica=replica.numbers,
@@ -193,7 +196,7 @@ class Server:
         self.train_loss, self._exchange, self._since = known.train_loss, state.exchange, state.exchange
         self.stop_reason = known.stop_reason
         self._broadcaster.restore(known.update_values, trees["sent"])
-        self.air.restore(known.round, known.updates, known.usual, state.shared, Ledger(ledger))
+        self.air.restore(known.round, known.updates, known.usual, state.shared, Ledger(ledger), known.unsent)
         if not self.finished:
             self._begin_round()
 
@@ -215,9 +218,13 @@ class Server:
         """Return the message to the clients at the beginning of the next exchange."""
         return Broadcast(
             acknowledgements=Acknowledgements(
-                self._exchange, tuple(self._last_acknowledged), self._since, self._saves, self.snapshots
+                exchange=self._exchange,
+                last_acknowledged=tuple(self._last_acknowledged),
+                unsent=self.air.unsent,
+                since=self._since,
+                save=self._saves,
+                folder=self.snapshots,
             ),
-            norm_bounds=self.air.norm_clipper.norm_bounds,
             weights=self._broadcaster.weights,
             shared={} if self._broadcaster.compressed else self.air.shared,
             scheme=self.air.scheme,
@@ -260,9 +267,7 @@ class Server:
         """Return the validator of the replies to this exchange."""
         ctx, like = self.air.context, next(iter(self.global_model.weights.values()))
         buffers = self.global_model.buffers if self.air.phase == 0 else {}
-        bounded = not math.isinf(self.config.norm_cap)
-        bounds = self.air.norm_clipper.norm_bounds
-        return ReplyValidator(self._exchange, ctx, self.air.scheme, like.dtype, buffers, bounds, bounded)
+        return ReplyValidator(self._exchange, ctx, self.air.scheme, like.dtype, buffers, self.air.usual_norms)
 
     def _count(self, accepted: AcceptedReplies) -> None:
         """Account for a broadcast and its replies, and for the faults; the air is not used yet."""
@@ -288,8 +293,10 @@ class Server:
         ctx, before = self.air.context, self.air.shared
         if ctx.phase == 0 and ctx.participants:
             mean = partial(self.air.population.mean, clients=ctx.participants)
-            self.train_loss = float(mean(client_update.losses))
-            self._buffers = {name: mean(b) for name, b in client_update.buffers.items()}
+            reported = {LOSS: client_update.losses, **client_update.buffers}
+            reported = clip_deviations(reported, len(ctx.participants), self.config.norm_cap)
+            self.train_loss = float(mean(reported.pop(LOSS)))
+            self._buffers = {name: mean(buffer) for name, buffer in reported.items()}
         result = self.air.aggregate(client_update)
         self._broadcaster.record(self._exchange, ctx, result.received, before)
         if self.air.undoes(ctx):

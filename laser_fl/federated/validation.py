@@ -7,7 +7,7 @@ their gradients wait in their memory.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,14 @@ from torch import Tensor
 
 from laser_fl.blocks import Tensors, as_rows, norms, to_host
 from laser_fl.channels.exchange import ClientUpdate, join, values_sent
-from laser_fl.clipping import ADVICE, CROWD, LARGEST, ROUNDING
+from laser_fl.clipping import ABSURD, ADVICE, CROWD, LARGEST, ROUNDING, UsualNorms
 from laser_fl.errors import brief
 from laser_fl.schemes.base import RoundContext, Scheme, owners
-from laser_fl.shapes import Bool, Float64
+from laser_fl.shapes import Float64
 
-Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes", "not-finite", "norm"]
+Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes", "not-finite", "norm", "buffers"]
 
-ABSURD = 1e3  # times the median norm of the same exchange, as long as there is no norm bound
-ABOVE = 1e-3  # relative excess of a norm over its bound that is accepted
+VARIANCE = "running_var"  # how the names of a batch norm's variances end, in PyTorch
 
 Norms = Float64[Tensor, "transmitters signals"]
 
@@ -67,8 +66,7 @@ class AcceptedReplies:
 class ReplyValidator:
     """The validator of the replies to an exchange.
 
-    dtype: of signals. buffers: of the model, where clients send theirs. norm_bounds: the largest norm that a signal may
-    have, by its name, as far as known. bounded: True where the run has norm bounds at all.
+    dtype: of signals. buffers: of the model, where clients send theirs. usual_norms: of the run's signals so far.
     """
 
     exchange: int
@@ -76,8 +74,7 @@ class ReplyValidator:
     scheme: Scheme
     dtype: torch.dtype
     buffers: Tensors
-    norm_bounds: Mapping[str, float]
-    bounded: bool = True
+    usual_norms: UsualNorms
 
     def validate(self, replies: Sequence[Reply], known: Iterable[Fault] = ()) -> AcceptedReplies:
         """Check all replies. known: faults of clients whose replies never came."""
@@ -98,10 +95,12 @@ class ReplyValidator:
                 single.append(reply)
         client_update, clients = self._joined(single)
         client_update, seen = self._looked_at(client_update, clients, all(reply.own for reply in single))
-        bad = {
-            fault.client: fault
-            for fault in (*self._too_long(client_update, clients), *self._faults_in(client_update, clients, *seen))
-        }
+        found = (
+            *self._too_long(client_update, clients),
+            *self._faults_in(client_update, clients, seen.signal_norms),
+            *self._faults_of_buffers(client_update, clients, seen),
+        )
+        bad = {fault.client: fault for fault in found}
         if bad:
             client_update, clients = self._without(bad, client_update, clients)
         lost = set(self.context.participants) - set(clients)
@@ -165,58 +164,74 @@ class ReplyValidator:
 
     def _looked_at(
         self, client_update: ClientUpdate, clients: tuple[int, ...], own: bool
-    ) -> tuple[ClientUpdate, tuple[Norms, Bool[Tensor, " clients"]]]:
-        """Return the update with its reports on the CPU; its signals' norms as received, and whose buffers are finite.
-
-        A GPU is waited for once.
+    ) -> tuple[ClientUpdate, "_Seen"]:
+        """Return the update with its reports on the CPU, and what was received, measured. A GPU is waited for once.
 
         Args:
             client_update: of all accepted replies.
             clients: their numbers.
-            own: True where this process has measured the norms already.
+            own: True where this process has measured the signals' norms already.
         """
-        received = client_update.signal_norms
-        if not own:
-            received = norms(client_update.signals, len(self.context.of(clients).transmitters))
-        finite = _finite_rows(client_update.buffers, len(clients))
-        if not (received.is_cuda or client_update.losses.is_cuda):
-            return client_update, (received, finite)
         u = client_update
-        parts = to_host(u.signal_norms, u.gradient_norms, u.losses, received, finite)
-        here = replace(u, signal_norms=parts[0], gradient_norms=parts[1], losses=parts[2])
-        return here, (parts[3], parts[4].bool())
+        received = u.signal_norms if own else norms(u.signals, len(self.context.of(clients).transmitters))
+        seen = _Seen(received, norms(u.buffers, len(clients)), _least_variances(u.buffers, len(clients)))
+        if not any(part.is_cuda for part in (u.signal_norms, u.losses, *seen)):
+            return client_update, seen
+        signal_norms, gradient_norms, losses, *parts = to_host(u.signal_norms, u.gradient_norms, u.losses, *seen)
+        here = replace(u, signal_norms=signal_norms, gradient_norms=gradient_norms, losses=losses)
+        return here, _Seen(signal_norms if own else parts[0], *parts[1:])
 
-    def _faults_in(
-        self, client_update: ClientUpdate, clients: tuple[int, ...], received: Norms, finite: Bool[Tensor, " clients"]
-    ) -> Iterator[Fault]:
+    def _faults_in(self, client_update: ClientUpdate, clients: tuple[int, ...], received: Norms) -> Iterator[Fault]:
         """Yield the clients' faults: values that are not finite, norms that are absurd or not as reported.
 
         Args:
             client_update: its reports on the CPU.
             clients: their numbers.
             received: the signals' norms.
-            finite: True for the clients whose buffers are finite.
         """
         reported, gradient_norms = client_update.signal_norms.numpy(), client_update.gradient_norms.numpy()
         names, measured = list(client_update.signals), received.numpy()
-        losses = np.abs(client_update.losses.numpy())
-        own = received is client_update.signal_norms
-        if own and not self.bounded and finite.all() and _below_largest(losses, measured, gradient_norms):
-            return
-        whole = finite.numpy() & (losses < LARGEST)
-        most = self._most(names, received).numpy()
+        whole = np.abs(client_update.losses.numpy()) < LARGEST
+        most = self.usual_norms.bounds(names, received)
         with np.errstate(invalid="ignore"):
             fits = (measured <= most) & (np.abs(measured - reported) <= ROUNDING * measured)
         if whole.all() and fits.all() and ((gradient_norms >= 0) & (gradient_norms < LARGEST)).all():
             return
         for client in (client for client, one in zip(clients, whole.tolist(), strict=True) if not one):
-            yield Fault(client, "not-finite", f"its gradient, loss or buffers are not finite; {ADVICE}")
+            yield Fault(client, "not-finite", f"its gradient or loss is not finite; {ADVICE}")
         blocks = list(owners(client_update.signals))
         for row, client in enumerate(self.context.of(clients).transmitters):
             values = zip(names, measured[row].tolist(), reported[row].tolist(), most.tolist(), strict=True)
             wrong = [*_broken(blocks, gradient_norms[row].tolist()), *_absurd(values)]
             if wrong:
                 yield Fault(client, *wrong[0])
+
+    def _faults_of_buffers(
+        self, client_update: ClientUpdate, clients: tuple[int, ...], seen: "_Seen"
+    ) -> Iterator[Fault]:
+        """Yield the clients whose buffers are not finite, absurd, or a negative variance, which would end the run."""
+        measured, least = seen.buffer_norms.numpy(), seen.least_variances.numpy()
+        if (measured <= ABSURD).all() and (least >= 0).all():  # so are those of nearly all models
+            return
+        most = self._most_of_buffers(seen.buffer_norms)
+        for row, client in enumerate(clients):
+            for name, norm, bound in zip(client_update.buffers, measured[row].tolist(), most, strict=True):
+                if not norm < LARGEST:
+                    yield Fault(client, "not-finite", f"the buffer {name} is not finite (norm {norm}); {ADVICE}")
+                elif norm > bound:
+                    yield Fault(client, "buffers", f"the buffer {name} has the norm {norm:.3g}, above {bound:.3g}")
+            if not least[row] >= 0:
+                yield Fault(client, "buffers", f"a variance among its buffers is negative, {least[row]:.3g}")
+
+    def _most_of_buffers(self, buffer_norms: Norms) -> list[float]:
+        """Return the largest valid norm of each buffer: `ABSURD` times the median, the server's own, or 1."""
+        own = norms({name: buffer.unsqueeze(0) for name, buffer in self.buffers.items()}, 1)[0].cpu()
+        usual = own.clamp(min=1.0)
+        if len(buffer_norms) >= CROWD:
+            finite = torch.where(buffer_norms.isfinite(), buffer_norms, torch.nan)
+            usual = torch.fmax(usual, finite.nanmedian(dim=0).values)
+        most: list[float] = (ABSURD * usual).tolist()
+        return most
 
     def _too_long(self, client_update: ClientUpdate, clients: tuple[int, ...]) -> Iterator[Fault]:
         """Yield the faults of digital messages that exceed the capacity of their links."""
@@ -228,32 +243,21 @@ class ReplyValidator:
             if sent > room:
                 yield Fault(client, "malformed", f"its message has {sent:.1f} bits, its link carries {room:.1f}")
 
-    def _most(self, names: list[str], received: Norms) -> Float64[Tensor, " signals"]:
-        """Return the largest valid norm of each signal: its bound, or else `ABSURD` times the median norm."""
-        if not self.bounded:
-            return torch.full((len(names),), LARGEST, dtype=torch.float64)
-        norm_bounds = torch.tensor([self.norm_bounds.get(name, torch.nan) for name in names], dtype=torch.float64)
-        if not norm_bounds.isnan().any():
-            return (norm_bounds * (1 + ABOVE)).clamp(max=LARGEST)
-        finite = torch.where(received.isfinite(), received, torch.nan)
-        usual = finite.nanmedian(dim=0).values if len(received) >= CROWD else norm_bounds
-        absurd = torch.where(usual > 0, ABSURD * usual, LARGEST)
-        return torch.where(norm_bounds.isnan(), absurd, norm_bounds * (1 + ABOVE)).clamp(max=LARGEST)
+
+class _Seen(NamedTuple):
+    """What was received, measured: norms, (transmitters, signals) and (clients, buffers), and least variances."""
+
+    signal_norms: Norms
+    buffer_norms: Float64[Tensor, "clients buffers"]
+    least_variances: Float64[Tensor, " clients"]
 
 
-def _below_largest(*values: np.ndarray) -> bool:
-    """Return True where no value is NaN or as large as `LARGEST`."""
-    return all(some.max(initial=0.0) < LARGEST for some in values)
-
-
-def _finite_rows(buffers: Tensors, clients: int) -> Bool[Tensor, " clients"]:
-    """Find the clients whose buffers are finite."""
-    if not buffers:
-        return torch.ones(clients, dtype=torch.bool)
-    by_type: dict[torch.dtype, list[Tensor]] = {}
-    for buffer in buffers.values():
-        by_type.setdefault(buffer.dtype, []).append(as_rows(buffer))
-    return torch.stack([torch.cat(rows, dim=1).isfinite().all(dim=1) for rows in by_type.values()]).all(dim=0)
+def _least_variances(buffers: Tensors, clients: int) -> Float64[Tensor, " clients"]:
+    """Return each client's smallest variance; 0 where the model has none."""
+    variances = [as_rows(buffer) for name, buffer in buffers.items() if name.endswith(VARIANCE)]
+    if not variances:
+        return torch.zeros(clients, dtype=torch.float64)
+    return torch.cat(variances, dim=1).amin(dim=1).double()
 
 
 def _parts(client_update: ClientUpdate) -> Tensors:

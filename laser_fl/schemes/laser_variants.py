@@ -95,8 +95,8 @@ class OneShot(Laser):
 
     @cached_property
     def traits(self) -> Traits:
-        """Error feedback; linear for one client only."""
-        return Traits(error_feedback=True)
+        """Error feedback; linear for one client only; a product of two signals."""
+        return Traits(error_feedback=True, degree=2)
 
     def init(self, blocks: tuple[Block, ...], streams: RandomStreams) -> Tensors:
         """Draw a basis of the longer side's vectors for every compressed matrix."""

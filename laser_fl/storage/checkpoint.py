@@ -121,7 +121,8 @@ class Progress(BaseModel):
     exchange: Annotated[int, Field(ge=0)]
     updates: Annotated[int, Field(ge=0)]
     last_acknowledged: list[Annotated[int, Field(ge=-1)]]
-    usual: dict[str, list[float]]
+    usual: dict[str, float]
+    unsent: dict[int, dict[str, float]]
     train_loss: float | None
     update_values: Annotated[int, Field(ge=0)] | None
     replica: str

@@ -91,6 +91,7 @@ class _Exchange(BaseModel):
 class _Acknowledgements(BaseModel):
     exchange: Index
     last_acknowledged: tuple[Annotated[int, Field(ge=-1)], ...]
+    unsent: dict[Client, dict[str, Annotated[float, Field(ge=0, le=1)]]]
     since: Index
     save: bool
     folder: str
@@ -121,7 +122,6 @@ class Numbers(BaseModel):
     exchange: _Exchange
     downlink: _Downlink
     acknowledgements: _Acknowledgements
-    norm_bounds: dict[str, Annotated[float, Field(gt=0)]]
     strategy: str
     options: str
     replica: str | None = None
@@ -135,7 +135,6 @@ def write_broadcast(broadcast: Broadcast, publish: Publish | None = None) -> Rec
         "exchange": _written(broadcast.context),
         "downlink": asdict(broadcast.downlink),
         "acknowledgements": asdict(broadcast.acknowledgements),
-        "norm_bounds": dict(broadcast.norm_bounds),
         "strategy": SCHEMES.name_of(broadcast.scheme),
         "options": json.dumps(asdict(broadcast.scheme)),  # type: ignore[call-overload]
     }
@@ -178,7 +177,6 @@ def read_broadcast(records: RecordDict, device: Device = "cpu") -> Broadcast:
             buffers=trees.get(BUFFERS, {}) if first else {},
             sync=_read_sync(numbers, trees),
             acknowledgements=numbers.acknowledgements.acknowledgements,
-            norm_bounds=numbers.norm_bounds,
         )
         _refuse_misfits(broadcast)
         return broadcast

@@ -282,7 +282,7 @@ class TestEveryFault:
         assert ledger.left_out.tolist() == ["", "0 late; 4 not-finite", "", "", "2 raised", ""]
         assert ledger.faults.tolist() == [0, 2, 0, 0, 1, 0]
         assert [r.warning for r in reports if r.warning] == [
-            "round 2: left out client 0: no reply came; client 4: its gradient, loss or buffers are not finite; "
+            "round 2: left out client 0: no reply came; client 4: its gradient or loss is not finite; "
             "a lower learning-rate or more power may help",
             "round 5: left out client 2: its node failed: out of memory",
         ]
