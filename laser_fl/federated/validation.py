@@ -220,7 +220,7 @@ class ReplyValidator:
                     yield Fault(client, "not-finite", f"the buffer {name} is not finite (norm {norm}); {ADVICE}")
                 elif norm > bound:
                     yield Fault(client, "buffers", f"the buffer {name} has the norm {norm:.3g}, above {bound:.3g}")
-            if not least[row] >= 0:
+            if least[row] < 0:
                 yield Fault(client, "buffers", f"a variance among its buffers is negative, {least[row]:.3g}")
 
     def _most_of_buffers(self, buffer_norms: Norms) -> list[float]:
