@@ -52,7 +52,7 @@ def test_a_run_has_four_answers():
     ("reason", "short"),
     [
         ("round 41: the test loss is inf: the model has diverged", "Diverged in round 41"),
-        ("round 3: client 0: its gradient, loss or buffers are not finite", "Diverged in round 3"),
+        ("round 3: client 0: its gradient or loss is not finite", "Diverged in round 3"),
         ("its process ended with status -9", "Failed after round 120"),
     ],
 )
