@@ -13,8 +13,9 @@ from laser_fl.errors import ConfigError
 from simulations import presets
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure
+from simulations.identity import NOT_THE_RUN
 from simulations.results import results
-from simulations.sweep import NOT_THE_RUN, Grid, Run, runs_of
+from simulations.sweep import Grid, Run, runs_of
 
 FIGURE = "figure.json"
 
