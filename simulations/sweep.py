@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from laser_fl.config import RunConfig, parse_all
-from laser_fl.errors import ConfigError, LaserError, brief, quoted
+from laser_fl.errors import ConfigError, LaserError, brief, did_you_mean, quoted
 from laser_fl.federated.setup import Setup, data_dir, device_of, prepare
 from laser_fl.storage.files import CONFIG, SUMMARY
 from laser_fl.storage.trackers.base import tracker_class
@@ -109,7 +109,8 @@ def read_grid(path: Path) -> Grid:
         raise ConfigError(f"sweep: must be TOML ({brief(str(error))}), got {str(path)!r}") from None
     parts = {"preset", "fixed", "grid", "best-of"}
     if unknown := content.keys() - parts:
-        raise ConfigError(f"sweep: must have no parts but {', '.join(sorted(parts))}, got {quoted(min(unknown))}")
+        rule, part = f"must have no parts but {', '.join(sorted(parts))}", min(unknown)
+        raise ConfigError(f"sweep: {rule}, got {quoted(part)}{did_you_mean(part, parts)}")
     for part in ("fixed", "grid", "best-of"):
         if not isinstance(content.get(part, {}), dict):
             raise ConfigError(f"sweep: {part} must be a table, got {quoted(content[part])}")
