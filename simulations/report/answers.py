@@ -10,11 +10,12 @@ from laser_fl.data.metrics import ACCURACY, Metric
 from laser_fl.federated.ledger import POWER_TOLERANCE
 from simulations.compare import is_noiseless
 from simulations.look import BYTES_PER_VALUE, quantity
+from simulations.ranking import ranked, score_in_words
 from simulations.report.charts import Group, grouped, has_budget
 from simulations.report.folders import Record, RunRecord
 from simulations.report.scores import metric_of_run, score_of
 from simulations.report.titles import listed
-from simulations.report.verdict import ranked, score_in_words, verdict_of
+from simulations.report.verdict import verdict_of
 from simulations.standing import NOT_FINITE
 
 CLASSES = {"mnist-5k": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100}  # of equal size
