@@ -1,6 +1,7 @@
 """A notice on completed runs whose loss has risen: they diverged without ending in NaN, or overfitted."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from laser_fl.data.metrics import LOSS, Metric, metrics_in
 from simulations.look import digits
@@ -9,10 +10,10 @@ FAR = 2  # times its lowest value, from which on a loss at the end of a run is a
 KIND = "ema_test"  # of the averaged weights, which noise moves less than the current ones
 
 
-def risen(evaluations: Sequence[Mapping[str, str]]) -> str:
+def risen(evaluations: Sequence[Mapping[Any, Any]]) -> str:
     """Return a notice where the last test loss, or a metric of which less is better, is FAR above its lowest; else "".
 
-    evaluations: the rows of metrics.csv. Losses that are not above 0 have no such multiple.
+    evaluations: the rows of metrics.csv, as text. Losses that are not above 0 have no such multiple.
     """
     if not evaluations:
         return ""

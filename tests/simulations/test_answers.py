@@ -1,6 +1,7 @@
 """The four answers of a report's first screen, and the sentence on who is ahead."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,14 @@ def test_a_run_has_four_answers():
     assert cost[1].startswith("That is 6.3 kB per client, 129 times fewer values than the model has. In 120 rounds: ")
     assert "channel uses 188,640; energy of all clients 1,281; time on the air 0.19 s; computing 4.4 s." in cost[1]
     assert budget == ("Yes", "The most that a client used in a round is 100 % of its budget.", "good")
+
+
+def test_a_completed_run_whose_loss_rose_has_a_notice():
+    rising = pd.DataFrame({"round": [1, 2], "ema_test_loss": [0.5, 7.0]})
+    fine = rising.assign(ema_test_loss=[0.5, 0.4])
+    worked, *_ = ask(replace(run("z-sgd"), metrics=rising), replace(run("laser"), metrics=fine))
+    assert "z-sgd: test loss ended at 7, more than 2 times its lowest, 0.5 in round 1 (averaged weights): " in worked[1]
+    assert "laser: test loss" not in worked[1]
 
 
 @pytest.mark.parametrize(
