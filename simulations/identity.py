@@ -55,7 +55,7 @@ def digest_of(identity: Identity) -> str:
 def name_of(words: str, identity: Identity) -> str:
     """Return the name of a run's folder: words for its readers, as many as fit, and the digest of its identity."""
     digest = digest_of(identity)
-    readable = folder_name(words).replace("/", "_").encode()[: LONGEST_NAME - len(digest) - 1]
+    readable = folder_name(words).replace("/", "_").encode(errors="surrogateescape")[: LONGEST_NAME - len(digest) - 1]
     return f"{readable.decode(errors='ignore')}-{digest}"
 
 

@@ -133,6 +133,10 @@ def test_a_folders_name_is_as_long_as_file_systems_take(tmp_path):
         run.folder.mkdir()
 
 
+def test_a_folder_has_a_name_where_a_value_is_no_text_of_this_locale():
+    assert identity.name_of("images-data-dir=\udcff", frozenset()).startswith("images-data-dir=-")
+
+
 def test_options_of_a_part_from_outside_tell_runs_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_scheme.py").write_text(
