@@ -1,7 +1,8 @@
 """Errors that a user can mend; each message is one line."""
 
+import difflib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 MOST = 200  # characters of a foreign text that a message shows
@@ -66,6 +67,12 @@ def brief(text: str) -> str:
     start = text[:MOST]
     line = start if start.isprintable() else repr(" ".join(start.split()))[1:-1]
     return line if len(text) <= MOST else f"{line}..."
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message on an unknown name: the known one that is most like it, or nothing."""
+    near = difflib.get_close_matches(str(name)[:MOST], list(known), n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def quoted(value: object) -> str:

@@ -22,6 +22,8 @@ from simulations.figures.curves import BOTH_WEIGHTS, both_weights
 from simulations.figures.naming import FONT_SIZE, INK, name_curves
 from simulations.look import BYTES_PER_VALUE, compact, drawing_order, quantity, style_of
 from simulations.reading import read_csv
+from simulations.rising import risen
+from simulations.run_result import rows_of
 from simulations.side_by_side import Outcome
 from simulations.standing import metric_of, stopped, verdict
 from simulations.texts import Listing
@@ -55,6 +57,7 @@ def listing(outcomes: Mapping[str, Outcome], config: RunConfig) -> Listing:
     numbers = (*(quantity(f"{score}_accuracy").short for score in SCORES), *COSTS)
     below = [_verdict(outcomes, metric)] if metric else []
     below += [f"{name} {stopped(outcome)}." for name, outcome in outcomes.items() if not outcome.summary]
+    below += [f"{name}: {notice}." for name, o in outcomes.items() if (notice := risen(rows_of(o.folder / METRICS)))]
     below += [f"{name}: nothing sent, since no message fits its power." for name in _silent(outcomes)]
     below += [f"{metric.label if metric else 'no score'}; {UNITS}", _glossary(outcomes, config)]
     return Listing(

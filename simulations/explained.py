@@ -36,7 +36,8 @@ def _air(it: Explanation) -> Iterator[Row]:
     for line in it.sent:
         when = "in every round" if line.rounds == "every" else f"in {line.rounds} rounds"
         side = scaled_bytes(line.side_channel_values * BYTES_PER_VALUE)
-        yield "sent", f"{_values(line.values)} by a client {when}{_fewer(it, line)}; {side} in the side channel"
+        name = "sent" if line.rounds == "every" else f"sent, {line.rounds}"
+        yield name, f"{_values(line.values)} by a client {when}{_fewer(it, line)}; {side} in the side channel"
     yield "power", _power(it)
     yield "SNR", _snr(it)
 

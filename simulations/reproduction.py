@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from laser_fl.config import parse
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, did_you_mean
 from simulations import presets
 from simulations.figures import FIGURES
 from simulations.figures.base import Figure
+from simulations.identity import NOT_THE_RUN
 from simulations.results import results
-from simulations.sweep import NOT_THE_RUN, Grid, Run, runs_of
+from simulations.sweep import Grid, Run, runs_of
 
 FIGURE = "figure.json"
 
@@ -48,7 +49,8 @@ class Reproduction:
                 not.
         """
         if name not in FIGURES:
-            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}")
+            hint = did_you_mean(name, FIGURES)
+            raise ConfigError(f"figure: must be one of {', '.join(FIGURES)}, got {name!r}{hint}")
         made = cls(name, scale, overrides, only)
         if (wishes := {**overrides, **only}) and not made._grids:
             key = min(wishes)
@@ -57,8 +59,9 @@ class Reproduction:
             key = min(own)
             raise ConfigError(f"{key}: must be left to the figure, which sets it itself, got {overrides[key]!r}")
         if unknown := only.keys() - made.figure.keys(scale):
-            known = ", ".join(sorted(made.figure.keys(scale)))
-            raise ConfigError(f"--only: must name one of the figure's own keys, {known}, got {min(unknown)!r}")
+            known, key = sorted(made.figure.keys(scale)), min(unknown)
+            rule = f"must name one of the figure's own keys, {', '.join(known)}"
+            raise ConfigError(f"--only: {rule}, got {key!r}{did_you_mean(key, known)}")
         return made
 
     @classmethod

@@ -12,7 +12,8 @@ from laser_fl.config import RunConfig
 from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.errors import TrainingError
 from laser_fl.storage.files import ENVIRONMENT
-from simulations.sweep import NOT_THE_RUN, Grid, Run
+from simulations.identity import NOT_THE_RUN, has_own_data
+from simulations.sweep import Grid, Run
 
 RESULTS = "results.parquet"
 SEARCHED = "best-of"  # the column that names the keys whose best values were chosen
@@ -71,8 +72,13 @@ def best_of(table: pd.DataFrame) -> list[str]:
 
 
 def varied(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[str]:
-    """Return the config keys that differ between rows, the strategy first. aside: keys that do not count."""
+    """Return the config keys that differ between rows, the strategy first.
+
+    aside: keys that do not count; the data's folder counts all the same where the data are whatever it holds.
+    """
     keys = [field.alias or name for name, field in RunConfig.model_fields.items()]
+    if "task" in table and any(map(has_own_data, table["task"])):
+        aside = [key for key in aside if key != "data-dir"]
     differ = [key for key in keys if key in table and key not in aside and table[key].astype(str).nunique() > 1]
     return sorted(differ, key=lambda key: key != "strategy")
 

@@ -12,6 +12,7 @@ from laser_fl.data.metrics import CLIENTS, metrics_in
 from laser_fl.errors import DataError, LaserError, brief, reason_of
 from laser_fl.storage.files import CHECKPOINTS, CONFIG, LEDGER, METRICS, SUMMARY, WEIGHTS, whole_lines
 from simulations.look import BYTES_PER_VALUE, digits, quantity, scaled_bytes
+from simulations.rising import risen
 
 KINDS = {"test": "{} last", "ema_test": "{} with averaged weights", "best_ema_test": "{} their best"}
 OF_CLIENTS = {"mean": "{} on average", "worst_decile": "{} in the worst tenth", "spread": "{} spread"}
@@ -35,7 +36,8 @@ def result_rows(folder: Path, summary: Mapping[str, Any]) -> list[Row]:
     reason.
     """
     ledger = rows_of(folder / LEDGER)
-    rows = [*_end(summary), *_scores(summary), *_cost(summary, ledger), *_verification(ledger)]
+    rows = [*_end(summary), *_scores(summary), *_rising(folder, summary), *_cost(summary, ledger)]
+    rows += _verification(ledger)
     files = [name for name in (SUMMARY, METRICS, LEDGER, WEIGHTS) if (folder / name).is_file()]
     return [*rows, ("files", f"{folder}: {', '.join(files)}")]
 
@@ -79,6 +81,12 @@ def _scores(summary: Mapping[str, Any]) -> Iterator[Row]:
     for metric in metrics_in(summary, f"test_{CLIENTS.rstrip('_')}"):
         if metric.name.endswith("_mean"):
             yield from _clients_scores(summary, metric.name.removesuffix("_mean"))
+
+
+def _rising(folder: Path, summary: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the notice on a completed run whose loss has risen."""
+    if summary["status"] == "completed" and (notice := risen(rows_of(folder / METRICS))):
+        yield "notice", notice
 
 
 def _clients_scores(summary: Mapping[str, Any], name: str) -> Iterator[Row]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from laser_fl.data.metrics import Metric, metrics_in
 from laser_fl.storage.files import LEDGER, METRICS
-from simulations.look import digits
+from simulations.ranking import distance, in_words, leaders, ranked, standing
 from simulations.reading import read_csv
+from simulations.results import AVERAGED
 from simulations.side_by_side import Outcome
 
 LAST = 6  # evaluations at the end of a run, between which the scores of the current weights still go up and down
@@ -16,41 +17,37 @@ IN_ROUND = re.compile(r"round (\d+): ")
 
 
 def verdict(outcomes: Mapping[str, Outcome], metric: Metric, references: Collection[str] = ()) -> str:
-    """Return a sentence: the strategy that ends ahead of the others, by how much, and whether that may be chance.
+    """Return a sentence: the strategy that leads, with which score, by how much, and whether that may be chance.
 
-    Scores are those of the averaged weights after the last round. One seed each tells no spread: in its place stands
-    the largest step that the current weights of the two best make between their last evaluations.
+    One seed each tells no spread: in its place stands the largest step that the current weights of the two best make
+    between their last evaluations.
 
     Args:
         outcomes: of the strategies, by name.
         metric: of the scores.
         references: strategies without noise, which do not compete.
     """
-    scores = {name: float(o.summary[f"ema_test_{metric.name}"]) for name, o in outcomes.items() if o.summary}
+    scores = {name: [float(o.summary[f"{AVERAGED}_{metric.name}"])] for name, o in outcomes.items() if o.summary}
     limited = {name: score for name, score in scores.items() if name not in references}
     if len(limited) < 2:
         return ""
-    ranks = sorted(limited, key=lambda name: -metric.sign * limited[name])
-    first = [name for name in ranks if limited[name] == limited[ranks[0]]]
-    others = ranks[len(first) :]
     opening = "Of those with a power limit, " if len(limited) < len(scores) else ""
-    chance = max(unrest(outcomes[name].folder, metric) for name in (*first, *others[:1]))
-    ahead = " and ".join(first) + (" end level" if len(first) > 1 else " ends")
-    if others:
-        lead = metric.factor * abs(limited[first[0]] - limited[others[0]])
-        ahead += f"{',' if len(first) > 1 else ''} {_amount(lead, metric)} ahead of {others[0]}"
-        ahead += ", which may be chance" if lead <= chance else ""
-    about = f": differences below about {_amount(chance, metric)} may be chance" if chance else ""
-    return f"{opening}{ahead} (averaged weights; one seed each, which tells no spread{about})."
+    first, ranks = leaders(limited, metric), ranked(limited, metric)
+    others = ranks[len(first) :][:1]
+    chance = max(unrest(outcomes[name].folder, metric) for name in (*first, *others))
+    small = any(distance(limited, first[0], other) <= chance for other in others)
+    ahead = f"{standing(limited, metric)}{', which may be chance' if small else ''}"
+    about = f": differences below about {in_words(chance, metric)} may be chance" if chance else ""
+    return f"{opening}{ahead} (one seed each, which tells no spread{about})."
 
 
 def unrest(folder: Path, metric: Metric) -> float:
-    """Return the largest step of the current weights' score between a run's last evaluations, as it is shown."""
+    """Return the largest step of the current weights' score between a run's last evaluations."""
     path, column = folder / METRICS, f"test_{metric.name}"
     if not path.is_file():
         return 0.0
     steps = read_csv(path, (column,), growing=True)[column].tail(LAST).diff().abs().dropna()
-    return metric.factor * float(steps.max()) if len(steps) else 0.0
+    return float(steps.max()) if len(steps) else 0.0
 
 
 def stopped(outcome: Outcome) -> str:
@@ -70,7 +67,3 @@ def rounds_of(folder: Path) -> int:
 def metric_of(outcomes: Mapping[str, Outcome]) -> Metric | None:
     """Return the metric of the completed runs; None where there is none."""
     return next((metric for outcome in outcomes.values() for metric in metrics_in(outcome.summary)), None)
-
-
-def _amount(difference: float, metric: Metric) -> str:
-    return f"{difference:.1f} points" if metric.in_percent else f"{digits(difference)} ({metric.name})"

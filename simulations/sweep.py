@@ -3,8 +3,6 @@
 A sweep's folder holds one folder per run, named after the run's keys, and the table of all results.
 """
 
-import hashlib
-import json
 import shutil
 import time
 import tomllib
@@ -19,14 +17,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from laser_fl.config import RunConfig, parse, parse_all
-from laser_fl.errors import ConfigError, LaserError, brief, quoted
+from laser_fl.config import RunConfig, parse_all
+from laser_fl.errors import ConfigError, LaserError, brief, did_you_mean, quoted
 from laser_fl.federated.setup import Setup, data_dir, device_of, prepare
-from laser_fl.storage.files import CONFIG, SUMMARY, folder_name
+from laser_fl.storage.files import CONFIG, SUMMARY
 from laser_fl.storage.trackers.base import tracker_class
 from simulations import presets
 from simulations.cluster import cluster
 from simulations.engines import in_process
+from simulations.identity import (
+    Identity,
+    completed_below,
+    digest_of,
+    holds_other_run,
+    identity_of,
+    name_of,
+    read_object,
+)
 
 Values = dict[str, Any]
 PROBED_ROUNDS = 5
@@ -41,13 +48,6 @@ NOT_IN_A_SETUP = {
     "out_dir": "",
     "channel": "",
 }
-NOT_THE_RUN = (
-    "out-dir",
-    "data-dir",
-    "tracker",
-    "checkpoint-every",
-    "resume",
-)  # keys that do not change the results
 NOT_IN_THE_TIME = {"power": 0.0, "seed": 0, "learning_rate": 0.0, "local_learning_rate": 0.0, "out_dir": ""}
 
 
@@ -72,7 +72,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep. folder: its own, named after the varied keys and a hash of all but defaults."""
+    """One run of a sweep. folder: its own, named after the varied keys and a digest of the whole config."""
 
     config: RunConfig
     folder: Path
@@ -83,14 +83,16 @@ class Run:
         return self.folder.name
 
     @property
+    def identity(self) -> Identity:
+        """The settings that decide its results."""
+        return identity_of(self.config.to_flat())
+
+    @property
     def summary(self) -> Values | None:
-        """The summary of a completed run of this config; None for any other."""
-        summary, config = _json(self.folder / SUMMARY), _json(self.folder / CONFIG)
-        if not summary or not config:
-            return None
-        ours = {key: str(value) for key, value in self.config.to_flat().items() if key not in NOT_THE_RUN}
-        same = all(str(config[key]) == value for key, value in ours.items() if key in config)
-        return summary if same and summary.get("status") == "completed" else None
+        """The summary of a completed run of this whole config; None for any other."""
+        summary, config = read_object(self.folder / SUMMARY), read_object(self.folder / CONFIG)
+        completed = config and summary.get("status") == "completed"
+        return summary if completed and identity_of(config) == self.identity else None
 
 
 def read_grid(path: Path) -> Grid:
@@ -107,7 +109,8 @@ def read_grid(path: Path) -> Grid:
         raise ConfigError(f"sweep: must be TOML ({brief(str(error))}), got {str(path)!r}") from None
     parts = {"preset", "fixed", "grid", "best-of"}
     if unknown := content.keys() - parts:
-        raise ConfigError(f"sweep: must have no parts but {', '.join(sorted(parts))}, got {quoted(min(unknown))}")
+        rule, part = f"must have no parts but {', '.join(sorted(parts))}", min(unknown)
+        raise ConfigError(f"sweep: {rule}, got {quoted(part)}{did_you_mean(part, parts)}")
     for part in ("fixed", "grid", "best-of"):
         if not isinstance(content.get(part, {}), dict):
             raise ConfigError(f"sweep: {part} must be a table, got {quoted(content[part])}")
@@ -125,17 +128,22 @@ def read_grid(path: Path) -> Grid:
 
 
 def runs_of(grids: Sequence[Grid], root: Path) -> list[Run]:
-    """Return all runs of some grids, each once, in folders below `root`. Raises ConfigError for a wrong value."""
-    runs: dict[str, Run] = {}
+    """Return all runs of some grids, each once, in folders below `root`. Raises ConfigError for a wrong value.
+
+    A run that has been completed is found by its config, whatever its folder is called.
+    """
+    root = root.resolve()
+    completed = completed_below(root)
+    named = {path.name.rpartition("-")[2]: path for path in root.glob("*-*")}  # of another grid that has it, too
+    runs: dict[Identity, Run] = {}
     for grid in grids:
         varied = [*grid.over, *grid.best_of]
         points = list(grid)
         for values, config in zip(points, parse_all(points), strict=True):
-            digest = _digest(config)
-            words = [f"{key}={values[key]}" for key in varied if key != "strategy"]
-            label = folder_name("-".join([config.task, config.strategy, *words, digest]).replace("/", "_"))
-            there = next(root.resolve().glob(f"*-{digest}"), None)  # a run of another grid that has it, too
-            runs.setdefault(digest, Run(config, there or root.resolve() / label))
+            identity = identity_of(config.to_flat())
+            words = "-".join([config.task, config.strategy, *(f"{k}={values[k]}" for k in varied if k != "strategy")])
+            own = named.get(digest_of(identity), root / name_of(words, identity))
+            runs.setdefault(identity, Run(config, completed.get(identity, own)))
     return list(runs.values())
 
 
@@ -165,7 +173,7 @@ def execute(
     """
     waiting = [run for run in runs if run.summary is None]
     notices = refuse_wrong([run.config for run in waiting])
-    _refuse_others([run.folder for run in waiting])
+    _refuse_others(waiting)
     if gpus == 0 and any(device_of(run.config).type == "cuda" for run in waiting):
         raise ConfigError(f"gpus: must be greater than 0 for runs on a GPU, or set device=cpu, got {gpus:g}")
     if not waiting:
@@ -216,11 +224,11 @@ def refuse_wrong(configs: Sequence[RunConfig]) -> list[str]:
     return notices
 
 
-def _refuse_others(folders: Sequence[Path]) -> None:
-    """Raise ConfigError where a folder that a run is about to replace holds a completed run of other settings."""
-    for folder in folders:
-        if _json(folder / SUMMARY).get("status") == "completed":
-            raise ConfigError(f"runs: must hold no run of other settings, got {str(folder)!r}: move it away")
+def _refuse_others(waiting: Sequence[Run]) -> None:
+    """Raise ConfigError where a folder that a run is about to replace holds a run of other settings."""
+    for run in waiting:
+        if holds_other_run(run.folder, run.identity):
+            raise ConfigError(f"runs: must hold no run of other settings, got {str(run.folder)!r}: move it away")
 
 
 def estimate(runs: Sequence[Run], at_once: int) -> float:
@@ -280,15 +288,6 @@ def _last_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-LAST_LINES:])
 
 
-def _json(path: Path) -> Values:
-    """Read an object from a file; empty where the file is missing, half written by another program, or no object."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other commands from carrying out the same runs. Raises ConfigError where one does so now."""
@@ -306,10 +305,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _digest(config: RunConfig) -> str:
-    """Hash a run's differences from the defaults. A new key does not change the hash of earlier runs."""
-    defaults = parse({}).to_flat()
-    values = {k: v for k, v in config.to_flat().items() if v != defaults[k] and k not in NOT_THE_RUN}
-    return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=4).hexdigest()

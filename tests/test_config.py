@@ -16,18 +16,23 @@ WRONG = [
     (
         {"strategy": "lazer"},
         "strategy: must be one of sgd, z-sgd, signum, random-k, sketch, a-dsgd, d-dsgd, laser, laser-adaptive, "
-        "got 'lazer'",
+        "got 'lazer', did you mean laser?",
     ),
     (
         {"task": "imagenet"},
         "task: must be one of mnist-5k, mnist, fashion-mnist, cifar10, cifar100, wikitext-2, wikitext-2-raw, "
         "wikitext-103, wikitext-103-raw, pydoc, text, images, table, huggingface, "
-        "got 'imagenet'",
+        "got 'imagenet', did you mean images?",
     ),
     (
         {"model": "resnet18"},
         "model: must be one of mlp, linear for task mnist-5k, or torchvision:NAME, timm:NAME, transformers:PATH or "
         "module:function, got 'resnet18'",
+    ),
+    (
+        {"model": "mpl"},
+        "model: must be one of mlp, linear for task mnist-5k, or torchvision:NAME, timm:NAME, transformers:PATH or "
+        "module:function, got 'mpl', did you mean mlp?",
     ),
     ({"channel": "tin-can"}, "channel: must be one of awgn, fading, blind, got 'tin-can'"),
     (
@@ -61,6 +66,8 @@ WRONG = [
     ({"local-learning-rate": -0.1}, "local-learning-rate: must be greater than or equal to 0, got -0.1"),
     ({"epochs": -1}, "epochs: must be greater than or equal to 0, got -1"),
     ({"epochs": 0, "rounds": 0}, "rounds: must be greater than 0 where epochs is 0, got 0"),
+    ({"optimizer": "adam"}, "optimizer: must be 'sgd' or 'adamw', got 'adam', did you mean adamw?"),
+    ({"recovery": "lmse"}, "recovery: must be one of lmmse, amp, got 'lmse', did you mean lmmse?"),
     ({"optimizer": "lbfgs"}, "optimizer: must be 'sgd' or 'adamw', got 'lbfgs'"),
     ({"learning-rate": 0}, "learning-rate: must be greater than 0, got 0"),
     ({"momentum": 1}, "momentum: must be less than 1, got 1"),

@@ -327,6 +327,13 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(monkeypatch):
     assert result.stderr.splitlines() == [f"channel: must be one of {', '.join(CHANNELS)}, got 'unknown'"]
 
 
+def test_a_part_from_outside_is_the_known_one_that_may_have_been_meant(here):
+    write(here, OWN.replace('"own"', '"top-half"'))
+    parse({"strategy": "plugin:Own"})
+    with pytest.raises(ConfigError, match=r"got 'tophalf', did you mean top-half\?$"):
+        parse({"strategy": "tophalf"})
+
+
 def test_a_partition_that_returns_something_else_is_refused_in_one_line():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PARTITIONS._outside, "three", lambda labels, config: 3)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from laser_fl.callbacks.base import Callback, Metrics
 from laser_fl.data.metrics import Metric, scored
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, did_you_mean, quoted
 from laser_fl.registry import check_options, option
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Watching(Callback):
         """
         self.score = self.monitor or f"ema_test_{scored(metrics.ema_test)[0]}"
         if self.score not in metrics.scores:
-            raise ConfigError(f"monitor: must be one of {', '.join(metrics.scores)}, got {quoted(self.score)}")
+            rule, hint = f"must be one of {', '.join(metrics.scores)}", did_you_mean(self.score, metrics.scores)
+            raise ConfigError(f"monitor: {rule}, got {quoted(self.score)}{hint}")
         metric = Metric.named(self.score.removeprefix("ema_").removeprefix("test_"))
         value, sign = metrics.scores[self.score], metric.sign
         if self.best is not None and not 0 < sign * (value - self.best) >= by:

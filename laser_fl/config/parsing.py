@@ -1,6 +1,5 @@
 """The only parser of the run config: keys and values as users write them, and errors of one line each."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -10,9 +9,9 @@ from pydantic import Field, ValidationError, create_model
 
 from laser_fl.config.part_options import PartOptions
 from laser_fl.config.run_config import RunConfig, kebab
-from laser_fl.errors import ConfigError, brief, quoted
+from laser_fl.errors import ConfigError, brief, did_you_mean, quoted
 from laser_fl.registry import AUTO, KINDS, TASKS, options_of
-from laser_fl.registry.options import Declared, rule_in
+from laser_fl.registry.options import Declared, hint_in, rule_in
 from laser_fl.registry.outside import import_here
 
 
@@ -119,6 +118,6 @@ def _line(error: Any, model: type[RunConfig]) -> str:
         keys = [kebab(name) for name in model.model_fields]
         if key in keys:
             return f"{key}: must be given once, got {error['loc'][0]}, too"
-        near = difflib.get_close_matches(key, keys, n=1)
-        return f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else f"; known: {', '.join(keys)}")
-    return f"{key}: must be {rule_in(error['msg'])}, got {quoted(error['input'])}"
+        known = f"; known: {', '.join(keys)}"
+        return f"{key}: unknown key{did_you_mean(key, keys) or known}"
+    return f"{key}: must be {rule_in(error['msg'])}, got {quoted(error['input'])}{hint_in(error)}"

@@ -31,9 +31,9 @@ from laser_fl.config.rules import (
     Power,
     part,
 )
-from laser_fl.errors import quoted
+from laser_fl.errors import did_you_mean, quoted
 from laser_fl.registry import AUTO, KINDS, MODELS, OWN, TASKS, modules_of_outside
-from laser_fl.registry.options import rule_in
+from laser_fl.registry.options import hint_in, rule_in
 
 EVALUATIONS = 20  # in a run that does not set evaluate-every
 
@@ -56,9 +56,10 @@ def refuse_unfit_options(config: BaseModel) -> None:
                 try:
                     adapter(kind).validate_python(value)
                 except ValidationError as error:
-                    rule = f"must be {rule_in(error.errors()[0]['msg'])} for {key} {name}"
+                    first = error.errors()[0]
+                    rule = f"must be {rule_in(first['msg'])} for {key} {name}"
                     got = f"{value:g}" if isinstance(value, float) else quoted(value)
-                    raise ValueError(f"{kebab(option)}: {rule}, got {got}") from None
+                    raise ValueError(f"{kebab(option)}: {rule}, got {got}{hint_in(first)}") from None
 
 
 @cache
@@ -213,10 +214,11 @@ class RunConfig(ServerConfig, PartOptions):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> "RunConfig":
         models = TASKS[self.task].models if self.task in TASKS else ()
-        if models and self.model not in (*models, *MODELS.outside):
+        known = (*models, *MODELS.outside)
+        if models and self.model not in known:
             more = "torchvision:NAME, timm:NAME, transformers:PATH or module:function"
             rule = f"must be one of {', '.join(models)} for task {self.task}, or {more}"
-            raise ValueError(f"model: {rule}, got {quoted(self.model)}")
+            raise ValueError(f"model: {rule}, got {quoted(self.model)}{did_you_mean(self.model, known)}")
         if self.model == "gpt2" and self.embedding % self.heads:
             rule = f"must be a multiple of heads, {self.heads}"
             raise ValueError(f"embedding: {rule}, got {self.embedding}")

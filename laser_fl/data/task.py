@@ -14,7 +14,7 @@ from laser_fl.data.examples import Examples
 from laser_fl.data.metrics import ACCURACY, LOSS, PERPLEXITY, Metric, named_metrics, scored
 from laser_fl.data.streamed import Collate
 from laser_fl.data.text import Text
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, did_you_mean, quoted
 from laser_fl.models.base import Network, build
 from laser_fl.registry import AUTO, MODELS
 from laser_fl.rng import Device, RandomStreams
@@ -113,7 +113,8 @@ class Task:
         name = next(iter(models)) if config.model == AUTO else config.model
         builder = models.get(name, MODELS.outside.get(name))
         if builder is None:
-            raise ConfigError(f"model: must be one of {', '.join(models)} for this task, got {quoted(name)}")
+            rule = f"must be one of {', '.join(models)} for this task"
+            raise ConfigError(f"model: {rule}, got {quoted(name)}{did_you_mean(name, models)}")
         with RandomStreams(config.seed).torch_global("initial weights"):
             built = build(builder, config, self.fixed)
         if isinstance(built, nn.Module):

@@ -4,7 +4,6 @@ Each function returns a builder, which takes the task's facts: classes, channels
 but for those that a folder of transformers holds.
 """
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from torch import nn
 
-from laser_fl.errors import ConfigError, brief, packages_for, quoted, reason_of
+from laser_fl.errors import ConfigError, brief, did_you_mean, packages_for, quoted, reason_of
 from laser_fl.models.base import stored_transposed
 from laser_fl.registry import Option
 
@@ -138,6 +137,5 @@ def _has_weights(place: str) -> bool:
 
 def _refuse_unknown(library: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"model: {library} must have a model of this name, got {quoted(name)}{hint}")

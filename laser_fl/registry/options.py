@@ -10,6 +10,7 @@ A dataclass declares them as fields; a function, or a class that is no dataclass
 import dataclasses
 import inspect
 import math
+import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, did_you_mean, quoted
 
 METADATA = "laser_fl.option"
 TYPES = (int, float, str)
@@ -42,6 +43,14 @@ class Option:
     part: str = ""
 
 
+class UnknownNameError(ValueError):
+    """A name is not among the known ones. hint: the end of the message, on the known one that is most like it."""
+
+    def __init__(self, rule: str, hint: str) -> None:
+        super().__init__(rule)
+        self.hint = hint
+
+
 @dataclass(frozen=True)
 class OneOf:
     """The rule that a value is the name of a part of a kind, or one of `more`; several where the kind allows it.
@@ -62,7 +71,9 @@ class OneOf:
         for name in names:
             if name not in (*self.more, self.unlisted or None) and not table.find(name):
                 several = ", or several with commas between" if table.several else ""
-                raise ValueError(f"must be one of {', '.join((*self.more, *table))}{several}")
+                known = (*self.more, *table)
+                hint = did_you_mean(name, (*known, *table.outside))
+                raise UnknownNameError(f"must be one of {', '.join(known)}{several}", hint)
         if len(set(names)) < len(names):
             raise ValueError("must be names that differ")
         return ",".join(names)
@@ -178,6 +189,14 @@ def rule_in(message: str) -> str:
     return message.partition(", unable to parse")[0]
 
 
+def hint_in(error: Any) -> str:
+    """Return the end of a message on one of pydantic's errors: the name that may have been meant, or nothing."""
+    if error["type"] == "literal_error":
+        return did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+    cause = error.get("ctx", {}).get("error")
+    return cause.hint if isinstance(cause, UnknownNameError) else ""
+
+
 def a_number(value: float) -> float:
     """Return a value that is a number, or infinite. Raises ValueError for NaN."""
     if math.isnan(value):
@@ -191,8 +210,9 @@ def _check(part: Any, name: str, value: Any) -> None:
     try:
         _adapter(options_of(part)[name]).validate_python(value)
     except ValidationError as error:
-        rule = rule_in(error.errors()[0]["msg"])
-        raise ConfigError(f"{_key(name)}: must be {rule}, got {quoted(value)}") from None
+        first = error.errors()[0]
+        line = f"{_key(name)}: must be {rule_in(first['msg'])}, got {quoted(value)}{hint_in(first)}"
+        raise ConfigError(line) from None
 
 
 @cache

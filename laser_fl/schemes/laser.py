@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from laser_fl.blocks import Block, Tensors, to_device
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, did_you_mean, quoted
 from laser_fl.registry import FACTOR_EXCHANGES, option
 from laser_fl.rng import RandomStreams
 from laser_fl.schemes.approximation import Approximation, Dense, LowRank
@@ -60,7 +60,8 @@ class Laser(Scheme):
             return super().__new__(cls)
         if not FACTOR_EXCHANGES.find(factor_exchange):
             rule = f"must be one of {', '.join(FACTOR_EXCHANGES)}"
-            raise ConfigError(f"factor-exchange: {rule}, got {quoted(factor_exchange)}")
+            hint = did_you_mean(factor_exchange, FACTOR_EXCHANGES)
+            raise ConfigError(f"factor-exchange: {rule}, got {quoted(factor_exchange)}{hint}")
         chosen: type[Laser] = FACTOR_EXCHANGES.load(factor_exchange)
         return super().__new__(chosen)
 

@@ -18,7 +18,7 @@ from threading import Lock, Timer
 
 import torch
 
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, did_you_mean
 from laser_fl.storage.environment import environment
 from laser_fl.storage.files import write_whole
 from simulations.benchmarks.device_parts import PARTS, SKIPPED, Figures
@@ -107,7 +107,8 @@ def chosen(parts: Iterable[str], toy: bool) -> list[str]:
     for one in parts:
         part, _, beginning = one.partition(":")
         if part not in PARTS:
-            raise ConfigError(f"PART: must be one of {', '.join(PARTS)}, got {part!r}")
+            hint = did_you_mean(part, PARTS)
+            raise ConfigError(f"PART: must be one of {', '.join(PARTS)}, got {part!r}{hint}")
         cases = [name for name in PARTS[part].names(toy) if name.startswith(beginning)]
         if not cases:
             raise ConfigError(f"{part}: cases must begin as {', '.join(PARTS[part].names(toy))}, got {beginning!r}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from laser_fl.errors import ConfigError
+from laser_fl.errors import ConfigError, did_you_mean
 from laser_fl.registry import SCHEMES
 from simulations.cli.common import Overrides, key_values, one_line_errors
 
@@ -26,10 +26,12 @@ def bench(
         from simulations.benchmarks.base import Request
 
         if name not in BENCHMARKS:
-            raise ConfigError(f"NAME: must be one of {', '.join(BENCHMARKS)}, got {name!r}")
+            hint = did_you_mean(name, BENCHMARKS)
+            raise ConfigError(f"NAME: must be one of {', '.join(BENCHMARKS)}, got {name!r}{hint}")
         chosen = () if strategies is None else tuple(one.strip() for one in strategies.split(","))
         if unknown := [one for one in chosen if one not in SCHEMES]:
-            raise ConfigError(f"--strategies: must be among {', '.join(SCHEMES)}, got {unknown[0]!r}")
+            hint = did_you_mean(unknown[0], SCHEMES)
+            raise ConfigError(f"--strategies: must be among {', '.join(SCHEMES)}, got {unknown[0]!r}{hint}")
         for number, line in enumerate(BENCHMARKS.load(name)(Request(rounds, chosen, key_values(config)))):
             if not markdown:
                 typer.echo(json.dumps(line))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from laser_fl.errors import ConfigError, packages_for
+from laser_fl.errors import ConfigError, did_you_mean, packages_for
 from simulations.cli.common import (
     Overrides,
     Preset,
@@ -97,7 +97,8 @@ def list_parts(
             return
         chosen = found(name)
         if not chosen:
-            raise ConfigError(f"NAME: must be a part, a key, a preset or a word that describes one, got {name!r}")
+            rule = "must be a part, a key, a preset or a word that describes one"
+            raise ConfigError(f"NAME: {rule}, got {name!r}{did_you_mean(name, (item.name for item in items()))}")
         for item in chosen:
             show_pairs(f"{item.section} {item.name}", [("", item.about), *item.details])
             print_line("")
@@ -113,4 +114,4 @@ def _refuse_unknown_model(name: str) -> None:
     from laser_fl.registry import MODELS
 
     if not MODELS.find(name):
-        raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}")
+        raise ConfigError(f"--model: must be one of {', '.join(MODELS)}, got {name!r}{did_you_mean(name, MODELS)}")

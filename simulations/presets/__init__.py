@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from laser_fl.errors import ConfigError, quoted
+from laser_fl.errors import ConfigError, did_you_mean, quoted
 
 _FOLDER = Path(__file__).parent
 
@@ -18,7 +18,8 @@ def names() -> list[str]:
 def load(name: str) -> dict[str, Any]:
     """Return the flat config keys of a preset. Raises ConfigError for an unknown name."""
     if name not in names():
-        raise ConfigError(f"preset: must be one of {', '.join(names())}, got {quoted(name)}")
+        hint = did_you_mean(name, names())
+        raise ConfigError(f"preset: must be one of {', '.join(names())}, got {quoted(name)}{hint}")
     return tomllib.loads((_FOLDER / f"{name}.toml").read_text())
 
 

@@ -10,11 +10,13 @@ from laser_fl.data.metrics import ACCURACY, Metric
 from laser_fl.federated.ledger import POWER_TOLERANCE
 from simulations.compare import is_noiseless
 from simulations.look import BYTES_PER_VALUE, quantity
+from simulations.ranking import ranked, score_in_words
 from simulations.report.charts import Group, grouped, has_budget
 from simulations.report.folders import Record, RunRecord
 from simulations.report.scores import metric_of_run, score_of
 from simulations.report.titles import listed
-from simulations.report.verdict import ranked, score_in_words, verdict_of
+from simulations.report.verdict import verdict_of
+from simulations.rising import risen
 from simulations.standing import NOT_FINITE
 
 CLASSES = {"mnist-5k": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100}  # of equal size
@@ -98,7 +100,14 @@ def _disturbances(runs: Sequence[RunRecord]) -> list[str]:
                       ("total_clipped", "signals at the bound of their norm")):  # fmt: skip
         count = sum(int(run.summary.get(key) or 0) for run in runs if not _sends_nothing(run))
         made += [f"There were {quantity(key).bare(count)} {text}."] if count else []
-    return made
+    return [*made, *_notices(runs)]
+
+
+def _notices(runs: Sequence[RunRecord]) -> list[str]:
+    """Return sentences on completed runs whose loss rose."""
+    tables = {run.label: run.metrics.astype(str) for run in _completed(runs)}
+    notices = {label: risen(table.to_dict("records")) for label, table in tables.items()}
+    return [f"{label}: {notice}." for label, notice in notices.items() if notice][:NAMED]
 
 
 def _good(groups: Mapping[str, Group]) -> Answer:

@@ -10,11 +10,11 @@ from laser_fl.data.metrics import CLIENTS, Metric
 from simulations.compare import AXES, is_noiseless
 from simulations.figures.curves import NAMES
 from simulations.figures.judges import scored
+from simulations.identity import NOT_THE_RUN
 from simulations.look import CurveStyle, drawing_order, quantity, style_of
 from simulations.report.drawing import band, finish, line
 from simulations.report.folders import Record, RunRecord
 from simulations.results import AVERAGED, best_of, by_metric, metric_of, varied
-from simulations.sweep import NOT_THE_RUN
 
 POINTS = 1000  # per curve at most; longer curves show every n-th round
 FEW = 10  # curves; with more, the current weights are not drawn beside the averaged

@@ -10,14 +10,14 @@ import pandas as pd
 
 from laser_fl.config import parse
 from laser_fl.data.metrics import Metric
+from simulations.identity import NOT_THE_RUN
 from simulations.look import BYTES_PER_VALUE, quantity
+from simulations.ranking import score_in_words
 from simulations.report.answers import ending, power_share
 from simulations.report.charts import Group, has_budget
 from simulations.report.folders import Record, RunRecord
 from simulations.report.scores import metric_of_run, score_of
-from simulations.report.verdict import score_in_words
 from simulations.results import varied
-from simulations.sweep import NOT_THE_RUN
 from simulations.texts import shown
 
 SENTENCE = 50  # letters; a text of so many may be broken into lines

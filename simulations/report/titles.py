@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from simulations.identity import NOT_THE_RUN
 from simulations.results import varied
-from simulations.sweep import NOT_THE_RUN
 
 NAMED = 3  # things that a title names; of more, it has the number
 IN_TITLES = ("task", "model", "clients", "channel", "power")

@@ -1,29 +1,14 @@
 """The verdict of a comparison: who is ahead, by how much, and whether by more than the spread over seeds."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from laser_fl.data.metrics import Metric
-from simulations.look import PERCENT_DECIMALS, digits, quantity
-from simulations.results import AVERAGED
+from simulations.ranking import Scores, distance, leaders, ranked, standing
 
 
-def ranked(scores: Mapping[str, Sequence[float]], metric: Metric) -> list[str]:
-    """Return the labels, that with the best mean score first; equal ones stay in their order."""
-    return sorted(scores, key=lambda label: -metric.sign * statistics.mean(scores[label]))
-
-
-def score_in_words(values: Sequence[float], metric: Metric) -> str:
-    """Return the mean of the seeds' scores with its unit, and where there are several, the standard deviation."""
-    known = quantity(f"{AVERAGED}_{metric.name}")
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return known.shown(mean)
-    return known.shown(mean).replace(known.bare(mean), f"{known.bare(mean)} ± {known.bare(statistics.stdev(values))}")
-
-
-def verdict_of(scores: Mapping[str, Sequence[float]], metric: Metric) -> str:
-    """Return a sentence on the best and the second; a lead counts where the bands of both do not overlap.
+def verdict_of(scores: Scores, metric: Metric) -> str:
+    """Return a sentence on the best and those behind; a lead counts where the bands of both do not overlap.
 
     A band is the mean plus and minus one standard deviation over seeds.
 
@@ -31,14 +16,13 @@ def verdict_of(scores: Mapping[str, Sequence[float]], metric: Metric) -> str:
         scores: per label, the score of every seed, as a summary has it; at least two labels.
         metric: of the scores.
     """
-    first, second = ranked(scores, metric)[:2]
-    lead = metric.factor * abs(statistics.mean(scores[first]) - statistics.mean(scores[second]))
-    shown = digits(lead, PERCENT_DECIMALS if metric.in_percent else None)
-    if not any(digit in shown for digit in "123456789"):
-        return f"{first} and {second} are level, with {score_in_words(scores[first], metric)}."
-    by = f"{shown} points" if metric.in_percent else shown
-    ahead = f"{first} leads with {score_in_words(scores[first], metric)}, {by} ahead of {second}"
-    return f"{ahead}{_certainty(lead / metric.factor, scores[first], scores[second])}"
+    first = leaders(scores, metric)
+    others = ranked(scores, metric)[len(first) :]
+    ahead = standing(scores, metric)
+    if not others:
+        return f"{ahead}."
+    lead = distance(scores, first[0], others[0])
+    return f"{ahead}{_certainty(lead, scores[first[0]], scores[others[0]])}"
 
 
 def _certainty(lead: float, one: Sequence[float], other: Sequence[float]) -> str:

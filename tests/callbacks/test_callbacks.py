@@ -76,7 +76,9 @@ class TestEarlyStopping:
 
     def test_an_unknown_score_is_refused_with_those_that_are_known(self):
         known = "test_loss, test_accuracy, ema_test_loss, ema_test_accuracy"
-        with pytest.raises(ConfigError, match=f"^monitor: must be one of {known}, got 'accuracy'$"):
+        with pytest.raises(
+            ConfigError, match=f"^monitor: must be one of {known}, got 'accuracy', did you mean test_accuracy"
+        ):
             tiny([0.1], EarlyStopping(monitor="accuracy"))
 
     def test_options_are_checked_in_python_too(self):
@@ -242,7 +244,7 @@ class TestTheKey:
             (
                 {"callbacks": "early-stoping"},
                 "callbacks: must be one of none, early-stopping, reduce-on-plateau, best-weights, or several with "
-                "commas between, got 'early-stoping'",
+                "commas between, got 'early-stoping', did you mean early-stopping?",
             ),
             (
                 {"callbacks": "best-weights,best-weights"},

@@ -1,6 +1,7 @@
 """The four answers of a report's first screen, and the sentence on who is ahead."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from simulations.report.tables import of_runs, over_seeds, result
 from simulations.report.titles import title_of
 from simulations.report.verdict import verdict_of
 
+BEST = " (best of averaged weights)"
 ACCURACY, PERPLEXITY = Metric.named("accuracy"), Metric.named("perplexity")
 SETTING = "mlp on mnist-5k, 16 clients, awgn channel"
 SPENT = {
@@ -46,6 +48,14 @@ def test_a_run_has_four_answers():
     assert cost[1].startswith("That is 6.3 kB per client, 129 times fewer values than the model has. In 120 rounds: ")
     assert "channel uses 188,640; energy of all clients 1,281; time on the air 0.19 s; computing 4.4 s." in cost[1]
     assert budget == ("Yes", "The most that a client used in a round is 100 % of its budget.", "good")
+
+
+def test_a_completed_run_whose_loss_rose_has_a_notice():
+    rising = pd.DataFrame({"round": [1, 2], "ema_test_loss": [0.5, 7.0]})
+    fine = rising.assign(ema_test_loss=[0.5, 0.4])
+    worked, *_ = ask(replace(run("z-sgd"), metrics=rising), replace(run("laser"), metrics=fine))
+    assert "z-sgd: test loss ended at 7, more than 2 times its lowest, 0.5 in round 1 (averaged weights): " in worked[1]
+    assert "laser: test loss" not in worked[1]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +110,10 @@ def test_runs_that_sent_nothing_or_learned_nothing_are_named():
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [
-        ([0.8], [0.75], "a leads with 80.0 %, 5.0 points ahead of b; one seed shows no spread"),
-        ([0.80, 0.81], [0.70, 0.72], "a leads with 80.5 ± 0.7 %, 9.5 points ahead of b: beyond the spread"),
-        ([0.80, 0.90], [0.70, 0.95], "a leads with 85.0 ± 7.1 %, 2.5 points ahead of b: within the spread"),
-        ([0.80], [0.80004], "b and a are level, with 80.0 %."),
+        ([0.8], [0.75], f"a leads with 80.0 %{BEST}, 5.0 points ahead of b; one seed shows no spread"),
+        ([0.80, 0.81], [0.70, 0.72], f"a leads with 80.5 ± 0.7 %{BEST}, 9.5 points ahead of b: beyond the spread"),
+        ([0.80, 0.90], [0.70, 0.95], f"a leads with 85.0 ± 7.1 %{BEST}, 2.5 points ahead of b: within the spread"),
+        ([0.80], [0.80004], f"b and a are level, with 80.0 %{BEST}."),
     ],
 )  # fmt: skip
 def test_a_lead_counts_beyond_the_spread(first, second, sentence):
@@ -111,7 +121,13 @@ def test_a_lead_counts_beyond_the_spread(first, second, sentence):
 
 
 def test_a_lower_perplexity_leads():
-    assert verdict_of({"a": [20.0], "b": [12.5]}, PERPLEXITY).startswith("b leads with 12.5, 7.5 ahead of a;")
+    sentence = "b leads with 12.5 (best of averaged weights), 7.5 (perplexity) ahead of a;"
+    assert verdict_of({"a": [20.0], "b": [12.5]}, PERPLEXITY).startswith(sentence)
+
+
+def test_those_who_are_level_are_ahead_of_the_next_together():
+    sentence = "a and b are level, with 80.0 % (best of averaged weights), 10.0 points ahead of c; one seed"
+    assert verdict_of({"a": [0.8], "b": [0.8], "c": [0.7]}, ACCURACY).startswith(sentence)
 
 
 def test_means_over_seeds_have_their_spread():

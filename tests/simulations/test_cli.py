@@ -63,7 +63,7 @@ def test_a_key_given_twice_and_presets_are_overridden_in_order(tmp_path):
         (["-c", "power=-1"], "power: must be greater than 0 (inf: no noise), got '-1'"),
         (
             ["-c", "strategy=lazer"],
-            f"strategy: must be one of {', '.join(SCHEMES)}, got 'lazer'",
+            f"strategy: must be one of {', '.join(SCHEMES)}, got 'lazer', did you mean laser?",
         ),
         (["-c", "powr=1"], "powr: unknown key, did you mean power?"),
         (["-c", "power"], "-c: must be KEY=VALUE, got 'power'"),
@@ -219,6 +219,29 @@ def test_volume_and_theory_refuse_what_they_cannot_use(arguments, line):
     result = call(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [
+        (["run", "--preset", "mnits"], "got 'mnits', did you mean mnist?"),
+        (["compare", "--strategies", "laser,zsgd"], "got 'zsgd', did you mean z-sgd?"),
+        (["run", "-c", "callbacks=best-weights,early-stoping"], "did you mean early-stopping?"),
+        (["run", "-c", "task=cifar10", "-c", "model=resnet-18"], "got 'resnet-18', did you mean resnet18?"),
+        (["reproduce", "figur6"], "got 'figur6', did you mean figure6?"),
+        (["reproduce", "figure2", "--only", "strategies=laser"], "got 'strategies', did you mean strategy?"),
+        (["bench", "mnits"], "got 'mnits', did you mean mnist?"),
+        (["bench", "mnist", "--strategies", "laser,sdg"], "got 'sdg', did you mean sgd?"),
+        (["volume", "--model", "resnet"], "got 'resnet', did you mean resnet18?"),
+        (["list", "stategy"], "got 'stategy', did you mean strategy?"),
+        (["list", "zzz"], "got 'zzz'"),
+    ],
+)
+def test_a_name_that_is_nearly_a_known_one_is_followed_by_it(arguments, end):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"{end}\n")
     assert len(result.stderr.splitlines()) == 1
 
 

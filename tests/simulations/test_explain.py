@@ -11,6 +11,7 @@ from laser_fl.errors import DataError
 from simulations.cli import app
 from simulations.engines import in_process
 from simulations.explain import explain
+from simulations.explained import rows
 from simulations.run_result import rows_of
 
 SMALL = {"model": "linear", "clients": 4, "batch-size": 4, "rounds": 2}
@@ -125,6 +126,13 @@ def test_a_preset_is_shown_with_its_keys_but_for_those_that_were_given():
     assert preset.startswith("preset gpt2-wikitext103  task=wikitext-103")
     assert " power=" not in preset
     assert power.startswith("power=5.0 ")
+
+
+@pytest.mark.parametrize("strategy", ["laser", "sgd"])
+def test_every_row_has_a_name_of_its_own(strategy):
+    names = [name for name, _ in rows(explain(parse({"strategy": strategy})))]
+    assert len(set(names)) == len(names)
+    assert ("sent, even" in names, "sent" in names) == (strategy == "laser", strategy == "sgd")
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from laser_fl.errors import DataError
 from simulations.cli import app
+from simulations.rising import risen
 from simulations.run_result import next_steps, result_rows, seconds, title
 
 SHORT = ("-q", "-c", "model=linear", "-c", "clients=4", "-c", "rounds=4", "-c", "batch-size=4")
@@ -39,6 +40,39 @@ def test_a_run_ends_with_its_result_cost_verification_files_and_the_next_command
     assert [line.split()[0] for line in lines[1:8]] == names
     assert lines[8].split() == ["next:", "laser-fl", "report", str(tmp_path / "run")]
     assert lines[9].split() == ["laser-fl", "run", "--resume", str(tmp_path / "run"), "-c", "rounds=8"]
+
+
+def test_a_completed_run_whose_loss_rose_says_so(tmp_path):
+    """At this power, the noise moves the model away faster than the gradient pulls it back."""
+    keys = ("-q", "-c", "task=mnist-5k", "-c", "strategy=z-sgd", "-c", "power=0.1", "-c", "rounds=20")
+    result = call("run", *keys, "-c", "clients=4", "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    (notice,) = (line for line in result.stdout.splitlines() if line.startswith("notice"))
+    assert "(averaged weights): the run diverged or overfitted" in notice
+
+
+@pytest.mark.parametrize(
+    ("columns", "notice"),
+    [
+        ({"loss": [2.0, 0.5, 1.0]}, ""),
+        ({"loss": [2.0, 0.5, 1.01]}, "test loss ended at 1.01, more than 2 times its lowest, 0.5 in round 20"),
+        ({"loss": [2.0, 0.5, math.inf]}, "test loss ended at inf, more than 2 times its lowest, 0.5 in round 20"),
+        ({"loss": [3.0, 3.1, 4.0], "perplexity": [20, 22, 55]}, "test perplexity ended at 55, more than 2 times its"),
+        ({"loss": [1.0, 1.0, 1.0], "accuracy": [0.9, 0.9, 0.1]}, ""),
+        ({"loss": [0.0, -2.0, 5.0]}, ""),
+        ({"accuracy": [0.1, 0.2, 0.1]}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_loss_far_above_its_lowest_is_a_notice(columns, notice):
+    scores = [{f"ema_test_{name}": str(values[i]) for name, values in columns.items()} for i in range(3)]
+    found = risen([{"round": str(10 * (i + 1))} | row for i, row in enumerate(scores)])
+    assert found.startswith(notice)
+    assert bool(found) == bool(notice)
+
+
+def test_a_run_without_evaluations_has_no_notice():
+    assert risen([]) == ""
 
 
 def test_the_command_that_it_names_makes_the_run_longer(tmp_path):

@@ -27,6 +27,7 @@ from simulations.progress import MOST_LINES, Display, Report, Reporter
 from simulations.report.charts import charts, evaluated_runs, over_powers
 from simulations.report.folders import Record, RunRecord
 from simulations.report.pictures import over_power, over_rounds
+from simulations.report.verdict import verdict_of
 from simulations.results import results
 from simulations.side_by_side import Outcome
 from simulations.standing import stopped, verdict
@@ -243,7 +244,7 @@ class TestProgress:
         assert (title.split(",")[0], head.split()[0], z_sgd.split()[0]) == ("pydoc", "strategy", "z-sgd")
         costs = ["1,234", "4.9", "kB", "2,468", "20", "10", "1", "3", "s"]
         assert laser.split() == ["laser", "0.5", "0.5", "0.5", *costs]
-        assert told.startswith("z-sgd and laser end level (averaged weights; one seed each")
+        assert told.startswith("z-sgd and laser are level, with 0.5 (best of averaged weights) (one seed each")
         assert drawn == f"picture: {tmp_path / 'all' / 'perplexity.png'}"
         assert result.stderr.splitlines() == ["z-sgd  round"] * 10 + ["laser  round"] * 10
 
@@ -294,21 +295,41 @@ class TestStandings:
     def test_the_strategy_ahead_is_named_with_its_lead_and_what_may_be_chance(self, tmp_path):
         outcomes = self.made(tmp_path, {"z-sgd": 0.8, "laser": 0.85, "sgd": 0.9})
         assert verdict(outcomes, METRICS["accuracy"], ["sgd"]) == (
-            "Of those with a power limit, laser ends 5.0 points ahead of z-sgd "
-            "(averaged weights; one seed each, which tells no spread: "
+            "Of those with a power limit, laser leads with 85.0 % (best of averaged weights), 5.0 points ahead of "
+            "z-sgd (one seed each, which tells no spread: "
             "differences below about 2.0 points may be chance)."
         )
 
     def test_a_small_lead_may_be_chance(self, tmp_path):
         outcomes = self.made(tmp_path, {"z-sgd": 0.84, "laser": 0.85})
-        assert "laser ends 1.0 points ahead of z-sgd, which may be chance (" in verdict(outcomes, METRICS["accuracy"])
+        sentence = verdict(outcomes, METRICS["accuracy"])
+        assert "1.0 points ahead of z-sgd, which may be chance (" in sentence
+
+    def test_terminal_and_page_rank_by_the_same_score_in_the_same_words(self, tmp_path):
+        """The one that ends ahead is not the one that was best on the way."""
+        outcomes = self.made(tmp_path, {"z-sgd": 0.85, "laser": 0.84})
+        outcomes["laser"].summary["best_ema_test_accuracy"] = 0.9
+        scores = {name: [one.summary["best_ema_test_accuracy"]] for name, one in outcomes.items()}
+        words = "laser leads with 90.0 % (best of averaged weights), 5.0 points ahead of z-sgd"
+        assert verdict(outcomes, METRICS["accuracy"]).startswith(words)
+        assert verdict_of(scores, METRICS["accuracy"]).startswith(words)
 
     def test_less_is_ahead_where_less_is_better(self, tmp_path):
         outcomes = {name: outcome(tmp_path / name, "perplexity", score) for name, score in (("a", 5.0), ("b", 4.0))}
-        assert verdict(outcomes, METRICS["perplexity"]).startswith("b ends 1 (perplexity) ahead of a (")
+        assert verdict(outcomes, METRICS["perplexity"]).startswith(
+            "b leads with 4 (best of averaged weights), 1 (perplexity) ahead of a ("
+        )
 
     def test_one_strategy_alone_is_not_ahead(self, tmp_path):
         assert verdict(self.made(tmp_path, {"laser": 0.8, "sgd": 0.9}), METRICS["accuracy"], ["sgd"]) == ""
+
+    def test_a_run_whose_loss_rose_has_a_notice(self, tmp_path):
+        outcomes = self.made(tmp_path, {"z-sgd": 0.8, "laser": 0.85})
+        table = metrics_of("accuracy", 0.8).assign(ema_test_loss=[0.5, 700.0])
+        table.to_csv(outcomes["z-sgd"].folder / "metrics.csv", index=False)
+        caption = " ".join(listing(outcomes, parse({})).caption.split())
+        assert "z-sgd: test loss ended at 700, more than 2 times its lowest, 0.5 in round 1 (averaged" in caption
+        assert "laser: test loss" not in caption
 
     @pytest.mark.parametrize(
         ("reason", "words"),

@@ -58,6 +58,7 @@ def test_a_run_keeps_its_folder_whatever_else_is_swept_and_equal_runs_are_one(tm
     ("text", "line"),
     [
         ("[grids]\n", "sweep: must have no parts but best-of, fixed, grid, preset, got 'grids'"),
+        ("[bestof]\n", "grid, preset, got 'bestof', did you mean best-of?"),
         ("[grid]\npower = 3\n", "sweep: grid.power must be a list of values, got 3"),
         ("[best-of]\nrank = []\n", r"sweep: best-of.rank must be a list of values, got \[\]"),
         ("power = [", "sweep: must be TOML"),
