@@ -79,9 +79,8 @@ class Spoilers:
         values = {"elsewhere": self.draw.choice([True, False, 0, 1, "", "no", 0.0, b"", [True]])}
         for key in self.draw.sample(["memory", "copies", "in-flight", "last-tensors", "x"], self.draw.randrange(4)):
             handle = self._handle(content)
-            for layout in handle[2:]:
-                for entry in layout:
-                    entry[2] = self.draw.choice(["bfloat16", "bfloat16", entry[2], "float64", "x"])
+            kind = self.draw.choice(["bfloat16", "bfloat16", "float64", "x"])
+            handle[2:] = [[[*entry[:2], kind] for entry in layout] for layout in handle[2:]]
             values[key] = self.draw.choice([json.dumps(handle), *UNLIKELY, DEEP, 7])
         everything = ConfigRecord(values) if self.draw.random() < 0.9 else MetricRecord({"elsewhere": 1})
         reply.__dict__["_content"] = RecordDict({"everything": everything, **(content if self._coin() else {})})

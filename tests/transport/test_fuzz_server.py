@@ -1,6 +1,8 @@
 """The whole server among hostile nodes: every run ends, and leaves out them, by name, and nobody else."""
 
 import logging
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -134,3 +136,26 @@ def test_a_reply_is_refused_for(way, paths, monkeypatch):
     monkeypatch.setattr("strategies.over_the_air.SharedMemory.with_room", lambda size: None)
     judge(*run("z-sgd", spoilers, share=0.5), counts)
     assert counts[way, REFUSED] > 2 or way in HARMLESS
+
+
+PEAKS = """
+import logging, resource
+import tests.typecheck
+from flwr.supercore.task_identity import TaskIdentity
+TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+logging.getLogger("flwr").setLevel(logging.CRITICAL)
+from strategies import node_messenger
+from tests.transport.test_fuzz_server import Clock, Spoilers, run
+node_messenger.time = Clock(least=100.0)
+for share in (0.0, 0.9):
+    for scene in ("laser", "z-sgd", "replicas"):
+        run(scene, Spoilers(scene), share)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.process
+def test_hostile_nodes_do_not_make_the_process_half_as_large_again():
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
+    honest, hostile = map(int, done.stdout.split())
+    assert hostile < 1.5 * honest
