@@ -1,5 +1,6 @@
 """The clients that each node hosts, by the nodes' own replies."""
 
+import sys
 from collections.abc import Collection, Iterable
 
 from laser_fl.errors import LaserError
@@ -12,13 +13,16 @@ class ClaimError(LaserError):
 class Claims:
     """The claims of nodes to clients.
 
-    The first node that answers for a client has it for as long as it is connected; another that claims it is refused.
+    The first node that answers for a client has it for as long as it is connected; another that claims it is refused,
+    and so is one that claims more clients than any may host.
 
     refused: nodes that are not asked any more, and why.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = sys.maxsize) -> None:
+        """Begin without claims. most: number of clients that a node may host."""
         self.refused: dict[int, str] = {}
+        self._most = most
         self._hosted: dict[int, range] = {}
 
     def keep(self, nodes: Collection[int]) -> None:
@@ -32,8 +36,11 @@ class Claims:
         """Note that `node` hosts these clients.
 
         Raises:
-            ClaimError: another node has some of them; `node` is refused.
+            ClaimError: they are too many, or another node has some of them; `node` is refused.
         """
+        if len(hosted) > self._most:
+            self.refused[node] = f"node {node} is refused: it claims {len(hosted)} clients, above {self._most} per node"
+            raise ClaimError(self.refused[node])
         for other, theirs in self._hosted.items():
             both = range(max(hosted.start, theirs.start), min(hosted.stop, theirs.stop))
             if other != node and both:

@@ -1,6 +1,12 @@
-"""Messages to nodes and replies from them, through any grid."""
+"""Messages to nodes and replies from them, through any grid.
+
+A reply is the work of a stranger. It belongs to the node whose message it was pulled for, its metadata are not looked
+at, and whatever it makes raise is an error of its node's.
+"""
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from logging import WARNING
 
 from flwr.app import Error, Message, MessageType, RecordDict
@@ -8,53 +14,112 @@ from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from laser_fl.errors import TrainingError
+from laser_fl.errors import TrainingError, brief
+from laser_fl.transport.client_state import asks_for_everything
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # between looks for nodes
+LOOK_SECONDS = 1.0  # between looks for replies, where the grid does not say: each is a request per node
 OWN_FAULT = (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.LOAD_CLIENT_APP_EXCEPTION)  # it would fail again
+MALFORMED = -1  # code of the error that stands for a message that is no reply; Flower's are not negative
+
+# Returns the message in full for a node that asked for everything: (its message, its request) -> another one.
+InFull = Callable[[Message, RecordDict], Message]
 
 
-class NodeMessenger:
-    """A messenger that knows which node a reply is of, and asks again where a process died under it."""
+def carry(grid: Grid, messages: Iterable[Message], timeout: float, in_full: InFull) -> list[Message]:
+    """Send the messages of an exchange, and wait for their replies.
 
-    def __init__(self) -> None:
-        self._sent: dict[str, int] = {}
+    A node is asked once more, while the others still work, if a process of it died instead of replying (an actor, a
+    client's app) and the node is still there, and if it asked for everything. Another process of it answers, and no
+    reply that exists already is computed twice.
 
-    def carry(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Send messages, and wait for their replies.
+    Args:
+        grid: Flower's, with the nodes.
+        messages: to nodes, one to each.
+        timeout: of all requests together, seconds.
+        in_full: makes the message for a node that asked for everything.
 
-        If a process died instead of replying (an actor, a client's app), and its node is still there, the node is
-        asked once more: another process of it answers, and no reply that exists already is computed twice.
+    Returns:
+        The replies that came, errors included, in their order; `metadata.src_node_id` is the node that was asked.
+    """
+    deadline = time.monotonic() + timeout
+    exchange = _Exchange(grid, in_full)
+    exchange.push(messages)
+    while True:
+        exchange.look()
+        left = deadline - time.monotonic()
+        if not exchange.pending or left <= 0:
+            return exchange.replies
+        time.sleep(min(getattr(grid, "pull_interval", LOOK_SECONDS), left))
 
-        Args:
-            grid: Flower's, with the nodes.
-            messages: to nodes.
-            timeout: of each of the two requests, seconds.
 
-        Returns:
-            The replies that came, errors included.
-        """
-        replies = self._once(grid, messages, timeout)
-        died = {self.sender(reply) for reply in replies if reply.has_error() and _is_not_its_own(reply.error)}
-        again = [m for m in messages if m.metadata.dst_node_id in died & set(grid.get_node_ids())]
-        if not again:
-            return replies
-        nodes = {message.metadata.dst_node_id for message in again}
-        log(WARNING, "a process of the nodes %s died: they are asked again", sorted(nodes))
-        fresh = [addressed(message.content, message.metadata.dst_node_id) for message in again]
-        return [reply for reply in replies if self.sender(reply) not in nodes] + self._once(grid, fresh, timeout)
+class _Exchange:
+    """The messages of an exchange that are on their way, and the replies so far.
 
-    def sender(self, reply: Message) -> int:
-        """Return the node that a reply is of; where a node is gone, the SuperLink replies for it."""
-        metadata = reply.metadata
+    pending: by the number under which the reply to a message is pulled.
+    """
+
+    def __init__(self, grid: Grid, in_full: InFull) -> None:
+        self.pending: dict[str, Message] = {}
+        self.replies: list[Message] = []
+        self._grid, self._in_full = grid, in_full
+        self._died: set[int] = set()
+        self._asked: set[int] = set()
+
+    def push(self, messages: Iterable[Message]) -> None:
+        """Send messages."""
+        messages = list(messages)
+        numbers = set(self._grid.push_messages(messages)) if messages else set()
+        self.pending |= {number: m for m in messages if (number := m.metadata.message_id) in numbers}
+
+    def look(self) -> None:
+        """Take the replies that have come, and ask again where there is a reason."""
+        again: list[Message] = []
+        for number, sent in list(self.pending.items()):
+            with self._blamed_on(sent, number):
+                # One by one: a reply that cannot be unpacked would take those that are pulled with it along.
+                for reply in list(self._grid.pull_messages([number]))[:1]:
+                    del self.pending[number]
+                    again += self._take(sent, reply)
+        self.push(again)
+
+    def _take(self, sent: Message, reply: Message) -> list[Message]:
+        """Keep a reply, or return the message that its node gets instead."""
+        node = sent.metadata.dst_node_id
         if reply.has_error():
-            return self._sent.get(metadata.reply_to_message_id, metadata.src_node_id)
-        return metadata.src_node_id
+            if self._is_back(node, reply.error):
+                log(WARNING, "a process of node %s died: it is asked again", node)
+                self._died.add(node)
+                return [addressed(sent.content, node)]
+            error = Error(reply.error.code, brief(" ".join(str(reply.error.reason or "")[:1000].split())))
+            self.replies.append(Message(error, reply_to=sent))
+            return []
+        if asks_for_everything(reply.content) and node not in self._asked:
+            self._asked.add(node)
+            return [self._in_full(sent, reply.content)]
+        self.replies.append(Message(reply.content, reply_to=sent))
+        return []
 
-    def _once(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
-        self._sent = {m.metadata.message_id: m.metadata.dst_node_id for m in messages if m.metadata.message_id}
-        return replies
+    def _is_back(self, node: int, error: Error) -> bool:
+        """Return True where a node that has not been asked again yet lost a process, and is there itself."""
+        return error.code not in OWN_FAULT and node not in self._died and node in self._grid.get_node_ids()
+
+    @contextmanager
+    def _blamed_on(self, sent: Message, number: str) -> Iterator[None]:
+        """Turn any error in the block into one of the node to which `sent` was sent."""
+        try:
+            yield
+        except Exception as error:
+            list(self._grid.get_node_ids())  # which raises where the grid itself has failed
+            self.pending.pop(number, None)
+            reason = f"{type(error).__name__}: {brief(str(error))}"
+            log(
+                WARNING,
+                "node %s sent no reply, but a message that cannot be read: %s",
+                sent.metadata.dst_node_id,
+                reason,
+            )
+            self.replies.append(Message(Error(MALFORMED, reason), reply_to=sent))
 
 
 def addressed(content: RecordDict, node: int) -> Message:
@@ -79,7 +144,3 @@ def nodes_of(grid: Grid, least: int, timeout: float) -> int:
             raise TrainingError(f"{len(nodes)} of {least} nodes have registered within {timeout:.0f} seconds")
         time.sleep(POLL_SECONDS)
     return len(nodes)
-
-
-def _is_not_its_own(error: Error) -> bool:
-    return error.code not in OWN_FAULT

@@ -21,13 +21,13 @@ from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Fault, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.client_state import add_client_state, asks_for_everything, is_elsewhere
+from laser_fl.transport.client_state import add_client_state, is_elsewhere
 from laser_fl.transport.messages import write_broadcast
-from laser_fl.transport.shared_memory import SharedMemory, UnreachableError
+from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError
 from strategies.claims import Claims
 from strategies.gathering import gather
 from strategies.model_arrays import Template, completed, read_model
-from strategies.node_messenger import NodeMessenger, addressed, nodes_of
+from strategies.node_messenger import addressed, carry, nodes_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -84,7 +84,6 @@ class OverTheAir(Strategy):
         self._elsewhere: set[int] = set()
         self._claims = Claims()
         self._template = Template()
-        self._messenger = NodeMessenger()
         self._wants_arrays = True
 
     def start(
@@ -104,7 +103,7 @@ class OverTheAir(Strategy):
             initial_arrays: the initial model, as in ``ArrayRecord(model.state_dict())``, or its weights alone. What
                 it has of `buffers` precedes their own values; integers in it stay as they are.
             num_rounds: not used where the strategy has a schedule.
-            timeout: seconds to wait for nodes, and for the replies to one request.
+            timeout: seconds to wait for nodes, and for the replies of an exchange, requests that are repeated included.
             train_config: sent to the nodes with every broadcast.
             evaluate_config: not used, since evaluation is central.
             evaluate_fn: called with (0, initial arrays) and after each round, as in Flower.
@@ -146,7 +145,8 @@ class OverTheAir(Strategy):
             return True
 
         self._shared_memory = SharedMemory.with_room(_room(config, nodes, weights))
-        self._elsewhere, self._claims = set(), Claims()
+        self._elsewhere = set()
+        self._claims = Claims(-(-config.clients // config.min_available_nodes))
         if self._shared_memory is None:
             log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
         try:
@@ -238,47 +238,41 @@ class OverTheAir(Strategy):
 
     def _send_and_receive(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Carry messages out and replies back; nodes that can make nothing of theirs get another one, in full."""
-        replies = self._messenger.carry(grid, messages, timeout)
-        asked = {
-            reply.metadata.src_node_id: reply.content
-            for reply in replies
-            if not reply.has_error() and asks_for_everything(reply.content)
-        }
-        if not asked:
-            return replies
-        far = {node for node, request in asked.items() if is_elsewhere(request)}
-        if far:
-            log(INFO, "nodes %s are on other hosts: the model is sent to them", sorted(far))
-            self._elsewhere |= far
-        broadcast = resync = self._running().broadcast()
-        if asked.keys() - far or broadcast.sync is not None:
-            resync = self._running().resync(missed=bool(asked.keys() - far))
-        again = [
-            self._in_full(message, broadcast if node in far and broadcast.sync is None else resync, asked)
-            for message in messages
-            if (node := message.metadata.dst_node_id) in asked
-        ]
-        received = [reply for reply in replies if reply.metadata.src_node_id not in asked]
-        return received + self._messenger.carry(grid, again, timeout)
+        behind: set[int] = set()  # nodes that missed messages: the ledger counts one resync for all of them
+
+        def in_full(message: Message, request: RecordDict) -> Message:
+            node, far = message.metadata.dst_node_id, is_elsewhere(request)
+            if far:
+                log(INFO, "node %s is on another host: the model is sent to it", node)
+                self._elsewhere.add(node)
+            broadcast = self._running().broadcast()
+            if not far or broadcast.sync is not None:
+                broadcast = self._running().resync(missed=not far and not behind)
+            behind.update(() if far else (node,))
+            return self._in_full(message, broadcast, {node: request})
+
+        return carry(grid, messages, timeout, in_full)
 
     def _in_full(self, message: Message, broadcast: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
         """Return the broadcast in full, with the node's client state where that lies in files that it cannot see."""
         node = message.metadata.dst_node_id
         far = node in self._elsewhere
-        content = write_broadcast(
-            broadcast, None if far or self._shared_memory is None else self._shared_memory.publish
-        )
+        content = write_broadcast(broadcast, None if far or self._shared_memory is None else self._publish_apart)
         content["config"] = message.content["config"]
         if far and self._shared_memory is not None:
             with suppress(WireError, UnreachableError):  # then the node has lost it
                 add_client_state(content, asked[node], self._shared_memory.path)
         return addressed(content, node)
 
+    def _publish_apart(self, name: str, tensors: Tensors) -> TensorHandle:
+        """Publish tensors beside those of the exchange's first messages, which other nodes may be reading now."""
+        assert self._shared_memory is not None
+        return self._shared_memory.publish(f"full-{name}", tensors)
+
     def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
         """Return the replies of nodes, and the faults of clients without a valid one."""
         shared_memory = None if self._shared_memory is None else self._shared_memory.path
-        clients = range(self._running().config.clients)
-        return gather(replies, self._messenger.sender, self._claims, clients, self._device, shared_memory)
+        return gather(replies, self._running(), self._claims, self._device, shared_memory)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
@@ -292,4 +286,5 @@ def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
     """Bound the bytes that a run may put into files: model, buffers, shared state, client state, and signals."""
     of_clients = 3 + (config.downlink == "update")  # memory, signals and their approximations, copies
     of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
-    return (3 + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())
+    of_server = 3 + 3 + of_nodes  # in first messages, and in full
+    return (of_server + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 
@@ -10,7 +11,7 @@ from clients.client_app import app as client_app
 from laser_fl.federated.validation import Fault, Reply
 from simulations.engines import in_process
 from strategies.server_app import app as server_app
-from tests.grids import FakeGrid
+from tests.grids import Clock, FakeGrid
 
 
 def single(reply, transmitters):
@@ -171,11 +172,13 @@ class FaultyGrid(FakeGrid):
             del reply.content["reply"]
         return None if failure == "lost" else reply
 
-    def send_and_receive(self, messages, *, timeout=None):
+    def request(self, messages):
         self.requests += 1
-        return [reply for reply in super().send_and_receive(messages, timeout=timeout) if reply is not None]
+        return super().request(messages)
 
 
 def run_on(grid, config):
-    """Run the server's app on a grid, from start to end."""
-    server_app(grid, Context(1, 0, {}, RecordDict(), config.to_flat()))
+    """Run the server's app on a grid, from start to end; a reply that never comes is not waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("strategies.node_messenger.time", Clock(least=100.0))
+        server_app(grid, Context(1, 0, {}, RecordDict(), config.to_flat()))

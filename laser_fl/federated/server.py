@@ -23,7 +23,7 @@ from laser_fl.federated.optimizer import update_filter_of
 from laser_fl.federated.replica import ReplicaState
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.spectrum import spectrum
-from laser_fl.federated.validation import AcceptedReplies, Fault, Reply, ReplyValidator
+from laser_fl.federated.validation import AcceptedReplies, Fault, Form, Kind, Reply, ReplyValidator
 from laser_fl.storage.checkpoint import CheckpointError, Numbers, Progress
 
 LOSS = ""  # stands for the training loss among buffers, whose names have letters
@@ -262,6 +262,12 @@ class Server:
     def faults_in(self, reply: Reply) -> tuple[Fault, ...]:
         """Return the faults of a reply to this exchange, which stays to be aggregated."""
         return self._expected().validate([reply]).faults
+
+    def fault_in_form(
+        self, exchange: int, clients: tuple[int, ...], form: Mapping[str, Form]
+    ) -> tuple[Kind, str] | None:
+        """Return the first fault of a reply that its form shows: its exchange, its clients, and its parts' forms."""
+        return next(self._expected().faults_in_form(exchange, clients, form), None)
 
     def _expected(self) -> ReplyValidator:
         """Return the validator of the replies to this exchange."""

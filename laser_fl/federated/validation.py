@@ -25,6 +25,7 @@ Kind = Literal["raised", "late", "malformed", "round", "twice", "names", "shapes
 VARIANCE = "running_var"  # how the names of a batch norm's variances end, in PyTorch
 
 Norms = Float64[Tensor, "transmitters signals"]
+Form = tuple[tuple[int, ...], torch.dtype]  # shape and type of a part of a reply
 
 
 @dataclass(frozen=True)
@@ -109,39 +110,51 @@ class ReplyValidator:
 
     def _faults_of(self, reply: Reply) -> Iterator[tuple[Kind, str]]:
         """Yield the faults of a reply as a whole; the first counts."""
-        if reply.exchange != self.exchange:
-            yield "round", f"it replied to exchange {reply.exchange} instead of {self.exchange}"
-        if list(reply.clients) != sorted(set(reply.clients) & set(self.context.participants)):
-            yield "malformed", f"it was sent for the clients {list(reply.clients)[:5]}"
-        if reply.clients and (lacking := [n for n in self.buffers if n not in reply.client_update.buffers]):
-            yield "names", f"it lacks the buffers {_listed(lacking)}, which clients return with their gradients"
-        got, wanted = (
-            _parts(reply.client_update),
-            self._shapes(reply.clients, reply.own and reply.client_update.superposed),
-        )
-        if list(got) != list(wanted):
-            wrong = sorted(got.keys() ^ wanted.keys()) or ["their order"]
-            yield "names", f"its parts are not those that the scheme sends: {_listed(wrong)}"
-        for name, tensor in got.items():
-            if tuple(tensor.shape) != wanted.get(name):
-                yield "shapes", f"{name} came as {list(tensor.shape)}, not {list(wanted.get(name, ()))}"
-        types = {f"signal {name}": self.dtype for name in reply.client_update.signals}
-        types |= {f"buffer {name}": buffer.dtype for name, buffer in self.buffers.items()}
-        for name, tensor in got.items():
-            if tensor.dtype != (dtype := types.get(name, torch.float64)):
-                yield "shapes", f"{name} came as {tensor.dtype}, not {dtype}"
+        update = reply.client_update
+        form = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _parts(update).items()}
+        return self.faults_in_form(reply.exchange, reply.clients, form, reply.own and update.superposed)
 
-    def _shapes(self, clients: tuple[int, ...], superposed: bool = False) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that a reply's parts must have. superposed: its signals are added up."""
+    def faults_in_form(
+        self, exchange: int, clients: tuple[int, ...], form: Mapping[str, Form], superposed: bool = False
+    ) -> Iterator[tuple[Kind, str]]:
+        """Yield the faults of a reply as a whole, for which none of its tensors is read; the first counts.
+
+        Args:
+            exchange: as in the reply.
+            clients: as in the reply.
+            form: shape and type of its parts, by their names.
+            superposed: True where its signals are added up.
+        """
+        if exchange != self.exchange:
+            yield "round", f"it replied to exchange {exchange} instead of {self.exchange}"
+        if list(clients) != sorted(set(clients) & set(self.context.participants)):
+            yield "malformed", f"it was sent for the clients {list(clients)[:5]}"
+        if clients and (lacking := [name for name in self.buffers if f"buffer {name}" not in form]):
+            yield "names", f"it lacks the buffers {_listed(lacking)}, which clients return with their gradients"
+        wanted = self._form(clients, superposed)
+        if list(form) != list(wanted):
+            wrong = sorted(form.keys() ^ wanted.keys()) or ["their order"]
+            yield "names", f"its parts are not those that the scheme sends: {_listed(wrong)}"
+        for name, (shape, _) in wanted.items():
+            if (got := form[name][0]) != shape:
+                yield "shapes", f"{name} came as {brief(str(list(got)))}, not {list(shape)}"
+        for name, (_, dtype) in wanted.items():
+            if (kind := form[name][1]) != dtype:
+                yield "shapes", f"{name} came as {kind}, not {dtype}"
+
+    def _form(self, clients: tuple[int, ...], superposed: bool = False) -> dict[str, Form]:
+        """Return the shapes and types that a reply's parts must have. superposed: its signals are added up."""
         ctx, participants, transmitters = self.context, len(clients), len(self.context.of(clients).transmitters)
         signals = {name: shape for block in ctx.blocks for name, shape in self.scheme.shapes(block, ctx).items()}
         signals = signals if transmitters else {}
+        rows = 1 if superposed else transmitters
+        buffers = self.buffers if participants else {}
         return {
-            "losses": (participants,),
-            "signal norms": (transmitters, len(signals)),
-            "gradient norms": (transmitters, len(owners(signals))),
-            **{f"signal {name}": (1 if superposed else transmitters, *shape) for name, shape in signals.items()},
-            **{f"buffer {name}": (participants, *b.shape) for name, b in self.buffers.items() if participants},
+            "norms of signals": ((transmitters, len(signals)), torch.float64),
+            "norms of gradients": ((transmitters, len(owners(signals))), torch.float64),
+            "losses": ((participants,), torch.float64),
+            **{f"signal {name}": ((rows, *shape), self.dtype) for name, shape in signals.items()},
+            **{f"buffer {name}": ((participants, *b.shape), b.dtype) for name, b in buffers.items()},
         }
 
     def _joined(self, replies: list[Reply]) -> tuple[ClientUpdate, tuple[int, ...]]:
@@ -263,9 +276,9 @@ def _least_variances(buffers: Tensors, clients: int) -> Float64[Tensor, " client
 def _parts(client_update: ClientUpdate) -> Tensors:
     """Return all tensors of an update, by their names in messages."""
     return {
+        "norms of signals": client_update.signal_norms,
+        "norms of gradients": client_update.gradient_norms,
         "losses": client_update.losses,
-        "signal norms": client_update.signal_norms,
-        "gradient norms": client_update.gradient_norms,
         **{f"signal {name}": signal for name, signal in client_update.signals.items()},
         **{f"buffer {name}": buffer for name, buffer in client_update.buffers.items()},
     }

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from laser_fl.blocks import Tensors
 from laser_fl.errors import WireError, brief
+from laser_fl.federated.validation import Form
 from laser_fl.rng import Device
-from laser_fl.transport.shared_memory import TensorHandle, UnreachableError
+from laser_fl.transport.shared_memory import TYPES, TensorHandle, UnreachableError
 
 # Writes tensors under a name to a place from which the reader maps them, and returns their handle.
 Publish = Callable[[str, Tensors], TensorHandle]
@@ -23,6 +25,7 @@ Values = dict[str, Any]  # of a record of texts, numbers and bytes
 
 DTYPES = ("float32", "float64", "int64")
 STYPE = "numpy.ndarray"
+LONGEST = 2**22  # characters of a handle; a tensor takes about 60
 
 
 @contextmanager
@@ -94,13 +97,37 @@ def take_tensors(
     return {name: tensor.to(device) for name, tensor in handle.map().items()}
 
 
+class Forms(Mapping[str, Form]):
+    """The shapes and types of tensors in records, by name; each is read when it is asked for, and no tensor is."""
+
+    def __init__(self, records: RecordDict, main: str, name: str) -> None:
+        """Look into records as `put_tensors` left them. Raises WireError where nothing can be tensors."""
+        if isinstance(record := records.get(name), ArrayRecord):
+            self._of: dict[str, Callable[[], Form]] = {key: partial(_form, key, array) for key, array in record.items()}
+            return
+        layout = handle_of(records, main, name).layout
+        self._of = {key: partial(_form_in_file, key, shape, dtype) for key, shape, dtype in layout}
+        if len(self._of) < len(layout):
+            raise WireError(f"{brief(name)}: a tensor of it comes twice")
+
+    def __getitem__(self, name: str) -> Form:
+        """Return a tensor's shape and type. Raises WireError where it has none."""
+        return self._of[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+
 def handle_of(records: RecordDict, main: str, name: str) -> TensorHandle:
     """Return the handle to tensors that lie in a file, from the main record. Raises WireError."""
     with reading(name):
-        return TensorHandle.parse(text_in(records, main, name))
+        return TensorHandle.parse(text_in(records, main, name, LONGEST))
 
 
-def text_in(records: RecordDict, name: str, key: str = "text") -> str:
+def text_in(records: RecordDict, name: str, key: str = "text", longest: int | None = None) -> str:
     """Return a text of a record. Raises KeyError or ValueError where there is none.
 
     Flower's `records.config_records` would copy all records at each access.
@@ -109,10 +136,13 @@ def text_in(records: RecordDict, name: str, key: str = "text") -> str:
         records: of a message or a node's state.
         name: of the record.
         key: of the text in it.
+        longest: number of characters that the text may have; None: any.
     """
     value = record[key] if isinstance(record := records[name], ConfigRecord) else None
     if not isinstance(value, str):
         raise ValueError(f"{name} has no text {key}")
+    if longest is not None and len(value) > longest:
+        raise ValueError(f"the text {key} of {name} has {len(value)} characters, above {longest}")
     return value
 
 
@@ -130,8 +160,19 @@ def unbundled(tensors: Tensors) -> dict[str, Tensors]:
     return trees
 
 
-def _values(array: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    """Return the array of a file in NumPy's format, as long as it fits its header; pickled objects are refused."""
+def _form(name: str, array: Array) -> Form:
+    with reading(f"array {name}"):
+        shape, _, dtype, _ = _header(array)
+        return shape, getattr(torch, dtype.name)
+
+
+def _form_in_file(name: str, shape: tuple[int, ...], dtype: str) -> Form:
+    with reading(f"tensor {name}"):
+        return shape, TYPES[dtype]
+
+
+def _header(array: Array) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return (shape, columns first, type, place of the values) of a file in NumPy's format that fits its header."""
     if array.stype != STYPE:
         raise ValueError(f"it is a {array.stype}")
     file = io.BytesIO(array.data)
@@ -139,10 +180,15 @@ def _values(array: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
     if version != (1, 0):
         raise ValueError(f"it has the version {version}")
     shape, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.name not in DTYPES:
-        raise ValueError(f"it holds {dtype.name}")
+    if dtype.name not in DTYPES or not dtype.isnative:
+        raise ValueError(f"it holds {dtype}")
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(array.data) - file.tell():
         raise ValueError(f"it holds {len(array.data) - file.tell()} bytes for the shape {shape}")
-    return np.frombuffer(bytearray(array.data), dtype, offset=file.tell()).reshape(
-        shape, order="F" if columns_first else "C"
-    )
+    return shape, columns_first, dtype, file.tell()
+
+
+def _values(array: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    """Return the array of a file in NumPy's format; pickled objects are refused."""
+    shape, columns_first, dtype, start = _header(array)
+    values = np.frombuffer(array.data, dtype, offset=start).copy()
+    return values.reshape(shape, order="F" if columns_first else "C")

@@ -1,6 +1,8 @@
 """Replies as records, and back."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +15,25 @@ from torch import Tensor
 
 from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.errors import WireError
-from laser_fl.federated.validation import Reply
+from laser_fl.federated.validation import Form, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.arrays import Publish, Values, bundled, put_tensors, reading, take_tensors, text_in, unbundled
+from laser_fl.transport.arrays import (
+    Forms,
+    Publish,
+    Values,
+    bundled,
+    put_tensors,
+    reading,
+    take_tensors,
+    text_in,
+    unbundled,
+)
 from laser_fl.transport.messages import BUFFERS, TENSORS
 
 REPLY, SIGNALS = "reply", "signals"
 REPORT = "<f8"  # type of the values in a report
+REPORTS = ("norms of signals", "norms of gradients", "losses")
+LONGEST, PER_CLIENT = 1024, 24  # characters of a reply's numbers, and more for each client: an index has 19 digits
 
 Index = Annotated[int, Field(ge=0, lt=2**63)]
 Rows = Annotated[int, Field(ge=0, lt=2**31)]
@@ -81,14 +95,55 @@ def read_reply(records: RecordDict, device: Device = "cpu", shared_memory: Path 
         return Reply(numbers.exchange, numbers.participants, client_update)
 
 
-def hosted_by(records: RecordDict) -> range:
-    """Return all clients of the node that replies; the participants are among them. Raises WireError."""
+@dataclass(frozen=True)
+class ReplyForm:
+    """The form of a reply, for which none of its tensors is read.
+
+    hosted: all clients of its node; the participants are among them. exchange, clients: as in `Reply`.
+    parts: the form of each part, by the names that `ReplyValidator` has for them.
+    """
+
+    hosted: range
+    exchange: int
+    clients: tuple[int, ...]
+    parts: Mapping[str, Form]
+
+
+def read_form(records: RecordDict, clients: int) -> ReplyForm:
+    """Return the form of a node's reply. Raises WireError. clients: number of clients in the run."""
     with reading(REPLY):
-        numbers = _Numbers.model_validate_json(text_in(records, REPLY))
-        clients = range(numbers.first, numbers.end)
-        if strangers := [client for client in numbers.participants if client not in clients]:
+        text = text_in(records, REPLY, longest=LONGEST + PER_CLIENT * clients)
+        numbers = _Numbers.model_validate_json(text)
+        hosted = range(numbers.first, numbers.end)
+        if strangers := [client for client in numbers.participants if client not in hosted]:
             raise WireError(f"reply: it is for client {strangers[0]}, which its node does not host")
-        return clients
+        return ReplyForm(hosted, numbers.exchange, numbers.participants, _Parts(numbers, records))
+
+
+class _Parts(Mapping[str, Form]):
+    """The forms of a reply's parts, each read when it is asked for: reports, signals, buffers, strangers."""
+
+    def __init__(self, numbers: _Numbers, records: RecordDict) -> None:
+        self._reports: dict[str, Form] = {
+            name: (shape, torch.float64) for name, shape in zip(REPORTS, numbers.shapes, strict=True)
+        }
+        self._forms = Forms(records, REPLY, TENSORS)
+        trees: dict[str, dict[str, str]] = {SIGNALS: {}, BUFFERS: {}, "": {}}
+        for key in self._forms:
+            tree, _, name = key.partition("/")
+            known = tree in (SIGNALS, BUFFERS)
+            trees[tree if known else ""][f"{tree.removesuffix('s')} {name}" if known else f"stranger {key}"] = key
+        self._keys = {part: key for tree in trees.values() for part, key in tree.items()}
+
+    def __getitem__(self, part: str) -> Form:
+        return self._reports[part] if part in self._reports else self._forms[self._keys[part]]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._reports
+        yield from self._keys
+
+    def __len__(self) -> int:
+        return len(self._reports) + len(self._keys)
 
 
 def _reports(records: RecordDict, numbers: _Numbers) -> list[Tensor]:
@@ -98,5 +153,5 @@ def _reports(records: RecordDict, numbers: _Numbers) -> list[Tensor]:
     sizes = [prod(shape) for shape in numbers.shapes]
     if not isinstance(data, bytes) or len(data) != sum(sizes) * np.dtype(REPORT).itemsize:
         raise ValueError(f"its reports must be bytes of the shapes {numbers.shapes}")
-    values = torch.from_numpy(np.frombuffer(bytearray(data), REPORT).astype(np.float64, copy=False))
+    values = torch.from_numpy(np.frombuffer(data, REPORT).astype(np.float64))
     return [part.view(shape) for part, shape in zip(torch.split(values, sizes), numbers.shapes, strict=True)]

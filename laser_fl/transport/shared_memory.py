@@ -35,6 +35,7 @@ ALIGNMENT = 64  # bytes; a processor's cache line
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64, torch.bfloat16)}
 HANDLES = 1024  # that a process keeps: it meets the same ones in every round
+KEPT_CHARACTERS = 2**16  # of a handle's text at most; the strangers' longer ones are forgotten
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -65,7 +66,7 @@ class TensorHandle:
     @classmethod
     def parse(cls, text: str) -> "TensorHandle":
         """Undo `text`. Raises ValueError where it is not such a text."""
-        return _parsed(text)
+        return _parsed(text) if len(text) <= KEPT_CHARACTERS else cls(*_Text.validate_json(text))
 
     @cached_property
     def text(self) -> str:

@@ -70,10 +70,10 @@ class AskingTwice(FakeGrid):
 
     twice = 0
 
-    def send_and_receive(self, messages, *, timeout=None):
-        first = self.said(super().send_and_receive(messages, timeout=timeout))
+    def request(self, messages):
+        first = self.said(super().request(messages))
         if read_numbers(messages[0].content).acknowledgements.exchange == 0:  # at which nodes begin anew
-            return super().send_and_receive(messages, timeout=timeout)
+            return super().request(messages)
         client_state = self.client_state()
 
         def refuse(*args):
@@ -81,7 +81,7 @@ class AskingTwice(FakeGrid):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("laser_fl.federated.local_training.LocalTrainer.answer", refuse)
-            replies = super().send_and_receive(messages, timeout=timeout)
+            replies = super().request(messages)
         again = self.said(replies)
         self.twice += len(again)
         for a, b in ((first, again), (client_state, self.client_state())):

@@ -123,10 +123,10 @@ class Stopping(FakeGrid):
         super().__init__(nodes, values)
         self.at = at
 
-    def send_and_receive(self, messages, *, timeout=None):
+    def request(self, messages):
         if read_numbers(messages[0].content).exchange.round == self.at:
             raise StoppedError
-        return super().send_and_receive(messages, timeout=timeout)
+        return super().request(messages)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from laser_fl.pipeline import encode_update
 from laser_fl.registry import SCHEMES
 from laser_fl.transport.arrays import read_tensors, write_tensors
 from laser_fl.transport.messages import read_broadcast, write_broadcast
-from laser_fl.transport.replies import hosted_by, read_reply, write_reply
+from laser_fl.transport.replies import read_form, read_reply, write_reply
 from simulations.engines import flower, in_process
 from strategies import Laser, OverTheAir, OwnScheme, Sgd, ZSgd
 from strategies.server_app import app as server_app
@@ -299,7 +299,7 @@ def test_records_carry_a_broadcast_and_an_uplink_unchanged(variant):
     client_update, _ = encode_update(broadcast, gradients, torch.arange(4, dtype=torch.float64), {})
     records = write_reply(Reply(5, (3, 4, 6, 7), client_update), range(3, 8))
     reply = read_reply(records)
-    assert (reply.exchange, reply.clients, hosted_by(records)) == (5, (3, 4, 6, 7), range(3, 8))
+    assert (reply.exchange, reply.clients, read_form(records, 8).hosted) == (5, (3, 4, 6, 7), range(3, 8))
     returned = reply.client_update
     assert all(torch.equal(client_update.signals[name], returned.signals[name]) for name in client_update.signals)
     for field in ("signal_norms", "gradient_norms", "losses"):

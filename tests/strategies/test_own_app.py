@@ -177,7 +177,7 @@ def test_an_update_has_its_losses_in_float64_whatever_they_were(name, dtype):
 
 
 class IdleGrid(FakeGrid):
-    def send_and_receive(self, messages, *, timeout=None):
+    def request(self, messages):
         raise AssertionError("a node was asked")
 
 

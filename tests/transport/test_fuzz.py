@@ -38,7 +38,7 @@ from laser_fl.transport.client_state import (
     side_of,
 )
 from laser_fl.transport.messages import read_broadcast, read_numbers, shared_memory_of, write_broadcast
-from laser_fl.transport.replies import hosted_by, read_reply
+from laser_fl.transport.replies import read_form, read_reply
 from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError
 from simulations import presets, sweep
 from simulations.cli.common import key_values, refuse_keys
@@ -415,7 +415,7 @@ class TestTheWire:
         records = cut(pick([one for two in said for one in two], place), cuts, paths)
         refused(WIRE, read_reply, records, "cpu", None if shared_memory is None else shared_memory.path)
         refused(WIRE, read_reply, records)
-        refused(WIRE, hosted_by, records)
+        refused(WIRE, read_form, records, CLIENTS)
 
     @given(st.integers(0, 999), CUTS)
     @settings(max_examples=cases(1000))
