@@ -29,18 +29,18 @@ class Claims:
             self.refused = {}
 
     def settle(self, node: int, hosted: range) -> None:
-        """Note that `node` hosts these clients.
+        """Note that `node` hosts these clients. Raises ClaimError as `check`."""
+        self.check(node, hosted)
+        self._hosted[node] = hosted
 
-        Raises:
-            ClaimError: another node has some of them; `node` is refused.
-        """
+    def check(self, node: int, hosted: range) -> None:
+        """Raise ClaimError where another node has some of these clients; `node` is refused then."""
         for other, theirs in self._hosted.items():
             both = range(max(hosted.start, theirs.start), min(hosted.stop, theirs.stop))
             if other != node and both:
                 which = f"client {both[0]}" if len(both) == 1 else f"the clients {both[0]} to {both[-1]}"
                 self.refused[node] = f"node {node} is refused: it claims {which}, which node {other} has"
                 raise ClaimError(self.refused[node])
-        self._hosted[node] = hosted
 
     def of(self, node: int, clients: range) -> Iterable[int]:
         """Return the clients that a node hosts; all that no other node has, where it has no claim, or is refused."""

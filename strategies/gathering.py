@@ -1,8 +1,8 @@
 """The replies of nodes to an exchange, and the faults of the clients of the others."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from logging import WARNING
-from pathlib import Path
 
 from flwr.app import Message
 from flwr.common.logger import log
@@ -10,7 +10,8 @@ from flwr.common.logger import log
 from laser_fl.errors import WireError
 from laser_fl.federated.validation import Fault, Kind, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.replies import hosted_by, read_reply
+from laser_fl.transport.node_files import NodeFiles
+from laser_fl.transport.replies import FILE, hosted_by, read_reply
 from laser_fl.transport.shared_memory import UnreachableError
 from strategies.claims import ClaimError, Claims
 
@@ -20,8 +21,9 @@ def gather(
     sender: Callable[[Message], int],
     claims: Claims,
     clients: range,
+    files: NodeFiles,
+    most: Callable[[range], int],
     device: Device = "cpu",
-    shared_memory: Path | None = None,
 ) -> tuple[list[Reply], list[Fault]]:
     """Return the replies of nodes, and the faults of clients without a valid one.
 
@@ -30,8 +32,9 @@ def gather(
         sender: returns the node that a message is of.
         claims: of the nodes to clients; those of these messages are settled.
         clients: of the run.
+        files: of the nodes, in which tensors may lie.
+        most: returns the number of bytes that a reply of some clients may have in a file.
         device: where signals and buffers are wanted.
-        shared_memory: the only folder in which tensors may lie; None: any shared memory.
     """
     received: list[Reply] = []
     claimed: dict[int, range] = {}
@@ -42,8 +45,11 @@ def gather(
             failed[node] = "raised", f"its node failed: {' '.join(str(message.error.reason).split())[:300]}"
             continue
         try:
-            hosted, reply = hosted_by(message.content), read_reply(message.content, device, shared_memory)
+            hosted = hosted_by(message.content)
+            claims.check(node, hosted)
+            reply = read_reply(message.content, device, partial(files.read, node, FILE, most(hosted)))
             claims.settle(node, hosted)
+            files.note(node, message.content)
             received.append(reply)
         except ClaimError as error:
             log(WARNING, "%s", error)

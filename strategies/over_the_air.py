@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -14,20 +13,22 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.callbacks import Callback
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError, TrainingError, WireError
+from laser_fl.errors import ConfigError, TrainingError, reason_of
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.loop import Evaluate, train
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Fault, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.client_state import add_client_state, asks_for_everything, is_elsewhere
+from laser_fl.transport.client_state import asks_for_everything, is_elsewhere
 from laser_fl.transport.messages import write_broadcast
-from laser_fl.transport.shared_memory import SharedMemory, UnreachableError
+from laser_fl.transport.node_files import NodeFiles
+from laser_fl.transport.shared_memory import SharedMemory
 from strategies.claims import Claims
 from strategies.gathering import gather
 from strategies.model_arrays import Template, completed, read_model
 from strategies.node_messenger import NodeMessenger, addressed, nodes_of
+from strategies.sizes import largest_reply, largest_state, room_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 
@@ -81,6 +82,7 @@ class OverTheAir(Strategy):
         self._device = device
         self._sizes = sizes
         self._shared_memory: SharedMemory | None = None
+        self._files = NodeFiles(None)
         self._elsewhere: set[int] = set()
         self._claims = Claims()
         self._template = Template()
@@ -145,7 +147,8 @@ class OverTheAir(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        self._shared_memory = SharedMemory.with_room(_room(config, nodes, weights))
+        self._shared_memory = SharedMemory.with_room(room_of(config, nodes, weights))
+        self._files = NodeFiles(self._shared_memory.path if self._shared_memory else None)
         self._elsewhere, self._claims = set(), Claims()
         if self._shared_memory is None:
             log(WARNING, "no room for files in memory or among temporary files: the model is sent to every node")
@@ -173,16 +176,25 @@ class OverTheAir(Strategy):
         """
         connected = set(grid.get_node_ids())
         self._claims.keep(connected)
+        self._files.keep(connected)
         nodes = connected - self._claims.refused.keys()
         plain = nodes if self._shared_memory is None else nodes & self._elsewhere
         messages = []
-        publish = None if self._shared_memory is None else self._shared_memory.publish
-        for some, how in ((nodes - plain, publish), (plain, None)):
+        for some, whole in ((nodes - plain, False), (plain, True)):
             if some:
-                content = write_broadcast(self._running().broadcast(), how)
+                content = self._written(self._running().broadcast(), whole)
                 content["config"] = config
                 messages += [addressed(content, node) for node in sorted(some)]
         return messages
+
+    def _written(self, broadcast: Broadcast, whole: bool) -> RecordDict:
+        """Return a broadcast as records: whole, or with handles, as far as there is room for their files."""
+        if self._shared_memory is not None and not whole:
+            try:
+                return write_broadcast(broadcast, self._shared_memory.publish)
+            except OSError as error:
+                log(WARNING, "no room for the model in memory (%s): it is sent to every node", reason_of(error))
+        return write_broadcast(broadcast)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -254,31 +266,28 @@ class OverTheAir(Strategy):
         if asked.keys() - far or broadcast.sync is not None:
             resync = self._running().resync(missed=bool(asked.keys() - far))
         again = [
-            self._in_full(message, broadcast if node in far and broadcast.sync is None else resync, asked)
+            self._in_full(message, broadcast if node in far and broadcast.sync is None else resync)
             for message in messages
             if (node := message.metadata.dst_node_id) in asked
         ]
         received = [reply for reply in replies if reply.metadata.src_node_id not in asked]
         return received + self._messenger.carry(grid, again, timeout)
 
-    def _in_full(self, message: Message, broadcast: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
+    def _in_full(self, message: Message, broadcast: Broadcast) -> Message:
         """Return the broadcast in full, with the node's client state where that lies in files that it cannot see."""
         node = message.metadata.dst_node_id
         far = node in self._elsewhere
-        content = write_broadcast(
-            broadcast, None if far or self._shared_memory is None else self._shared_memory.publish
-        )
+        content = self._written(broadcast, whole=far)
         content["config"] = message.content["config"]
-        if far and self._shared_memory is not None:
-            with suppress(WireError, UnreachableError):  # then the node has lost it
-                add_client_state(content, asked[node], self._shared_memory.path)
+        if far:
+            hosted = len(list(self._claims.of(node, range(self._running().config.clients))))
+            self._files.add_client_state(content, node, largest_state(self._running(), hosted))
         return addressed(content, node)
 
     def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
         """Return the replies of nodes, and the faults of clients without a valid one."""
-        shared_memory = None if self._shared_memory is None else self._shared_memory.path
-        clients = range(self._running().config.clients)
-        return gather(replies, self._messenger.sender, self._claims, clients, self._device, shared_memory)
+        clients, most = range(self._running().config.clients), largest_reply(self._running())
+        return gather(replies, self._messenger.sender, self._claims, clients, self._files, most, self._device)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
@@ -286,10 +295,3 @@ class OverTheAir(Strategy):
         if nodes > self.config.clients:
             raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {self.config.clients}")
         return self.config
-
-
-def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
-    """Bound the bytes that a run may put into files: model, buffers, shared state, client state, and signals."""
-    of_clients = 3 + (config.downlink == "update")  # memory, signals and their approximations, copies
-    of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
-    return (3 + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())

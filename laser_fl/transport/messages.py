@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -31,6 +30,7 @@ from laser_fl.transport.arrays import (
     text_in,
     unbundled,
 )
+from laser_fl.transport.shared_memory import TensorHandle
 
 BROADCAST, TENSORS = "broadcast", "tensors"  # a message's main record, and its tensors
 WEIGHTS, SHARED, BUFFERS = "weights", "shared", "buffers"  # trees of tensors in it
@@ -190,9 +190,9 @@ def read_numbers(records: RecordDict) -> Numbers:
         return _numbers(text_in(records, BROADCAST))
 
 
-def shared_memory_of(records: RecordDict) -> Path | None:
-    """Return the folder in which a broadcast's tensors lie; None where they ride along. Raises WireError."""
-    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, BROADCAST, TENSORS).folder
+def handle_in(records: RecordDict) -> TensorHandle | None:
+    """Return the handle to a broadcast's tensors; None where they ride along. Raises WireError."""
+    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, BROADCAST, TENSORS)
 
 
 def _written(ctx: RoundContext) -> dict[str, Any]:
