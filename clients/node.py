@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 
+from clients.own import snapshots
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
 from laser_fl.federated.client import ClientGroup, UpdateFn
@@ -101,8 +102,7 @@ def _answer(
         broadcast = read_broadcast(content, device)
         client_state = load_client_state(content, state, broadcast, clients, device, publish)
         name = "node-{}-of-{}".format(*_place(context))
-        folder = str(context.node_config.get("checkpoint-dir", ""))
-        group = ClientGroup(clients, respond, client_state, name, folder, device)
+        group = ClientGroup(clients, respond, client_state, name, snapshots(context), device)
         answer = group.answer(broadcast)
     except (UnreachableError, OutOfSyncError) as reason:
         return ask_for_everything(elsewhere=isinstance(reason, UnreachableError))

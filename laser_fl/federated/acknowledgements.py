@@ -30,15 +30,15 @@ class Acknowledgements:
     exchange: counted from 0 over the run; one that is repeated keeps its number.
     last_acknowledged: for each client of the run, the last exchange whose reply the server accepted; -1 before that.
     since: the first exchange of this server; above 0 where it goes on from a checkpoint.
-    save: True where client groups must save a snapshot of their client state after this exchange. folder: for these
-        snapshots, on each group's own disk.
+    save: True where client groups must save a snapshot of their client state after this exchange. run: the name under
+        which each group finds these snapshots again, in a folder of its own choice.
     """
 
     exchange: int = 0
     last_acknowledged: tuple[int, ...] = ()
     since: int = 0
     save: bool = False
-    folder: str = ""
+    run: str = ""
 
     def acknowledges(self, client: int, exchange: int) -> bool:
         """Return True where the server accepted a reply of `client` to `exchange`, or to a later one."""

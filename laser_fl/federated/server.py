@@ -34,8 +34,8 @@ class Server:
     `broadcast` returns the message to the clients, and `aggregate` takes their replies; the engine carries both.
 
     warning: the clients left out of the last round, with reasons, in a line for a log; empty where there are none.
-    snapshots: folder in which client groups save their client state, in rounds after which the run could go on;
-        "": none.
+    snapshots: name of the run under which client groups save their client state, in rounds after which it could go on;
+        "": they save none.
     wait_for_snapshots: returns when the snapshots of clients in this process are written; others' are when they reply.
     folder: of the run's files; None where it has none.
     stop_reason: of a run that was stopped before its last round; empty for any other.

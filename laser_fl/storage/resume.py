@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def about(path: Path) -> About:
     except (OSError, ValueError, KeyError, TypeError, LaserError) as error:
         rule = f"must be the folder of a run ({file}: {reason_of(error)})"
         raise ConfigError(f"resume: {rule}, got {str(path)!r}") from None
-    places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in (path / CHECKPOINTS).glob("node-*")]
+    places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in _snapshots(path / CHECKPOINTS)]
     return About(config, engine, max((int(place[1]) for place in places if place), default=None))
 
 
@@ -131,11 +131,16 @@ def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
     raise CheckpointError("; ".join(reasons) or f"{checkpoints.folder}: there is no checkpoint to go on from")
 
 
+def _snapshots(folder: Path) -> Iterator[Path]:
+    """Return the snapshots of client groups beside a server's checkpoints: there, or in a folder of the run's name."""
+    return folder.rglob("node-*.safetensors")
+
+
 def _refuse_missing_snapshots(folder: Path, exchange: int) -> None:
     """Raise CheckpointError where a client group with snapshots here has none that is whole and of this exchange."""
-    groups = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
-    for group in sorted(groups):
-        snapshots = Checkpoints(folder, group)
+    groups = {(path.parent, path.name.rpartition("-")[0]) for path in _snapshots(folder)}
+    for place, group in sorted(groups):
+        snapshots = Checkpoints(place, group)
         known = [number for number in snapshots.numbers if number in (exchange, exchange - 1)]
         if not known:
             raise CheckpointError(f"{folder}: {group} has no snapshot of exchange {exchange - 1}")

@@ -19,6 +19,7 @@ from laser_fl.federated.replica import ReplicaState, ReplicaUpdate
 from laser_fl.registry import KINDS, SCHEMES
 from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import Received, RoundContext, Scheme
+from laser_fl.storage.snapshots import RUN_NAME
 from laser_fl.transport.arrays import (
     Publish,
     Values,
@@ -45,6 +46,7 @@ Client = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
 Real = Annotated[float, Field(ge=0)]  # NaN is none
 Shape = Annotated[tuple[Size, ...], Field(max_length=32)]
+RunName = Annotated[str, Field(pattern=f"^({RUN_NAME.pattern})?$")]  # no path, whatever the server says
 BlockName = Annotated[str, Field(pattern=f"^[^{PART}]+$")]
 
 
@@ -93,7 +95,7 @@ class _Acknowledgements(BaseModel):
     last_acknowledged: tuple[Annotated[int, Field(ge=-1)], ...]
     since: Index
     save: bool
-    folder: str
+    run: RunName
 
     @cached_property
     def acknowledgements(self) -> Acknowledgements:
