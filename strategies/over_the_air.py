@@ -124,7 +124,7 @@ class OverTheAir(Strategy):
         initial_arrays = completed(initial_arrays, self._buffers)
         weights, buffers, self._template = read_model(initial_arrays, self._buffers, self._device)
         server = Server(config, weights, schedule, self._transposed, self._undecayed, buffers, self._sizes)
-        self.server = server
+        self.server, server.nodes = server, nodes
         result = Result(arrays=initial_arrays)
         self.summary()
         if hasattr(grid, "pull_interval"):

@@ -38,6 +38,7 @@ class Server:
         "": they save none.
     wait_for_snapshots: returns when the snapshots of clients in this process are written; others' are when they reply.
     folder: of the run's files; None where it has none.
+    nodes: number of nodes among which the clients are spread; None where all are in this process.
     stop_reason: of a run that was stopped before its last round; empty for any other.
     """
 
@@ -77,6 +78,7 @@ class Server:
         self.snapshots = ""
         self.wait_for_snapshots: Callable[[], None] = lambda: None
         self.folder: Path | None = None
+        self.nodes: int | None = None
         self.stop_reason = ""
         scheme = self.air.scheme
         receiver = update_filter_of(config, scheme)

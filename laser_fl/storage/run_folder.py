@@ -129,6 +129,9 @@ class RunFolder(Callback):
             server.snapshots = new_name()
         if self._config.resume:
             self._go_on(server)
+        if server.nodes is not None:
+            known = json.loads((self.path / ENVIRONMENT).read_text())
+            self._write_json(ENVIRONMENT, known | {"nodes": server.nodes})
         self._begun = True
         call(self._tracker, "on_begin", server)
 

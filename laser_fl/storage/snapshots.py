@@ -1,4 +1,4 @@
-"""Where the snapshots of a run's client groups lie: in a folder of the node's own, under the run's name.
+"""The folders of snapshots of a run's client groups: on each node in a place of its own, under the run's name.
 
 A server tells its nodes a name, never a path. A run that goes on has the name that it had.
 """

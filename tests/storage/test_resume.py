@@ -152,6 +152,7 @@ def test_nodes_take_up_what_they_held_where_the_server_goes_on(tmp_path, case, o
         go(tmp_path / "run", lambda values: Stopping(2, values, 10))
     go(tmp_path / "run", lambda values: FakeGrid(2, values), resume=str(tmp_path / "run"))
     assert same(tmp_path / "whole", tmp_path / "run")
+    assert about(tmp_path / "run").nodes == 2  # also where their snapshots are elsewhere
     assert bool(list(tmp_path.glob("disk-*/*/node-*-of-2-*"))) == own_disk
 
 
