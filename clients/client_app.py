@@ -6,11 +6,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.node import hosted_here, reply
+from clients.own import settings
 from laser_fl.config import RunConfig, parse
 from laser_fl.federated.local_training import LocalTrainer
 from laser_fl.federated.setup import Setup, prepare
 
-OWN = ("device", "data-dir", "threads")  # keys of the run config that a node's own config overrides
 CONFIGS = 64  # that a process keeps parsed; its nodes may have some of their own
 
 app = ClientApp()
@@ -19,15 +19,10 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carry out one exchange of this node's clients."""
-    values = dict(context.run_config) | _own(context)
+    values = settings(context)
     config = _config(tuple(values.items()), tuple(map(type, values.values())))
     trainer = _trainer(config, hosted_here(context, config.clients))
     return reply(message, context, trainer.answer, _setup(config).device)
-
-
-def _own(context: Context) -> dict[str, str | int | float | bool | bytes]:
-    """Return the owner's settings in the node config: the device that computes, the folder of the data, the threads."""
-    return {key: context.node_config[key] for key in OWN if key in context.node_config}
 
 
 @lru_cache(maxsize=CONFIGS)

@@ -7,15 +7,24 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 
+from clients.own import snapshots
 from laser_fl.blocks import Tensors
 from laser_fl.errors import ConfigError
 from laser_fl.federated.client import ClientGroup, UpdateFn
 from laser_fl.federated.replica import OutOfSyncError
 from laser_fl.rng import Device
-from laser_fl.transport.client_state import ask_for_everything, forget, load_client_state, save_client_state, side_of
-from laser_fl.transport.messages import read_broadcast, read_numbers, shared_memory_of
+from laser_fl.transport.client_state import (
+    ask_for_everything,
+    forget,
+    load_client_state,
+    save_client_state,
+    saved_files,
+    side_of,
+)
+from laser_fl.transport.messages import handle_in, read_broadcast, read_numbers
+from laser_fl.transport.node_files import file_of
 from laser_fl.transport.replies import write_reply
-from laser_fl.transport.shared_memory import TensorHandle, UnreachableError, is_shared_memory, locked, write
+from laser_fl.transport.shared_memory import TensorHandle, UnreachableError, locked, write
 
 
 def hosted(node: int, nodes: int, clients: int) -> range:
@@ -71,14 +80,11 @@ def reply(message: Message, context: Context, respond: UpdateFn, device: Device 
     place = _place(context)
     if numbers.acknowledgements.exchange == 0:  # of a new run, in which nothing has been saved
         forget(context.state)
-    shared_memory = shared_memory_of(content)
+    handle = handle_in(content)
+    folder = handle.folder if handle is not None and handle.is_here else None  # a node writes into no other one
     # One process at a time works for a node: another may still be at a reply that is late by now.
-    with (
-        locked(f"{shared_memory}{os.sep}node-{context.node_id}")
-        if shared_memory and is_shared_memory(shared_memory)
-        else nullcontext()
-    ):
-        records = _answer(content, context, respond, device, hosted(*place, numbers.exchange.clients), shared_memory)
+    with nullcontext() if folder is None else locked(f"{folder}{os.sep}node-{context.node_id}"):
+        records = _answer(content, context, respond, device, hosted(*place, numbers.exchange.clients), folder)
     return Message(records, reply_to=message)
 
 
@@ -91,23 +97,23 @@ def _answer(
     shared_memory: Path | None,
 ) -> RecordDict:
     state, side = context.state, side_of(context.state)
-    publish = None if shared_memory is None else partial(_publish, shared_memory, f"{context.node_id}-{side}")
+    publish = None if shared_memory is None else partial(_publish, shared_memory, context.node_id, side)
     try:
         broadcast = read_broadcast(content, device)
         client_state = load_client_state(content, state, broadcast, clients, device, publish)
         name = "node-{}-of-{}".format(*_place(context))
-        folder = str(context.node_config.get("checkpoint-dir", ""))
-        group = ClientGroup(clients, respond, client_state, name, folder, device)
+        group = ClientGroup(clients, respond, client_state, name, snapshots(context), device)
         answer = group.answer(broadcast)
     except (UnreachableError, OutOfSyncError) as reason:
-        return ask_for_everything(state, elsewhere=isinstance(reason, UnreachableError))
+        return ask_for_everything(elsewhere=isinstance(reason, UnreachableError))
     records = write_reply(answer, clients, publish)
     save_client_state(state, group.client_state, records, side, publish)
+    records.update(saved_files(state))
     return records
 
 
-def _publish(shared_memory: Path, owner: str, name: str, tensors: Tensors) -> TensorHandle:
+def _publish(shared_memory: Path, node: int, side: int, name: str, tensors: Tensors) -> TensorHandle:
     """Write tensors into this node's file of that name."""
-    handle = TensorHandle.fitting(f"{shared_memory}{os.sep}{name}-{owner}", tensors)
+    handle = TensorHandle.fitting(file_of(shared_memory, name, node, side), tensors)
     write(handle, tensors)
     return handle

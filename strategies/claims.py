@@ -33,11 +33,12 @@ class Claims:
             self.refused = {}
 
     def settle(self, node: int, hosted: range) -> None:
-        """Note that `node` hosts these clients.
+        """Note that `node` hosts these clients. Raises ClaimError as `check`."""
+        self.check(node, hosted)
+        self._hosted[node] = hosted
 
-        Raises:
-            ClaimError: they are too many, or another node has some of them; `node` is refused.
-        """
+    def check(self, node: int, hosted: range) -> None:
+        """Raise ClaimError where these clients are too many, or another node has some; `node` is refused then."""
         if len(hosted) > self._most:
             self.refused[node] = f"node {node} is refused: it claims {len(hosted)} clients, above {self._most} per node"
             raise ClaimError(self.refused[node])
@@ -47,7 +48,6 @@ class Claims:
                 which = f"client {both[0]}" if len(both) == 1 else f"the clients {both[0]} to {both[-1]}"
                 self.refused[node] = f"node {node} is refused: it claims {which}, which node {other} has"
                 raise ClaimError(self.refused[node])
-        self._hosted[node] = hosted
 
     def of(self, node: int, clients: range) -> Iterable[int]:
         """Return the clients that a node hosts; all that no other node has, where it has no claim, or is refused."""

@@ -1,8 +1,8 @@
 """The replies of nodes to an exchange, and the faults of the clients of the others."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from logging import WARNING
-from pathlib import Path
 
 from flwr.app import Error, Message
 from flwr.common.logger import log
@@ -11,7 +11,8 @@ from laser_fl.errors import LaserError, WireError, brief
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Fault, Kind, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.replies import ReplyForm, read_form, read_reply
+from laser_fl.transport.node_files import NodeFiles
+from laser_fl.transport.replies import FILE, ReplyForm, read_form, read_reply
 from strategies.claims import ClaimError, Claims
 from strategies.node_messenger import MALFORMED
 
@@ -28,8 +29,9 @@ def gather(
     messages: Iterable[Message],
     server: Server,
     claims: Claims,
+    files: NodeFiles,
+    most: Callable[[range], int],
     device: Device = "cpu",
-    shared_memory: Path | None = None,
 ) -> tuple[list[Reply], list[Fault]]:
     """Return the replies of nodes, and the faults of clients without a valid one.
 
@@ -39,8 +41,9 @@ def gather(
         messages: from the nodes, errors included.
         server: of the run, which awaits the replies.
         claims: of the nodes to clients; those of these messages are settled.
+        files: of the nodes, in which tensors may lie.
+        most: returns the number of bytes that a reply of some clients may have in a file.
         device: where signals and buffers are wanted.
-        shared_memory: the only folder in which tensors may lie; None: any shared memory.
     """
     clients = range(server.config.clients)
     received: list[Reply] = []
@@ -53,9 +56,13 @@ def gather(
                 failed[node] = _failure(message.error)
                 continue
             form = read_form(message.content, len(clients))
-            claims.settle(node, form.hosted)
+            claims.check(node, form.hosted)
             _refuse_misfit(form, server)
-            received.append(read_reply(message.content, device, shared_memory))
+            read = partial(files.read, node, FILE, most(form.hosted))
+            reply = read_reply(message.content, device, read)
+            claims.settle(node, form.hosted)
+            files.note(node, message.content)
+            received.append(reply)
         except ClaimError as error:
             log(WARNING, "%s", error)
             failed[node], claimed[node] = ("twice", str(error)), form.hosted

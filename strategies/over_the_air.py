@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -14,22 +13,27 @@ from torch import Tensor
 from laser_fl.blocks import Tensors
 from laser_fl.callbacks import Callback
 from laser_fl.config import RunConfig
-from laser_fl.errors import ConfigError, TrainingError, WireError
+from laser_fl.errors import ConfigError, TrainingError, reason_of
 from laser_fl.federated.broadcast import Broadcast
 from laser_fl.federated.loop import Evaluate, train
 from laser_fl.federated.schedule import RoundSchedule
 from laser_fl.federated.server import Server
 from laser_fl.federated.validation import Fault, Reply
 from laser_fl.rng import Device
-from laser_fl.transport.client_state import add_client_state, is_elsewhere
+from laser_fl.transport.client_state import is_elsewhere
 from laser_fl.transport.messages import write_broadcast
-from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError
+from laser_fl.transport.node_files import NodeFiles
+from laser_fl.transport.shared_memory import SharedMemory
 from strategies.claims import Claims
 from strategies.gathering import gather
 from strategies.model_arrays import Template, completed, read_model
 from strategies.node_messenger import addressed, carry, nodes_of
+from strategies.sizes import largest_reply, largest_state, room_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
+APART = "full-"  # begins the names of files beside those of the first messages, which nodes may be reading now
+    "full-"  # begins the names of files beside those of an exchange's first messages, which nodes may be reading now
+)
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -81,6 +85,7 @@ class OverTheAir(Strategy):
         self._device = device
         self._sizes = sizes
         self._shared_memory: SharedMemory | None = None
+        self._files = NodeFiles(None)
         self._elsewhere: set[int] = set()
         self._claims = Claims()
         self._template = Template()
@@ -121,7 +126,7 @@ class OverTheAir(Strategy):
         initial_arrays = completed(initial_arrays, self._buffers)
         weights, buffers, self._template = read_model(initial_arrays, self._buffers, self._device)
         server = Server(config, weights, schedule, self._transposed, self._undecayed, buffers, self._sizes)
-        self.server = server
+        self.server, server.nodes = server, nodes
         result = Result(arrays=initial_arrays)
         self.summary()
         if hasattr(grid, "pull_interval"):
@@ -144,7 +149,8 @@ class OverTheAir(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = scores
             return True
 
-        self._shared_memory = SharedMemory.with_room(_room(config, nodes, weights))
+        self._shared_memory = SharedMemory.with_room(room_of(config, nodes, weights))
+        self._files = NodeFiles(self._shared_memory.path if self._shared_memory else None)
         self._elsewhere = set()
         self._claims = Claims(-(-config.clients // config.min_available_nodes))
         if self._shared_memory is None:
@@ -173,16 +179,31 @@ class OverTheAir(Strategy):
         """
         connected = set(grid.get_node_ids())
         self._claims.keep(connected)
+        self._files.keep(connected)
         nodes = connected - self._claims.refused.keys()
         plain = nodes if self._shared_memory is None else nodes & self._elsewhere
         messages = []
-        publish = None if self._shared_memory is None else self._shared_memory.publish
-        for some, how in ((nodes - plain, publish), (plain, None)):
+        for some, whole in ((nodes - plain, False), (plain, True)):
             if some:
-                content = write_broadcast(self._running().broadcast(), how)
+                content = self._written(self._running().broadcast(), whole)
                 content["config"] = config
                 messages += [addressed(content, node) for node in sorted(some)]
         return messages
+
+    def _written(self, broadcast: Broadcast, whole: bool, prefix: str = "") -> RecordDict:
+        """Return a broadcast as records: whole, or with handles, as far as there is room for their files.
+
+        Args:
+            broadcast: to write.
+            whole: True to write its tensors, too.
+            prefix: of the files' names.
+        """
+        if (shared_memory := self._shared_memory) is not None and not whole:
+            try:
+                return write_broadcast(broadcast, lambda name, tensors: shared_memory.publish(prefix + name, tensors))
+            except OSError as error:
+                log(WARNING, "no room for the model in memory (%s): it is sent to every node", reason_of(error))
+        return write_broadcast(broadcast)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -249,30 +270,25 @@ class OverTheAir(Strategy):
             if not far or broadcast.sync is not None:
                 broadcast = self._running().resync(missed=not far and not behind)
             behind.update(() if far else (node,))
-            return self._in_full(message, broadcast, {node: request})
+            return self._in_full(message, broadcast)
 
         return carry(grid, messages, timeout, in_full)
 
-    def _in_full(self, message: Message, broadcast: Broadcast, asked: Mapping[int, RecordDict]) -> Message:
+    def _in_full(self, message: Message, broadcast: Broadcast) -> Message:
         """Return the broadcast in full, with the node's client state where that lies in files that it cannot see."""
         node = message.metadata.dst_node_id
         far = node in self._elsewhere
-        content = write_broadcast(broadcast, None if far or self._shared_memory is None else self._publish_apart)
+        content = self._written(broadcast, whole=far, prefix=APART)
         content["config"] = message.content["config"]
-        if far and self._shared_memory is not None:
-            with suppress(WireError, UnreachableError):  # then the node has lost it
-                add_client_state(content, asked[node], self._shared_memory.path)
+        if far:
+            hosted = len(list(self._claims.of(node, range(self._running().config.clients))))
+            self._files.add_client_state(content, node, largest_state(self._running(), hosted))
         return addressed(content, node)
-
-    def _publish_apart(self, name: str, tensors: Tensors) -> TensorHandle:
-        """Publish tensors beside those of the exchange's first messages, which other nodes may be reading now."""
-        assert self._shared_memory is not None
-        return self._shared_memory.publish(f"full-{name}", tensors)
 
     def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
         """Return the replies of nodes, and the faults of clients without a valid one."""
-        shared_memory = None if self._shared_memory is None else self._shared_memory.path
-        return gather(replies, self._running(), self._claims, self._device, shared_memory)
+        most = largest_reply(self._running())
+        return gather(replies, self._running(), self._claims, self._files, most, self._device)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:
@@ -280,11 +296,3 @@ class OverTheAir(Strategy):
         if nodes > self.config.clients:
             raise ConfigError(f"clients: must be at least the number of SuperNodes, {nodes}, got {self.config.clients}")
         return self.config
-
-
-def _room(config: RunConfig, nodes: int, weights: Tensors) -> int:
-    """Bound the bytes that a run may put into files: model, buffers, shared state, client state, and signals."""
-    of_clients = 3 + (config.downlink == "update")  # memory, signals and their approximations, copies
-    of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
-    of_server = 3 + 3 + of_nodes  # in first messages, and in full
-    return (of_server + 2 * (of_clients * config.clients + of_nodes * nodes)) * sum(w.nbytes for w in weights.values())

@@ -40,6 +40,14 @@ def _identity():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _states(tmp_path_factory):
+    """Keep what runs leave for later out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _traces():
     """Trace no function except where a test requests `traced`: most runs here are too short for it."""
     from laser_fl.federated import traced

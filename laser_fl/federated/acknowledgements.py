@@ -32,8 +32,8 @@ class Acknowledgements:
     unsent: by client whose signals were clipped in the exchange before: the share of each block's approximation that
         did not go out, and belongs back into its memory.
     since: the first exchange of this server; above 0 where it goes on from a checkpoint.
-    save: True where client groups must save a snapshot of their client state after this exchange. folder: for these
-        snapshots, on each group's own disk.
+    save: True where client groups must save a snapshot of their client state after this exchange. run: the name under
+        which each group finds these snapshots again, in a folder of its own choice.
     """
 
     exchange: int = 0
@@ -41,7 +41,7 @@ class Acknowledgements:
     since: int = 0
     unsent: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     save: bool = False
-    folder: str = ""
+    run: str = ""
 
     def acknowledges(self, client: int, exchange: int) -> bool:
         """Return True where the server accepted a reply of `client` to `exchange`, or to a later one."""

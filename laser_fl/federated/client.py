@@ -115,7 +115,7 @@ class ClientGroup:
         respond: UpdateFn,
         client_state: ClientState | None = None,
         name: str = "node-0-of-1",
-        folder: str = "",
+        folder: Callable[[str], Path] | None = None,
         device: Device = "cpu",
         background: bool = False,
     ) -> None:
@@ -126,7 +126,7 @@ class ClientGroup:
             respond: (broadcast, memory) -> (update, next memory), whose rows are broadcast.context.participants.
             client_state: to go on from; None: an empty one, or the snapshot on disk.
             name: of the group among those of the run.
-            folder: for its snapshots, instead of the one that the server names.
+            folder: returns the folder for its snapshots, by the name of the run; None: it saves none.
             device: on which the clients compute.
             background: True to write snapshots while the run goes on; `wait` returns when they are written.
         """
@@ -155,8 +155,8 @@ class ClientGroup:
         if self._client_state is None:
             self._client_state = self._load(acknowledgements)
         reply = self._last_reply(acknowledgements.exchange) or self._respond_to(broadcast)
-        if acknowledgements.save:
-            self._written = self._written or self._snapshots(acknowledgements)
+        if acknowledgements.save and self._folder is not None:
+            self._written = self._written or Checkpoints(self._folder(acknowledgements.run), self._name)
             numbers, tensors = to_checkpoint(self.client_state)
             self._written.save(acknowledgements.exchange, numbers, tensors, self._background)
         return reply
@@ -190,16 +190,14 @@ class ClientGroup:
     def _load(self, acknowledgements: Acknowledgements) -> ClientState:
         """Load the snapshot of when the server stopped, where it goes on from there and has accepted nothing since."""
         since = acknowledgements.since
-        if since == 0 or any(acknowledgements.acknowledges(client, since) for client in self._clients):
+        gone_on = any(acknowledgements.acknowledges(client, since) for client in self._clients)
+        if self._folder is None or since == 0 or gone_on:
             return ClientState()
-        snapshots = self._snapshots(acknowledgements)
+        snapshots = Checkpoints(self._folder(acknowledgements.run), self._name)
         for exchange in (since, since - 1):  # a server that stopped within an exchange begins with that one
             if exchange in snapshots.numbers:
                 return from_checkpoint(*snapshots.load(exchange), self._device)
         return ClientState()
-
-    def _snapshots(self, acknowledgements: Acknowledgements) -> Checkpoints:
-        return Checkpoints(Path(self._folder or acknowledgements.folder), self._name)
 
     def _receive(self, broadcast: Broadcast) -> Broadcast:
         """Return the broadcast as the participants receive it; copies of the model change with it."""

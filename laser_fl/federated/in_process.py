@@ -7,6 +7,7 @@ the sum: about 1e-6, relative.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from laser_fl.federated.server import Server
 from laser_fl.federated.setup import Setup
 from laser_fl.federated.validation import Reply
 from laser_fl.shapes import Float64
+from laser_fl.storage.files import CHECKPOINTS
 
 SIDE_BY_SIDE = 2**26  # values of a round's signals
 
@@ -43,12 +45,17 @@ class InProcess:
         clients = range(setup.config.clients)
         self._trainer = LocalTrainer(setup.task, setup.network, setup.config, clients)
         aside = setup.device.type == "cuda"  # whose memories must be copied anyway
-        self._group = ClientGroup(clients, self._respond, device=setup.device, background=aside)
+        self._group = ClientGroup(clients, self._respond, folder=self._snapshots, device=setup.device, background=aside)
         self.server.wait_for_snapshots = self._group.wait
 
     def advance(self) -> bool:
         """Carry one broadcast to the clients and their replies back; return True where that ended a round."""
         return self.server.aggregate([replace(self._group.answer(self.server.broadcast()), own=True)])
+
+    def _snapshots(self, run: str) -> Path:
+        """Return the folder for the clients' snapshots: they lie beside the server's checkpoints."""
+        assert self.server.folder is not None
+        return self.server.folder / CHECKPOINTS
 
     def _respond(self, broadcast: Broadcast, memory: Tensors) -> tuple[ClientUpdate, Tensors]:
         """Compute the clients' update, their signals added up where they are too many.

@@ -36,10 +36,11 @@ class Server:
     `broadcast` returns the message to the clients, and `aggregate` takes their replies; the engine carries both.
 
     warning: the clients left out of the last round, with reasons, in a line for a log; empty where there are none.
-    snapshots: folder in which client groups save their client state, in rounds after which the run could go on;
-        "": none.
+    snapshots: name of the run under which client groups save their client state, in rounds after which it could go on;
+        "": they save none.
     wait_for_snapshots: returns when the snapshots of clients in this process are written; others' are when they reply.
     folder: of the run's files; None where it has none.
+    nodes: number of nodes among which the clients are spread; None where all are in this process.
     stop_reason: of a run that was stopped before its last round; empty for any other.
     """
 
@@ -79,6 +80,7 @@ class Server:
         self.snapshots = ""
         self.wait_for_snapshots: Callable[[], None] = lambda: None
         self.folder: Path | None = None
+        self.nodes: int | None = None
         self.stop_reason = ""
         scheme = self.air.scheme
         receiver = update_filter_of(config, scheme)
@@ -223,7 +225,7 @@ class Server:
                 unsent=self.air.unsent,
                 since=self._since,
                 save=self._saves,
-                folder=self.snapshots,
+                run=self.snapshots,
             ),
             weights=self._broadcaster.weights,
             shared={} if self._broadcaster.compressed else self.air.shared,

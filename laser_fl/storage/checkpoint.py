@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from laser_fl.blocks import Tensors
 from laser_fl.errors import LaserError, StorageError, reason_of
 
-FORMAT, VERSION = "laser-fl checkpoint", "2"
+FORMAT, VERSION = "laser-fl checkpoint", "3"
 KEPT = 2
 SUFFIX = ".safetensors"
 

@@ -1,8 +1,7 @@
 """Resuming a run that stopped: its config and engine, and the last checkpoint from which all of it can go on."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from laser_fl.errors import ConfigError, LaserError, brief, reason_of
 from laser_fl.federated.optimizer import update_filter_of
 from laser_fl.registry import POLICIES, SCHEMES
 from laser_fl.storage.checkpoint import CheckpointError, Checkpoints, Numbers
-from laser_fl.storage.files import CHECKPOINTS, CONFIG, ENVIRONMENT, SUMMARY
+from laser_fl.storage.files import CONFIG, ENVIRONMENT, SUMMARY
 
 MAY_CHANGE = (
     "resume",
@@ -37,7 +36,7 @@ DEPENDENT = {  # values that depend on the run's length, by key
 class About:
     """A run as its folder records it.
 
-    nodes: number of nodes among which its clients were spread; None where it has no snapshots.
+    nodes: number of nodes among which its clients were spread; None where they were in one process.
     """
 
     config: RunConfig
@@ -51,12 +50,12 @@ def about(path: Path) -> About:
     try:
         config = parse(json.loads((path / file).read_text()) | {"resume": str(path)})
         file = ENVIRONMENT
-        engine = str(json.loads((path / file).read_text())["engine"])
+        environment = json.loads((path / file).read_text())
+        engine, nodes = str(environment["engine"]), environment.get("nodes")
     except (OSError, ValueError, KeyError, TypeError, LaserError) as error:
         rule = f"must be the folder of a run ({file}: {reason_of(error)})"
         raise ConfigError(f"resume: {rule}, got {str(path)!r}") from None
-    places = [re.fullmatch(r"node-\d+-of-(\d+)-\d+.safetensors", p.name) for p in (path / CHECKPOINTS).glob("node-*")]
-    return About(config, engine, max((int(place[1]) for place in places if place), default=None))
+    return About(config, engine, nodes if isinstance(nodes, int) else None)
 
 
 def refuse_other_run(path: Path, config: RunConfig, engine: str) -> None:
@@ -131,11 +130,16 @@ def latest(checkpoints: Checkpoints) -> tuple[Numbers, Tensors]:
     raise CheckpointError("; ".join(reasons) or f"{checkpoints.folder}: there is no checkpoint to go on from")
 
 
+def _snapshots(folder: Path) -> Iterator[Path]:
+    """Return the snapshots of client groups beside a server's checkpoints: there, or in a folder of the run's name."""
+    return folder.rglob("node-*.safetensors")
+
+
 def _refuse_missing_snapshots(folder: Path, exchange: int) -> None:
     """Raise CheckpointError where a client group with snapshots here has none that is whole and of this exchange."""
-    groups = {path.name.rpartition("-")[0] for path in folder.glob("node-*.safetensors")}
-    for group in sorted(groups):
-        snapshots = Checkpoints(folder, group)
+    groups = {(path.parent, path.name.rpartition("-")[0]) for path in _snapshots(folder)}
+    for place, group in sorted(groups):
+        snapshots = Checkpoints(place, group)
         known = [number for number in snapshots.numbers if number in (exchange, exchange - 1)]
         if not known:
             raise CheckpointError(f"{folder}: {group} has no snapshot of exchange {exchange - 1}")

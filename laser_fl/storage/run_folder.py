@@ -40,6 +40,7 @@ from laser_fl.storage.files import (
 )
 from laser_fl.storage.peak_memory import forget_peak
 from laser_fl.storage.resume import EVALUATIONS, LENGTHS, latest, refuse_other_run
+from laser_fl.storage.snapshots import new_name
 from laser_fl.storage.summary import device_of, summarise
 from laser_fl.storage.trackers.base import tracker_class
 
@@ -125,9 +126,12 @@ class RunFolder(Callback):
         server.folder = self.path
         forget_peak(device_of(server))
         if self._config.checkpoint_every:
-            server.snapshots = str(self._checkpoints.folder.resolve())
+            server.snapshots = new_name()
         if self._config.resume:
             self._go_on(server)
+        if server.nodes is not None:
+            known = json.loads((self.path / ENVIRONMENT).read_text())
+            self._write_json(ENVIRONMENT, known | {"nodes": server.nodes})
         self._begun = True
         call(self._tracker, "on_begin", server)
 
@@ -145,6 +149,7 @@ class RunFolder(Callback):
         self._seconds = tables[TIMING].read(rows[TIMING], lambda row: float(row["seconds"]))
         server.restore(numbers, tensors, ledger)
         restore_states(self._callbacks, numbers.get("callbacks", {}))
+        server.snapshots = numbers["snapshots"]
         scheduled = server.schedule.evaluates_after
         self._metrics = [one for one in metrics if scheduled(one.round - 1)]
         self._spectra = [row for row in spectra if scheduled(row["round"] - 1)]
@@ -165,7 +170,7 @@ class RunFolder(Callback):
         self._write_tables(server)
         numbers, tensors = server.state()
         beside = {"rows": {name: table.rows for name, table in self._tables.items()}, "seconds": self._elapsed}
-        states = {"callbacks": states_of(self._callbacks)}
+        states = {"callbacks": states_of(self._callbacks), "snapshots": server.snapshots}
         everything, written = numbers | beside | states, server.wait_for_snapshots
         has_others = any(True for _ in self._checkpoints.numbers)  # a run that is killed finds one, from its first on
         self._checkpoints.save(server.round, everything, tensors, background=has_others, after=written)

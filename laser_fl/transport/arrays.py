@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,10 @@ from laser_fl.federated.validation import Form
 from laser_fl.rng import Device
 from laser_fl.transport.shared_memory import TYPES, TensorHandle, UnreachableError
 
-# Writes tensors under a name to a place from which the reader maps them, and returns their handle.
+# Writes tensors under a name to a place where the reader finds them, and returns their handle.
 Publish = Callable[[str, Tensors], TensorHandle]
+
+Look = Callable[[TensorHandle], Tensors]  # returns the tensors of a handle: mapped, or read into copies
 
 Values = dict[str, Any]  # of a record of texts, numbers and bytes
 
@@ -64,7 +65,7 @@ def put_tensors(
         values: of their main record, which get the handle.
         name: of the record or the value.
         tensors: by name.
-        publish: writes them where the reader maps them; None: they are part of the records.
+        publish: writes them where the reader finds them; None: they are part of the records.
         file: the tensors' name for `publish`; "": `name`.
     """
     if publish is None:
@@ -74,7 +75,7 @@ def put_tensors(
 
 
 def take_tensors(
-    records: RecordDict, main: str, name: str, device: Device = "cpu", shared_memory: Path | None = None
+    records: RecordDict, main: str, name: str, device: Device = "cpu", look: Look = TensorHandle.map
 ) -> Tensors:
     """Undo `put_tensors`.
 
@@ -83,18 +84,15 @@ def take_tensors(
         main: name of their main record.
         name: of the tensors.
         device: where the tensors are wanted.
-        shared_memory: the only folder to look into; None: any shared memory.
+        look: takes them out of the file of a handle, where they are not in the records.
 
     Raises:
-        UnreachableError: they are in a file that this process cannot see, or must not look into.
-        WireError: they are not there, or no tensors.
+        UnreachableError: they are in a file that this process cannot see.
+        WireError: they are not there, or no tensors, or `look` refuses the handle.
     """
     if isinstance(record := records.get(name), ArrayRecord):
         return read_tensors(record, device)
-    handle = handle_of(records, main, name)
-    if shared_memory not in (None, handle.folder):
-        raise UnreachableError(f"{brief(handle.path)} is not in {shared_memory}")
-    return {name: tensor.to(device) for name, tensor in handle.map().items()}
+    return {name: tensor.to(device) for name, tensor in look(handle_of(records, main, name)).items()}
 
 
 class Forms(Mapping[str, Form]):

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -26,18 +25,16 @@ from laser_fl.transport.arrays import (
     reading,
     take_tensors,
     text_in,
-    write_tensors,
 )
 from laser_fl.transport.checks import fits
 from laser_fl.transport.messages import REPLICA, REPLICA_SHARED, TENSORS
 from laser_fl.transport.replies import REPLY, read_reply
-from laser_fl.transport.shared_memory import TensorHandle
 
 SAVED = "client-state"  # the main record
 MEMORY, COPIES, IN_FLIGHT, LAST_TENSORS = "memory", "copies", "in-flight", "last-tensors"
 LAST_REPLY, LAST_REPORTS, NUMBERS = "last-reply", "last-reports", "replica-numbers"  # values in it
 LARGE = (MEMORY, COPIES, IN_FLIGHT, LAST_TENSORS)  # these lie in files, where there are any
-EVERYTHING = "everything"
+EVERYTHING, FILES = "everything", "files"
 
 
 class _Last(BaseModel):
@@ -115,7 +112,7 @@ def load_client_state(
     """Undo `save_client_state`; without the last reply, where the server has accepted it and goes on.
 
     Args:
-        message: from the server, which may send the client state back; its tensors precede those in `state`.
+        message: from the server, which sends the client state back where the node asked for it from elsewhere.
         state: the node's, in which the client state was saved.
         broadcast: as read from `message`. It decides if a replica, where there is one, is needed; the client state
             must fit its model.
@@ -124,13 +121,13 @@ def load_client_state(
         publish: moves tensors that change in place to their next place; the saved ones stay as they are.
 
     Returns:
-        The client state; None where none was saved.
+        The client state; None where none was saved, or where the server has another one than `state`: it is lost then.
 
     Raises:
         UnreachableError: it lies in files that this process cannot see.
         WireError: it is not as it was saved, or not of these clients and their model.
     """
-    if SAVED not in state:
+    if SAVED not in state or _is_lost(message, state):
         return None
     saved = _saved(state)
     memory, copies = (_take(key, message, state, device) for key in (MEMORY, COPIES))
@@ -157,14 +154,23 @@ def forget(state: RecordDict) -> None:
         del state[key]
 
 
-def ask_for_everything(state: RecordDict, elsewhere: bool) -> RecordDict:
-    """Return the answer of a node that could make nothing of a broadcast: a request for another one, in full.
+def saved_files(state: RecordDict) -> RecordDict:
+    """Return the handles of the files in which a node's client state lies, for the server; none where it has no files.
 
-    elsewhere: it cannot see the files, not even those in which its own client state lies by its `state`.
+    The server sends the client state back, should the node ask for everything from elsewhere: what it says then names
+    nothing.
     """
     saved = state.get(SAVED)
     handles = {key: saved[key] for key in LARGE if key in saved} if isinstance(saved, ConfigRecord) else {}
-    return RecordDict({EVERYTHING: ConfigRecord({"elsewhere": elsewhere} | handles)})
+    return RecordDict({FILES: ConfigRecord(handles)})
+
+
+def ask_for_everything(elsewhere: bool) -> RecordDict:
+    """Return the answer of a node that could make nothing of a broadcast: a request for another one, in full.
+
+    elsewhere: it cannot see the files, not even those in which its own client state lies.
+    """
+    return RecordDict({EVERYTHING: ConfigRecord({"elsewhere": elsewhere})})
 
 
 def asks_for_everything(records: RecordDict) -> bool:
@@ -178,26 +184,6 @@ def is_elsewhere(asked: RecordDict) -> bool:
     return isinstance(request, ConfigRecord) and bool(request.get("elsewhere"))
 
 
-def add_client_state(records: RecordDict, asked: RecordDict, shared_memory: Path) -> None:
-    """Add a node's client state, from the files in `shared_memory`, to the records that it is sent.
-
-    Args:
-        records: for the node; get a record of tensors for each handle in its request.
-        asked: the node's request, made by `ask_for_everything`.
-        shared_memory: the only folder to look into.
-
-    Raises:
-        WireError, UnreachableError: there is no such thing.
-    """
-    request = asked[EVERYTHING]
-    for key in LARGE:
-        if isinstance(request, ConfigRecord) and (handle := request.get(key)) is not None:
-            with reading(key):
-                where = TensorHandle.parse(str(handle))
-            if where.folder == shared_memory:
-                records[key] = write_tensors(where.map())
-
-
 def _saved(state: RecordDict) -> _Last:
     with reading("saved client state"):
         return _parsed(text_in(state, SAVED))
@@ -206,6 +192,11 @@ def _saved(state: RecordDict) -> _Last:
 @lru_cache(maxsize=1)  # a node needs it twice
 def _parsed(text: str) -> _Last:
     return _Last.model_validate_json(text)
+
+
+def _is_lost(message: RecordDict, state: RecordDict) -> bool:
+    """Return True where the server sends back a client state, but not the one whose numbers are in the node's state."""
+    return FILES in message and message[FILES] != saved_files(state)[FILES]
 
 
 def _take(key: str, message: RecordDict, state: RecordDict, device: Device) -> Tensors:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -20,6 +19,7 @@ from laser_fl.federated.replica import ReplicaState, ReplicaUpdate
 from laser_fl.registry import KINDS, SCHEMES
 from laser_fl.rng import Device, RandomStreams
 from laser_fl.schemes.base import Received, RoundContext, Scheme
+from laser_fl.storage.snapshots import RUN_NAME
 from laser_fl.transport.arrays import (
     Publish,
     Values,
@@ -31,6 +31,7 @@ from laser_fl.transport.arrays import (
     text_in,
     unbundled,
 )
+from laser_fl.transport.shared_memory import TensorHandle
 
 BROADCAST, TENSORS = "broadcast", "tensors"  # a message's main record, and its tensors
 WEIGHTS, SHARED, BUFFERS = "weights", "shared", "buffers"  # trees of tensors in it
@@ -45,6 +46,7 @@ Client = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
 Real = Annotated[float, Field(ge=0)]  # NaN is none
 Shape = Annotated[tuple[Size, ...], Field(max_length=32)]
+RunName = Annotated[str, Field(pattern=f"^({RUN_NAME.pattern})?$")]  # no path, whatever the server says
 BlockName = Annotated[str, Field(pattern=f"^[^{PART}]+$")]
 
 
@@ -94,7 +96,7 @@ class _Acknowledgements(BaseModel):
     unsent: dict[Client, dict[str, Annotated[float, Field(ge=0, le=1)]]]
     since: Index
     save: bool
-    folder: str
+    run: RunName
 
     @cached_property
     def acknowledgements(self) -> Acknowledgements:
@@ -188,9 +190,9 @@ def read_numbers(records: RecordDict) -> Numbers:
         return _numbers(text_in(records, BROADCAST))
 
 
-def shared_memory_of(records: RecordDict) -> Path | None:
-    """Return the folder in which a broadcast's tensors lie; None where they ride along. Raises WireError."""
-    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, BROADCAST, TENSORS).folder
+def handle_in(records: RecordDict) -> TensorHandle | None:
+    """Return the handle to a broadcast's tensors; None where they ride along. Raises WireError."""
+    return None if isinstance(records.get(TENSORS), ArrayRecord) else handle_of(records, BROADCAST, TENSORS)
 
 
 def _written(ctx: RoundContext) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -19,6 +18,7 @@ from laser_fl.federated.validation import Form, Reply
 from laser_fl.rng import Device
 from laser_fl.transport.arrays import (
     Forms,
+    Look,
     Publish,
     Values,
     bundled,
@@ -29,8 +29,10 @@ from laser_fl.transport.arrays import (
     unbundled,
 )
 from laser_fl.transport.messages import BUFFERS, TENSORS
+from laser_fl.transport.shared_memory import TensorHandle
 
 REPLY, SIGNALS = "reply", "signals"
+FILE = f"{SIGNALS}-{BUFFERS}"  # name of the file with a reply's tensors
 REPORT = "<f8"  # type of the values in a report
 REPORTS = ("norms of signals", "norms of gradients", "losses")
 LONGEST, PER_CLIENT = 1024, 24  # characters of a reply's numbers, and more for each client: an index has 19 digits
@@ -69,18 +71,18 @@ def write_reply(reply: Reply, hosted: range, publish: Publish | None = None) -> 
     together = torch.cat([report.detach().flatten().to("cpu", torch.float64) for report in reports])
     values: Values = {"text": json.dumps(numbers), "reports": together.numpy().astype(REPORT, copy=False).tobytes()}
     records, trees = RecordDict(), {SIGNALS: client_update.signals, BUFFERS: client_update.buffers}
-    put_tensors(records, values, TENSORS, bundled(trees), publish, file="-".join(trees))
+    put_tensors(records, values, TENSORS, bundled(trees), publish, file=FILE)
     records[REPLY] = ConfigRecord(values)
     return records
 
 
-def read_reply(records: RecordDict, device: Device = "cpu", shared_memory: Path | None = None) -> Reply:
+def read_reply(records: RecordDict, device: Device = "cpu", look: Look = TensorHandle.map) -> Reply:
     """Undo `write_reply`.
 
     Args:
         records: of a node.
         device: where signals and buffers are wanted.
-        shared_memory: as for `take_tensors`.
+        look: as for `take_tensors`; a node maps a reply of its own.
 
     Raises:
         UnreachableError: as `take_tensors`.
@@ -89,7 +91,7 @@ def read_reply(records: RecordDict, device: Device = "cpu", shared_memory: Path 
     with reading(REPLY):
         numbers = _Numbers.model_validate_json(text_in(records, REPLY))
         norms, gradients, losses = _reports(records, numbers)
-        trees = unbundled(take_tensors(records, REPLY, TENSORS, device, shared_memory))
+        trees = unbundled(take_tensors(records, REPLY, TENSORS, device, look))
         signals, buffers = trees.get(SIGNALS, {}), trees.get(BUFFERS, {})
         client_update = ClientUpdate(signals, norms.to(device), gradients.to(device), losses, buffers)
         return Reply(numbers.exchange, numbers.participants, client_update)

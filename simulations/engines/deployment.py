@@ -16,9 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from clients.own import NAMED, OWN
 from laser_fl.config import RunConfig
 from laser_fl.errors import ConfigError, LaserError
-from laser_fl.storage.files import SUMMARY
+from laser_fl.storage.files import CHECKPOINTS, SUMMARY
 from simulations.engines.causes import cause_in
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.superlink import (
@@ -68,12 +69,19 @@ def run(
     """
     refuse_used_port(port)
     values = checked(config, out, nodes)
-    with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port) as deployment:
+    own = dict.fromkeys(range(nodes), _own(values))
+    with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port, own) as deployment:
         deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
         deployment.run(values | {"min-available-nodes": nodes}, show)
     summary: dict[str, Any] = json.loads((out / SUMMARY).read_text())
     return summary
+
+
+def _own(values: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the node config of SuperNodes on this machine, for its own user: paths and device of the run."""
+    own = {key: values[key] for key in (*OWN, *NAMED) if values.get(key) not in (None, "")}
+    return own | {"checkpoint-dir": str(Path(values["out-dir"]) / CHECKPOINTS)}
 
 
 def refuse_used_port(port: int | None) -> None:
@@ -111,7 +119,7 @@ class Deployment:
             nodes: largest number of SuperNodes.
             home: an empty folder of this user's, for settings, keys and logs.
             port: of the SuperLink; None: a free one.
-            own: by node, the settings of its owner in the node config: device, data-dir, threads.
+            own: by node, the settings of its owner in the node config: device, threads, data-dir, checkpoint-dir.
         """
         free, *self._ports = free_ports(nodes + 1)  # a SuperNode has a port, too, for its own processes
         self._port = free if port is None else port
@@ -209,4 +217,4 @@ class Deployment:
 
 def _options(values: Mapping[str, str | int]) -> str:
     """Format values for ``--node-config``."""
-    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())

@@ -8,7 +8,7 @@ import os
 import pickle
 import resource
 import tempfile
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -30,15 +30,15 @@ from laser_fl.federated.validation import Reply
 from laser_fl.pipeline import encode_update
 from laser_fl.transport.arrays import read_tensors, take_tensors, write_tensors
 from laser_fl.transport.client_state import (
-    add_client_state,
     ask_for_everything,
     asks_for_everything,
     is_elsewhere,
     load_client_state,
     side_of,
 )
-from laser_fl.transport.messages import read_broadcast, read_numbers, shared_memory_of, write_broadcast
-from laser_fl.transport.replies import read_form, read_reply
+from laser_fl.transport.messages import handle_in, read_broadcast, read_numbers, write_broadcast
+from laser_fl.transport.node_files import NodeFiles
+from laser_fl.transport.replies import FILE, read_form, read_reply
 from laser_fl.transport.shared_memory import SharedMemory, TensorHandle, UnreachableError
 from simulations import presets, sweep
 from simulations.cli.common import key_values, refuse_keys
@@ -158,6 +158,7 @@ class TestTheRunConfig:
 SHAPES = {"w": (6, 9), "b": (6,)}
 BUFFERS = {"mean": torch.zeros(3)}
 CLIENTS, NODES = 4, 2
+ROOM = 10**5  # bytes, more than any file of these nodes has
 SCENES = {
     **{name: (options, False) for name, options in VARIANTS.items()},
     "drifting": ({"downlink": "update", "downlink-power": 1e3}, False),
@@ -193,7 +194,7 @@ def scene(name, written=False):
     strategy.server = Server(config, tensors(SHAPES, None, dtype=torch.float32), RoundSchedule(9), buffers=BUFFERS)
     if mapped:
         BOARDS.append(SharedMemory(None))
-        strategy._shared_memory = BOARDS[-1]
+        strategy._shared_memory, strategy._files = BOARDS[-1], NodeFiles(BOARDS[-1].path)
     nodes = [Context(1, i, {"partition-id": i, "num-partitions": NODES}, RecordDict(), {}) for i in range(NODES)]
     told, said, servers = [], [], []
     for _ in range(3):
@@ -212,11 +213,13 @@ def scene(name, written=False):
 def usual(name, place):
     """Replies as they should be, and what is taken of them."""
     _, said, servers, shared_memory = scene(name)
-    replies = [
-        read_reply(content, shared_memory=None if shared_memory is None else shared_memory.path)
-        for content in pick(said, place)
-    ]
+    replies = [read_reply(content, look=look(shared_memory, node)) for node, content in enumerate(pick(said, place))]
     return replies, pick(servers, place)._expected().validate(replies).client_update
+
+
+def look(shared_memory, node):
+    """How a server reads the tensors of a node's reply."""
+    return partial(NodeFiles(shared_memory and shared_memory.path).read, node, FILE, ROOM)
 
 
 def copied(records):
@@ -376,7 +379,7 @@ def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paths")
     secret, shared_memory = folder / "secret", folder / "laser-fl-board"
     secret.write_bytes(b"s" * 9999)
-    shared_memory.mkdir()
+    shared_memory.mkdir(0o700)
     (shared_memory / "taken").touch()
     os.mkfifo(shared_memory / "fifo")
     (shared_memory / "folder").mkdir()
@@ -405,7 +408,7 @@ class TestTheWire:
     @settings(max_examples=cases(1000))
     def test_a_broadcast_is_read_or_refused(self, paths, name, place, cuts):
         records = cut(pick(scene(name)[0], place)[0], cuts, paths)
-        for read in (read_broadcast, read_numbers, shared_memory_of):
+        for read in (read_broadcast, read_numbers, handle_in):
             refused(WIRE, read, records)
 
     @given(SCENE, PLACE, CUTS)
@@ -413,7 +416,7 @@ class TestTheWire:
     def test_a_reply_is_read_or_refused(self, paths, name, place, cuts):
         _, said, _, shared_memory = scene(name)
         records = cut(pick([one for two in said for one in two], place), cuts, paths)
-        refused(WIRE, read_reply, records, "cpu", None if shared_memory is None else shared_memory.path)
+        refused(WIRE, read_reply, records, "cpu", look(shared_memory, place % NODES))
         refused(WIRE, read_reply, records)
         refused(WIRE, read_form, records, CLIENTS)
 
@@ -450,14 +453,15 @@ class TestTheWire:
 
     @given(st.sampled_from([name for name in SCENES if "board" in name]), st.integers(2, 5), CUTS)
     @settings(max_examples=cases(500))
-    def test_a_node_is_given_what_it_asks_for_or_nothing(self, paths, name, place, cuts):
-        told, _, _, shared_memory = scene(name)
-        asked = ask_for_everything(pick(told, place)[1], elsewhere=True)
-        assert len(asked.config_records["everything"]) > 2
-        asked = cut(asked, cuts, paths)
+    def test_a_node_is_sent_what_it_has_saved_or_nothing(self, paths, name, place, cuts):
+        _, said, _, shared_memory = scene(name)
+        node, files, sent = place % NODES, NodeFiles(shared_memory.path), RecordDict()
+        files.note(node, cut(said[-1][node], cuts, paths))
+        files.add_client_state(sent, node, ROOM)
+        assert sent.array_records.keys() == sent["files"].keys()
+        asked = cut(ask_for_everything(elsewhere=True), cuts)
         if asks_for_everything(asked):
             is_elsewhere(asked)
-            refused(WIRE, add_client_state, RecordDict(), asked, shared_memory.path)
 
 
 class TestANode:
@@ -492,7 +496,7 @@ class TestAServer:
         _, said, servers, shared_memory = scene(name)
         server, contents = pick(servers, place), list(pick(said, place))
         strategy = OverTheAir(server.config)
-        strategy.server, strategy._shared_memory = server, shared_memory
+        strategy.server, strategy._files = server, NodeFiles(shared_memory and shared_memory.path)
         contents[bad] = cut(contents[bad], cuts, paths)
         received = strategy._gather([answer(node, content) for node, content in enumerate(contents)])
         assert_goes_on(server, *received, bad=(2 * bad, 2 * bad + 1), usual=usual(name, place)[1])

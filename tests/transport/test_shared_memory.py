@@ -1,5 +1,6 @@
 """What lies in a mapped file is the same for all processes of a host."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,8 +60,9 @@ def test_what_is_shown_again_takes_the_place_of_what_was_there(shared_memory):
 def test_tensors_that_come_to_others_leave_them_where_they_are(shared_memory):
     """To the last bit, which PyTorch's own lengthening of a file would not."""
     some = {name: torch.full_like(tensor, 1 / 3) for name, tensor in TENSORS.items() if tensor.is_floating_point()}
-    mapped = shared_memory.publish("some", some).map()
-    longer = TensorHandle.fitting(shared_memory.path / "some", mapped | {"more": torch.ones(5)})
+    handle = shared_memory.publish("some", some)
+    mapped = handle.map()
+    longer = TensorHandle.fitting(handle.path, mapped | {"more": torch.ones(5)})
     write(longer, mapped | {"more": torch.ones(5)})
     for name, tensor in longer.map().items():
         assert torch.equal(tensor, some.get(name, torch.ones(5)))
@@ -105,6 +107,86 @@ def test_a_file_that_is_too_short_or_of_strange_values_is_left_alone(shared_memo
         with pytest.raises(UnreachableError, match=line):
             replace(TensorHandle.fitting(path, {}), layout=layout).map()
     assert path.read_bytes() == b"abcdef"
+
+
+MANY = {"x": torch.ones(1000)}
+
+
+def test_what_was_read_is_a_copy_that_nobody_can_change(shared_memory):
+    handle = shared_memory.publish("some", TENSORS)
+    read = handle.read()
+    Path(handle.path).write_bytes(b"")
+    assert list(read) == list(TENSORS)
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+
+
+def test_a_file_that_ends_while_it_is_read_is_refused(shared_memory, monkeypatch):
+    handle, look = shared_memory.publish("some", MANY), os.fstat
+
+    def shortened(file):
+        status = look(file)
+        os.truncate(handle.path, 10)
+        return status
+
+    monkeypatch.setattr(os, "fstat", shortened)
+    with pytest.raises(UnreachableError, match="ended after 10 bytes, not 4032"):
+        handle.read()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo", "folder", "device"])
+def test_only_plain_files_of_one_name_are_read_and_nothing_is_waited_for(shared_memory, kind):
+    published = shared_memory.publish("some", MANY)
+    path = shared_memory.path / "other"
+    {
+        "symlink": lambda: path.symlink_to(published.path),
+        "hard link": lambda: path.hardlink_to(published.path),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }[kind]()
+    with pytest.raises(UnreachableError, match=r"no plain file of one name|cannot be read"):
+        replace(published, path=str(path)).read()
+
+
+def test_no_memory_is_taken_for_more_than_a_file_has(shared_memory):
+    huge = replace(shared_memory.publish("some", MANY), layout=(("x", (2**39, 2**39), "float32"),))
+    with pytest.raises(UnreachableError, match="has 4032 bytes, not"):
+        huge.read()
+
+
+def test_what_is_published_again_lies_in_its_first_file_whatever_became_of_its_name(shared_memory):
+    handle = shared_memory.publish("some", MANY)
+    mapped = handle.map()
+    Path(handle.path).rename(shared_memory.path / "aside")
+    Path(handle.path).symlink_to("/dev/null")
+    shared_memory.publish("some", {"x": torch.zeros(1000)})
+    assert (mapped["x"] == 0).all()
+    assert Path(handle.path).is_symlink()
+
+
+def test_a_file_for_a_name_that_others_have_taken_is_another_one(shared_memory):
+    (shared_memory.path / "some").symlink_to(shared_memory.path / "precious")
+    handle = shared_memory.publish("some", MANY)
+    assert not (shared_memory.path / "precious").exists()
+    assert handle.map()["x"].sum() == 1000
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777])
+def test_a_folder_that_others_may_enter_is_no_shared_memory(shared_memory, mode):
+    """A server of another user would name one in which links lie, through which a node would write."""
+    handle = shared_memory.publish("some", MANY)
+    shared_memory.path.chmod(mode)
+    assert not handle.is_here
+    with pytest.raises(UnreachableError, match="in no shared memory of this user"):
+        handle.map()
+
+
+def test_a_node_does_not_write_through_a_link(shared_memory, tmp_path):
+    link = shared_memory.path / "memory-1-0"
+    link.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        write(TensorHandle.fitting(link, MANY), MANY)
+    assert not (tmp_path / "precious").exists()
 
 
 @pytest.mark.thorough

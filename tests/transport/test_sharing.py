@@ -6,7 +6,7 @@ from flwr.app import Context, RecordDict
 
 from clients.client_app import app as client_app
 from clients.node import reply
-from laser_fl.transport.messages import shared_memory_of
+from laser_fl.transport.messages import handle_in
 from simulations.engines import in_process
 from strategies.server_app import app as server_app
 from tests.effort import pairs
@@ -87,7 +87,7 @@ class TestWhatIsLarge:
         boards = []
 
         def note(message, context):
-            boards.append(shared_memory_of(message.content))
+            boards.append(handle_in(message.content).folder)
             if len(boards) > 6:
                 raise RuntimeError("enough")
             return client_app(message, context)
