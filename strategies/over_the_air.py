@@ -32,8 +32,6 @@ from strategies.sizes import largest_reply, largest_state, room_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 APART = "full-"  # begins the names of files beside those of the first messages, which nodes may be reading now
-    "full-"  # begins the names of files beside those of an exchange's first messages, which nodes may be reading now
-)
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
