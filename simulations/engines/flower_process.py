@@ -61,6 +61,7 @@ def supernode() -> None:
 
 def superexec() -> None:
     """Run a SuperExec, which starts apps, as soon as there is the process that it asks for work."""
+    sys.argv += ["--parent-pid", str(os.getppid())]  # it ends with the process that it asks for work
     _wait_for(sys.argv[sys.argv.index(ADDRESS) + 1])
     _replace(import_module("flwr.supercore.superexec.run_superexec"), "get_executor", lambda *_, **__: TokensInFiles())
     import_module("flwr.supercore.cli.flower_superexec").flower_superexec()

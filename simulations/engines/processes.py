@@ -1,6 +1,5 @@
 """Processes of Flower's on this machine, in a home, with a working directory and an environment of their own."""
 
-import json
 import os
 import shutil
 import socket
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from laser_fl.errors import ConfigError
+from simulations.engines.closed import write_commands
 from simulations.engines.credentials import ServerFiles
 from simulations.engines.keeper import STOP
-from simulations.engines.tokens import executor_secret
-from simulations.private import own_ray, write_private
+from simulations.private import own_ray
 from simulations.proxies import direct
 
 HOST = "127.0.0.1"
@@ -59,23 +58,11 @@ def serve(name: str, command: Sequence[str], port: int, server: ServerFiles, env
         env: as `environment` returns it.
     """
     home = Path(env["FLWR_HOME"])
-    secret = ["--superexec-auth-secret-file", str(executor_secret(home))]
-    listens = ["--isolation", "process", "--host", HOST, "--port", str(port)]
     tls = ["--ssl-ca-certfile", server.authority, "--ssl-certfile", server.certificate, "--ssl-keyfile", server.key]
-    asks = ["--runtime-api-address", f"{HOST}:{port}", "--root-certificates", server.authority]
-    executor = f"{name}-executor"
-    _write_command(home, name, [*command, *listens, *tls, *secret])
-    _write_command(home, executor, ["flower-superexec", *asks, *secret])
-    started = [sys.executable, "-m", "simulations.engines.flower_process", name, executor]
+    options = [str(word) for word in ("--host", HOST, "--port", port, *tls)]
+    started = write_commands(home, name, [*command, *options], f"{HOST}:{port}", str(server.authority))
     with (home / f"{name}.log").open("w") as log:
         return keep(started, env, home, log)
-
-
-def _write_command(home: Path, name: str, command: Sequence[str | Path]) -> None:
-    """Write a command for `flower_process`, in place of a former one."""
-    path = home / f"{name}.json"
-    path.unlink(missing_ok=True)
-    write_private(path, json.dumps([str(word) for word in command]).encode())
 
 
 def keep(command: list[str], env: dict[str, str], home: Path, out: int | IO[str]) -> Process:

@@ -1,149 +1,39 @@
 """Another user of the machine, who can connect to what a run opens and list command lines, gains nothing by it."""
 
+import json
+import os
 import re
 import ssl
 import stat
+import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import grpc
-import httpx
-import psutil
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.constant import ACCESS_TOKEN_STORE_KEY, AUTHN_TYPE_STORE_KEY, REFRESH_TOKEN_STORE_KEY
 from flwr.common.constant import ACCESS_TOKEN_KEY
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.credential_store import FileCredentialStore
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.superexec.executor.types import ExecutionSpec
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from laser_fl.config import parse
 from laser_fl.errors import LaserError
 from simulations.cluster import cluster
-from simulations.engines import deployment, flower, flower_process, superlink
+from simulations.engines import closed, deployment, flower, flower_process, superlink
 from simulations.engines.credentials import make_server
 from simulations.engines.processes import HOST
 from simulations.engines.tokens import make_tokens, owner_token
 from simulations.private import own_ray, private_folder
+from tests.simulations.neighbour import OF_RAY, Neighbour
 
 SHORT = {"model": "linear", "clients": 2, "batch-size": 16, "evaluate-every": 1}
 SECRET = re.compile(r"[0-9a-f]{64}|--token[ =]|PRIVATE KEY|/keys/(?!\S+\.(crt|pub)\b)")
-REFUSALS = {401, 403, 412, 501}  # no token, no right, no listed key, no accounts to log in to
 LOGIN = "/v1/control/get-login-details"  # answers that there are no accounts
 ORDERS = {"/v1/control/start-run", "/v1/control/list-runs", "/v1/control/stop-run", "/v1/control/stream-logs"}
 WORK = "/v1/runtime/acquire-task"
 NODES = {"/v1/control/register-node", "/v1/fleet/pull-messages", "a key of one's own", "its activation"}
-OF_RAY = {  # by service, orders that execute code, read or write what the run has, or end it
-    "CoreWorkerService": ["PushTask", "KillActor", "GetCoreWorkerStats", "Exit"],
-    "NodeManagerService": ["RequestWorkerLease", "ShutdownRaylet", "GetNodeStats"],
-    "ObjectManagerService": ["Pull", "Push", "FreeObjects"],
-    "InternalKVGcsService": ["InternalKVKeys", "InternalKVPut"],
-    "JobInfoGcsService": ["GetAllJobInfo", "AddJob"],
-    "ActorInfoGcsService": ["GetAllActorInfo", "CreateActor", "KillActorViaGcs"],
-}
 RAY = {f"/ray.rpc.{service}/{orders[0]}" for service, orders in OF_RAY.items()} | {"Ray's runtime environment"}
-
-
-class Neighbour:
-    """Reaches all to which the processes below this one listen, as a stranger, and lists their command lines."""
-
-    def __init__(self):
-        self.commands = set()
-        self.hosts = set()
-        self.obeyed = []
-        self.refused = []
-
-    @contextmanager
-    def watching(self):
-        over = threading.Event()
-
-        def watch():
-            while not over.wait(0.1):
-                for process in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):
-                        self.commands.add(" ".join(process.cmdline()))
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield self
-        finally:
-            over.set()
-            thread.join()
-
-    def attack(self):
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                found += [one.laddr for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
-        for address in set(found):
-            host = address.ip.removeprefix("::ffff:")
-            self.hosts.add(host)
-            self._order(f"{HOST if host in ('::', '0.0.0.0') else host}:{address.port}")
-
-    def _order(self, address):
-        for scheme in ("https", "http"):
-            with suppress(httpx.TransportError):
-                routes = httpx.get(f"{scheme}://{address}/openapi.json", verify=False, trust_env=False)
-                if routes.is_success:
-                    self._order_flower(f"{scheme}://{address}", routes.json()["paths"])
-                else:
-                    self._order_rays_agent(f"{scheme}://{address}")
-                return
-        self._order_ray(address)
-
-    def _order_flower(self, url, routes):
-        version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
-        context = ssl._create_unverified_context()
-        kind = RegisterNodeFleetRequest  # an empty one is an empty request of any other kind, too
-        with ProtobufClient(url, verify=context, interceptors=[version]) as client:
-            for path in (path for path, methods in routes.items() if "post" in methods):
-                with self._noting(path):
-                    client._unary_unary(path=path, rpc_method="", request=kind(), response_type=kind)
-        if "/v1/fleet/register-node" not in routes:
-            return
-        key = ec.generate_private_key(ec.SECP384R1())
-        public = public_key_to_bytes(key.public_key())
-        signs = NodeAuthHttpInterceptor(key, key.public_key())
-        with FleetHttpClient(url, verify=context, interceptors=[version, signs]) as node:
-            with self._noting("a key of one's own"):
-                node.RegisterNode(RegisterNodeFleetRequest(public_key=public))
-            with self._noting("its activation"):
-                node.ActivateNode(ActivateNodeRequest(public_key=public, heartbeat_interval=30))
-
-    def _order_rays_agent(self, url):
-        with self._noting("Ray's runtime environment"):
-            httpx.post(f"{url}/get_or_create_runtime_env", content=b"", trust_env=False).raise_for_status()
-
-    def _order_ray(self, address):
-        with grpc.insecure_channel(address) as channel:
-            for service, orders in OF_RAY.items():
-                for order in orders:
-                    with self._noting(f"/ray.rpc.{service}/{order}"):
-                        channel.unary_unary(f"/ray.rpc.{service}/{order}")(b"", timeout=5)
-
-    @contextmanager
-    def _noting(self, order):
-        """Note whether an order is obeyed; orders of which its receiver knows nothing are neither."""
-        try:
-            yield
-        except httpx.HTTPStatusError as error:
-            refused = error.response.status_code in REFUSALS
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE):
-                return
-            refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
-        else:
-            refused = False
-        (self.refused if refused else self.obeyed).append(order)
 
 
 def attacked(run, folder, rounds, mark):
@@ -213,6 +103,38 @@ def test_flowers_command_finds_the_token_in_its_home(tmp_path):
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 3
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_the_commands_of_ones_own_deployment_are_closed_in_a_folder_of_their_own(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    options = ["--enable-supernode-auth", "--ssl-ca-certfile", "ca.crt", "--ssl-keyfile", "link.key"]
+    link = ["flower-superlink", "--address", "link:8443", "--host", "0.0.0.0", "--port", "8443", *options]
+    for _ in range(2):  # the second start keeps the tokens
+        monkeypatch.setattr(sys, "argv", ["closed", *link])
+        closed.main()
+    home = tmp_path / "home"
+    (_, command, env), again = started
+    assert again == started[0]
+    assert command[1:] == ["-m", flower_process.__name__, "flower-superlink", "flower-superlink-executor"]
+    assert env["FLWR_HOME"] == str(home)
+    told, executor = (json.loads((home / f"{name}.json").read_text()) for name in command[3:])
+    secret = ["--superexec-auth-secret-file", str(home / "keys" / "executor")]
+    assert told[-4:] == ["--isolation", "process", *secret]
+    assert {*options, "0.0.0.0", "8443"} <= {*told}
+    asks = ["--runtime-api-address", "127.0.0.1:8443", "--root-certificates", "ca.crt"]
+    assert executor == ["flower-superexec", *asks, *secret]
+    store = FileCredentialStore(home / "credentials.yaml")
+    assert store.get(ACCESS_TOKEN_STORE_KEY % "link:8443") == owner_token(home).encode()
+
+
+def test_the_commands_of_ones_own_deployment_want_a_folder(monkeypatch, capsys):
+    monkeypatch.delenv("FLWR_HOME", raising=False)
+    monkeypatch.setattr(sys, "argv", ["closed", "flower-superlink"])
+    with pytest.raises(SystemExit):
+        closed.main()
+    assert "FLWR_HOME: must name a folder" in capsys.readouterr().err
 
 
 def test_an_app_gets_its_token_in_a_file_without_a_name(tmp_path, monkeypatch):
