@@ -1,4 +1,4 @@
-"""What is this user's alone on a machine that others use, too: folders, files and Ray clusters."""
+"""Folders, files and Ray clusters that are this user's alone, on a machine that others use, too."""
 
 import os
 import secrets
