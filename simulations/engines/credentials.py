@@ -5,7 +5,6 @@ enter, in files that only this user may read.
 """
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +15,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from simulations.private import write_private
+
 VALID = timedelta(days=30)  # longer than any run
 SKEW = timedelta(hours=1)  # a clock may go back
 
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """A SuperLink's files for TLS, as paths: the certificate of the authority, its own certificate and private key."""
+    """A server's files for TLS, as paths: the certificate of the authority, its own certificate and private key."""
 
     authority: Path
     certificate: Path
@@ -57,9 +58,9 @@ def make_server(folder: Path, host: str) -> ServerFiles:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
-    _write(files.authority, authority.sign(signer, SHA256()).public_bytes(Encoding.PEM))
-    _write(files.certificate, server.sign(signer, SHA256()).public_bytes(Encoding.PEM))
-    _write(files.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_private(files.authority, authority.sign(signer, SHA256()).public_bytes(Encoding.PEM))
+    write_private(files.certificate, server.sign(signer, SHA256()).public_bytes(Encoding.PEM))
+    write_private(files.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
 
 
@@ -70,8 +71,8 @@ def make_node(folder: Path, name: str) -> NodeFiles:
     """
     files = NodeFiles(folder / name, folder / f"{name}.pub")
     key = ec.generate_private_key(ec.SECP384R1())
-    _write(files.key, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    _write(files.public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    write_private(files.key, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    write_private(files.public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     return files
 
 
@@ -109,10 +110,3 @@ def _usage(signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a new file that only this user may access, from its creation on."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)

@@ -1,7 +1,8 @@
 """The deployment engine: the same run on a real SuperLink and real SuperNodes, processes on this machine.
 
-They communicate over TLS on the loopback, and the SuperLink admits only SuperNodes whose keys are listed. Certificates,
-keys, Flower's settings and ports are this deployment's own, and all processes that it started end with it.
+They communicate over TLS on the loopback. The SuperLink admits only SuperNodes whose keys are listed, and obeys nobody
+but the run's owner. Certificates, keys, Flower's settings and ports are this deployment's own, and all processes that
+it started end with it.
 """
 
 import errno
@@ -22,22 +23,10 @@ from laser_fl.errors import ConfigError, LaserError
 from laser_fl.storage.files import CHECKPOINTS, SUMMARY
 from simulations.engines.causes import cause_in
 from simulations.engines.credentials import make_node, make_server
-from simulations.engines.superlink import (
-    CONNECTION,
-    HOST,
-    PATIENCE_SECONDS,
-    Process,
-    ask,
-    checked,
-    free_ports,
-    home_folder,
-    run_app,
-    start,
-    stop,
-    summed_up,
-    superlink,
-    tool,
-)
+from simulations.engines.processes import HOST, Process, free_ports, serve, stop
+from simulations.engines.superlink import CONNECTION, PATIENCE_SECONDS, ask, checked, run_app, summed_up, superlink
+from simulations.engines.tokens import KEYS
+from simulations.private import private_folder
 from simulations.signals import ending_on_signals
 
 # A SuperLink considers a SuperNode alive for 60 seconds after its last heartbeat, and refuses its key until then. A run
@@ -70,7 +59,12 @@ def run(
     refuse_used_port(port)
     values = checked(config, out, nodes)
     own = dict.fromkeys(range(nodes), _own(values))
-    with summed_up(out), ending_on_signals(), home_folder() as home, Deployment(nodes, home, port, own) as deployment:
+    with (
+        summed_up(out),
+        ending_on_signals(),
+        private_folder() as home,
+        Deployment(nodes, home, port, own) as deployment,
+    ):
         deployment.list_keys(*range(nodes))
         deployment.start(*range(nodes))
         deployment.run(values | {"min-available-nodes": nodes}, show)
@@ -124,8 +118,8 @@ class Deployment:
         free, *self._ports = free_ports(nodes + 1)  # a SuperNode has a port, too, for its own processes
         self._port = free if port is None else port
         self._home, self._own = home, own or {}
-        self.server = make_server(home / "keys", HOST)
-        self.keys = [make_node(home / "keys", f"node-{node}") for node in range(nodes)]
+        self.server = make_server(home / KEYS, HOST)
+        self.keys = [make_node(home / KEYS, f"node-{node}") for node in range(nodes)]
         self._processes: dict[int, Process] = {}
         self._forgotten: dict[int, float] = {}
         self._env: dict[str, str] = {}
@@ -133,11 +127,8 @@ class Deployment:
 
     def __enter__(self) -> "Deployment":
         """Start the SuperLink. Raises LaserError where it does not start."""
-        files = self.server
-        options = ["--ssl-ca-certfile", str(files.authority), "--ssl-certfile", str(files.certificate)]
-        options += ["--ssl-keyfile", str(files.key), "--enable-supernode-auth"]
         with ExitStack() as stack:
-            self._env = stack.enter_context(superlink(self._home, self._port, options, files.authority))
+            self._env = stack.enter_context(superlink(self._home, self._port, self.server, []))
             stack.callback(self._end_all)
             self._stack = stack.pop_all()
         return self
@@ -191,12 +182,11 @@ class Deployment:
 
     def _launch(self, node: int) -> None:
         place: dict[str, str | int] = {"partition-id": node, "num-partitions": len(self.keys)}
-        command = [tool("flower-supernode"), "--superlink", f"{HOST}:{self._port}"]
+        command = ["flower-supernode", "--superlink", f"{HOST}:{self._port}"]
         command += ["--root-certificates", str(self.server.authority)]
         command += ["--auth-supernode-private-key", str(self.keys[node].key)]
         command += ["--node-config", _options(place | dict(self._own.get(node, {})))]
-        command += ["--host", HOST, "--port", str(self._ports[node])]
-        self._processes[node] = start(command, self._env, self._home, self._log(node))
+        self._processes[node] = serve(f"node-{node}", command, self._ports[node], self.server, self._env)
 
     def _wait_until_admitted(self, node: int) -> None:
         process, deadline = self._processes[node], time.monotonic() + PATIENCE_SECONDS

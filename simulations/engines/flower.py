@@ -1,14 +1,19 @@
 """The flower engine: the same run through ``flwr run``, on Ray-backed SuperNodes of a SuperLink of its own."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from laser_fl.config import RunConfig
 from laser_fl.storage.files import SUMMARY
 from simulations.engines.app import TRAINING, Components
-from simulations.engines.superlink import checked, free_ports, home_folder, run_app, summed_up, superlink
+from simulations.engines.credentials import make_server
+from simulations.engines.processes import HOST, free_ports
+from simulations.engines.superlink import checked, run_app, summed_up, superlink
+from simulations.engines.tokens import KEYS
+from simulations.private import private_folder
 from simulations.signals import ending_on_signals
 
 
@@ -49,10 +54,16 @@ def launch(
     Raises:
         TrainingError: it did not complete, with its reason.
     """
-    with (
-        ending_on_signals(),
-        home_folder() as home,
-        superlink(home, free_ports(1)[0], ["--insecure", "--simulation"]) as env,
-    ):
+    with ending_on_signals(), private_folder() as home, simulation(home) as env:
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         run_app(env, values, show, "--federation-config", federation, components=components)
+
+
+@contextmanager
+def simulation(home: Path) -> Iterator[dict[str, str]]:
+    """Run a SuperLink that simulates its SuperNodes; yield the environment in which ``flwr`` finds it.
+
+    home: an empty folder of this user's.
+    """
+    with superlink(home, free_ports(1)[0], make_server(home / KEYS, HOST), ["--simulation"]) as env:
+        yield env

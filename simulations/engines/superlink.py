@@ -1,27 +1,24 @@
 """Shared parts of the engines that use ``flwr run``: a SuperLink of their own, and a run on it to its end.
 
 The SuperLink gets a home, a port and a working directory of its own, so that neither the user's Flower settings nor a
-SuperLink that already runs is touched. The SuperLink is stopped when the run is over; its messages stay on the
-loopback, and no proxy is asked for them. The app is made for the run, and uses the packages of this environment.
+SuperLink that already runs is touched. Every user of the machine may connect to it, and it obeys the run's owner only.
+The SuperLink is stopped when the run is over; its messages stay on the loopback, and no proxy is asked for them. The
+app is made for the run, and uses the packages of this environment.
 """
 
 import io
 import json
-import os
 import re
-import shutil
-import socket
 import ssl
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tomli_w
 
@@ -33,15 +30,14 @@ from laser_fl.storage.resume import refuse_other_run
 from laser_fl.storage.run_folder import refuse_used
 from simulations.engines.app import TRAINING, Components, write_app
 from simulations.engines.causes import cause, cause_in, gives_reason, plain
-from simulations.engines.keeper import STOP
-from simulations.proxies import direct
+from simulations.engines.credentials import ServerFiles
+from simulations.engines.processes import HOST, Process, environment, keep, serve, stop, tool
+from simulations.engines.tokens import make_tokens
 
 CONNECTION = "laser-fl"
-HOST = "127.0.0.1"
 PATIENCE_SECONDS = 120  # the end of a process is noticed at once
 SUPERLINK_PREFIX = "Simulation failed with exception: "
-
-Process = subprocess.Popen[bytes]
+OF_THE_OWNER = ("/v1/control/list-runs", "/v1/runtime/acquire-task")  # to read and give orders; to take work
 
 
 def checked(config: RunConfig, out: Path, nodes: int) -> dict[str, Any]:
@@ -171,125 +167,64 @@ def ask(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[st
 
 
 @contextmanager
-def home_folder() -> Iterator[Path]:
-    """Yield a temporary folder that only this user may enter."""
-    with tempfile.TemporaryDirectory(prefix="lfl", dir=_short_folder()) as home:
-        yield Path(home)
-
-
-def _short_folder() -> str | None:
-    """Return the folder for the SuperLink's home; Ray's socket names there must stay below 108 bytes."""
-    return "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None
-
-
-@contextmanager
-def superlink(home: Path, port: int, options: Sequence[str], authority: Path | None = None) -> Iterator[dict[str, str]]:
+def superlink(home: Path, port: int, server: ServerFiles, options: Sequence[str]) -> Iterator[dict[str, str]]:
     """Run a SuperLink with its own home and port; yield the environment in which ``flwr`` finds it.
 
     Args:
         home: its folder.
         port: on which it listens, on the loopback.
-        options: of ``flower-superlink``.
-        authority: certificate of the authority that signed the SuperLink's; None: its connections are not encrypted.
+        server: its files for TLS.
+        options: of ``flower-superlink``, besides those that close it to others.
 
     Raises:
-        LaserError: it did not start.
+        LaserError: it did not start, or would obey others.
     """
-    trust = {"insecure": True} if authority is None else {"root-certificates": str(authority)}
-    connection = {"address": f"{HOST}:{port}"} | trust
+    address = f"{HOST}:{port}"
+    connection = {"address": address, "root-certificates": str(server.authority)}
     (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}))
-    env, log = environment(home), home / "superlink.log"
-    command = [tool("flower-superlink"), "--isolation", "subprocess", "--host", HOST, "--port", str(port), *options]
-    process = start(command, env, home, log)
+    make_tokens(home, address)
+    env = environment(home)
+    process = serve("superlink", ["flower-superlink", "--enable-supernode-auth", *options], port, server, env)
     try:
-        _wait_until_healthy(process, port, log, authority)
+        stranger = _Stranger(address, server.authority)
+        _wait_until_healthy(process, stranger, home / "superlink.log")
+        stranger.refuse_obedience()
         yield env
     finally:
         stop(process)
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Return the environment of all processes that belong to the SuperLink with this home.
+class _Stranger:
+    """Somebody who can connect to the SuperLink and has no token."""
 
-    They find the modules that this process finds, in the same order, and after them those in the current folder, where
-    a user's own parts may lie.
-    """
-    return direct(os.environ) | {
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between two polls for work; Flower's default is 1
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(str(Path(folder).absolute()) for folder in [*sys.path, ""])),
-        "PYTHONUTF8": "1",  # the output of these processes is read as UTF-8, whatever the terminal's encoding
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default of Ray, which warns otherwise
-        "RAY_TMPDIR": str(home),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
+    def __init__(self, address: str, authority: Path) -> None:
+        secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(authority)))
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), secure).open
+        self._address = f"https://{address}"
 
+    def is_answered(self) -> bool:
+        with suppress(OSError), self._open(f"{self._address}/health", timeout=PATIENCE_SECONDS):
+            return True
+        return False
 
-def start(command: list[str], env: dict[str, str], home: Path, log: Path) -> Process:
-    """Start a command as `keep` does; its output goes into a file.
-
-    Args:
-        command: and its arguments.
-        env: its environment.
-        home: its working directory.
-        log: the file, written anew.
-    """
-    with log.open("w") as file:
-        return keep(command, env, home, file)
+    def refuse_obedience(self) -> None:
+        """Raise LaserError where the SuperLink obeys a stranger, which a later Flower may make of it."""
+        for path in OF_THE_OWNER:
+            order = urllib.request.Request(self._address + path, b"", {"Content-Type": "application/protobuf"})
+            try:
+                with self._open(order, timeout=PATIENCE_SECONDS) as answer:
+                    status = answer.status
+            except urllib.error.HTTPError as error:
+                status = error.code
+            if status != HTTPStatus.UNAUTHORIZED:
+                raise LaserError(f"flwr: its SuperLink must refuse strangers, got {status} for {path}: other version?")
 
 
-def keep(command: list[str], env: dict[str, str], home: Path, out: int | IO[str]) -> Process:
-    """Start a command that ends by `stop`, or with this process, whatever ends that; its descendants end with it.
-
-    Args:
-        command: and its arguments.
-        env: its environment.
-        home: its working directory.
-        out: for its output and errors, as `subprocess.Popen` takes it.
-    """
-    watched = [sys.executable, "-m", "simulations.engines.keeper", str(home.resolve()), *command]
-    return subprocess.Popen(
-        watched, env=env, cwd=home, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-def stop(process: Process) -> None:
-    """End a command and its descendants, where it has not ended."""
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(STOP)
-    process.wait()
-
-
-def _wait_until_healthy(process: Process, port: int, log: Path, authority: Path | None) -> None:
-    context = None if authority is None else ssl.create_default_context(cafile=str(authority))
-    address = f"{'http' if context is None else 'https'}://{HOST}:{port}/health"
-    here = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+def _wait_until_healthy(process: Process, stranger: _Stranger, log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError), here.open(address, timeout=PATIENCE_SECONDS):
+        if stranger.is_answered():
             return
         time.sleep(0.1)
     timeout = f"it did not answer within {PATIENCE_SECONDS} seconds"
     raise LaserError(f"the SuperLink did not start: {timeout if process.poll() is None else cause_in(log)}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return `count` different ports on which nothing listens."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def tool(name: str) -> str:
-    """Return the path of a command of this environment's Flower. Raises ConfigError where it is not found."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ConfigError(f"engine: flower needs the command {name}, not found: pip install 'flwr[simulation]'")
-    return found

@@ -16,7 +16,7 @@ from flwr.common.config import flatten_dict, get_fab_config
 from laser_fl.config import parse
 from simulations.engines import superlink
 from simulations.engines.app import MODULE, Components, write_app
-from simulations.engines.superlink import environment, keep, stop
+from simulations.engines.processes import environment, keep, stop
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("laser_fl", "strategies", "clients", "simulations")

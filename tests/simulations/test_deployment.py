@@ -6,6 +6,7 @@ five minutes each, are run by hand: pytest -m long.
 
 import json
 import os
+import re
 import signal
 import ssl
 import stat
@@ -25,7 +26,8 @@ from simulations.engines import in_process
 from simulations.engines.app import MODULE
 from simulations.engines.credentials import make_node, make_server
 from simulations.engines.deployment import Deployment
-from simulations.engines.superlink import checked, home_folder
+from simulations.engines.superlink import checked
+from simulations.private import private_folder
 from tests.helpers import assert_alike
 
 SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "client-batching": "loop"}
@@ -33,7 +35,7 @@ SHORT = {"model": "linear", "clients": 4, "batch-size": 16, "client-batching": "
 
 @pytest.fixture
 def home():
-    with home_folder() as folder:
+    with private_folder() as folder:
         yield folder
 
 
@@ -117,7 +119,7 @@ def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
         for line in process.stdout:
             if "laser over awgn" in line:  # the run has begun
                 started = psutil.Process(process.pid).children(recursive=True)
-                homes = {home_of(child) for child in started} - {None}
+                homes = {home for child in started for home in homes_of(child)}
                 if ending is not None:
                     process.send_signal(ending)
         process.wait()
@@ -130,14 +132,12 @@ def test_the_command_leaves_no_process_and_no_file_behind(tmp_path, ending):
     assert summary["status"] == ("completed" if ending is None else "interrupted")
 
 
-def home_of(process):
-    """The deployment's folder, as a SuperNode was told it; None of other processes, and of those that just ended."""
+def homes_of(process):
+    """The deployment's folder, as a process was told it; none of other processes, and of those that just ended."""
     try:
-        command = process.cmdline()
+        return {Path(word) for word in process.cmdline() if re.fullmatch(r"/.*/lfl\w+", word)}
     except psutil.NoSuchProcess:
-        return None
-    key = "--auth-supernode-private-key"
-    return Path(command[command.index(key) + 1]).parents[1] if key in command else None
+        return set()
 
 
 def test_private_keys_are_this_users_alone(tmp_path):

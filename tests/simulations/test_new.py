@@ -19,7 +19,10 @@ from laser_fl.config import RunConfig
 from simulations.cli import app as cli
 from simulations.cli import new
 from simulations.engines.deployment import Deployment
-from simulations.engines.superlink import CONNECTION, environment, free_ports, home_folder, superlink, tool
+from simulations.engines.flower import simulation
+from simulations.engines.processes import environment, tool
+from simulations.engines.superlink import CONNECTION
+from simulations.private import private_folder
 from tests.parts import visiting
 
 SHORT = {"task": "task:load", "rounds": 3, "clients": 4}
@@ -219,9 +222,9 @@ class TestTheApp:
 
 def by_flower(app, out, engine):
     """Run an app by `flwr run` on two nodes, which find its modules in its bundle alone."""
-    with home_folder() as home:
+    with private_folder() as home:
         if engine == "simulated":
-            with superlink(home, free_ports(1)[0], ["--insecure", "--simulation"]):
+            with simulation(home):
                 flwr_run(app, home, out)
         else:
             with Deployment(2, home) as deployment:

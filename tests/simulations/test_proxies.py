@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from simulations.engines.superlink import environment
+from simulations.engines.processes import environment
 from simulations.proxies import direct
 
 PROXY = "http://proxy.example.org:3128"

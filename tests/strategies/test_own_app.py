@@ -20,7 +20,10 @@ from laser_fl.channels.exchange import Instructions
 from laser_fl.errors import ConfigError, TrainingError
 from laser_fl.pipeline import encode_update
 from laser_fl.transport.arrays import read_tensors, write_tensors
-from simulations.engines.superlink import CONNECTION, free_ports, home_folder, superlink, tool
+from simulations.engines.flower import simulation
+from simulations.engines.processes import tool
+from simulations.engines.superlink import CONNECTION
+from simulations.private import private_folder
 from strategies import Laser, Sgd, ZSgd
 from tests.grids import FakeGrid
 from tests.helpers import context, scheme, shared_of, tensors, zero_losses
@@ -320,7 +323,7 @@ def test_the_example_learns_in_a_few_rounds(example, caplog):
 @pytest.mark.thorough
 @pytest.mark.simulation
 def test_the_example_gives_the_expected_result_by_flwr_run(tmp_path):
-    with home_folder() as home, superlink(home, free_ports(1)[0], ["--insecure", "--simulation"]) as env:
+    with private_folder() as home, simulation(home) as env:
         nodes = "num-supernodes=4 client-resources-num-cpus=1"
         command = [tool("flwr"), "run", str(APP), CONNECTION, "--stream", "--federation-config", nodes]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
