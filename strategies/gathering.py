@@ -1,6 +1,6 @@
 """The replies of nodes to an exchange, and the faults of the clients of the others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from logging import WARNING
 
@@ -30,7 +30,6 @@ def gather(
     server: Server,
     claims: Claims,
     files: NodeFiles,
-    most: Callable[[range], int],
     device: Device = "cpu",
 ) -> tuple[list[Reply], list[Fault]]:
     """Return the replies of nodes, and the faults of clients without a valid one.
@@ -42,7 +41,6 @@ def gather(
         server: of the run, which awaits the replies.
         claims: of the nodes to clients; those of these messages are settled.
         files: of the nodes, in which tensors may lie.
-        most: returns the number of bytes that a reply of some clients may have in a file.
         device: where signals and buffers are wanted.
     """
     clients = range(server.config.clients)
@@ -58,8 +56,7 @@ def gather(
             form = read_form(message.content, len(clients))
             claims.check(node, form.hosted)
             _refuse_misfit(form, server)
-            read = partial(files.read, node, FILE, most(form.hosted))
-            reply = read_reply(message.content, device, read)
+            reply = read_reply(message.content, device, partial(files.read, node, FILE))
             claims.settle(node, form.hosted)
             files.note(node, message.content)
             received.append(reply)

@@ -28,7 +28,7 @@ from strategies.claims import Claims
 from strategies.gathering import gather
 from strategies.model_arrays import Template, completed, read_model
 from strategies.node_messenger import addressed, carry, nodes_of
-from strategies.sizes import largest_reply, largest_state, room_of
+from strategies.sizes import largest_state, room_of
 
 PULL_SECONDS = 0.005  # between looks for replies, where the grid looks by itself
 APART = "full-"  # begins the names of files beside those of the first messages, which nodes may be reading now
@@ -285,8 +285,7 @@ class OverTheAir(Strategy):
 
     def _gather(self, replies: Iterable[Message]) -> tuple[list[Reply], list[Fault]]:
         """Return the replies of nodes, and the faults of clients without a valid one."""
-        most = largest_reply(self._running())
-        return gather(replies, self._running(), self._claims, self._files, most, self._device)
+        return gather(replies, self._running(), self._claims, self._files, self._device)
 
     def _for_nodes(self, nodes: int) -> RunConfig:
         if "clients" not in self.config.model_fields_set:

@@ -1,9 +1,5 @@
 """The bytes that a run may put into files, and a node into its own: a file that claims more is not read."""
 
-from bisect import bisect_left
-from collections.abc import Callable
-from math import prod
-
 from laser_fl.blocks import Tensors
 from laser_fl.config import RunConfig
 from laser_fl.federated.server import Server
@@ -20,21 +16,6 @@ def room_of(config: RunConfig, nodes: int, weights: Tensors) -> int:
     of_nodes = 4 if config.downlink == "compressed" else 0  # a replica with its optimizer's state
     of_server = 3 + 3 + of_nodes  # in first messages, and in full
     return (of_server + 2 * (of_clients * config.clients + of_nodes * nodes)) * _bytes_of(weights)
-
-
-def largest_reply(server: Server) -> Callable[[range], int]:
-    """Return the function that bounds the bytes of some clients' signals and buffers in this exchange."""
-    ctx, model = server.air.context, server.global_model
-    shapes = [shape for block in ctx.blocks for shape in server.air.scheme.shapes(block, ctx).values()]
-    itemsize = next(iter(model.weights.values())).element_size()
-    each = sum(map(prod, shapes)) * itemsize + _bytes_of(model.buffers)
-    gaps = ALIGNMENT * (len(shapes) + len(model.buffers))
-
-    def most(hosted: range) -> int:
-        start, stop = (bisect_left(ctx.participants, client) for client in (hosted.start, hosted.stop))
-        return (stop - start) * each + gaps
-
-    return most
 
 
 def largest_state(server: Server, clients: int) -> int:

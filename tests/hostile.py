@@ -14,7 +14,7 @@ from laser_fl.channels.exchange import ClientUpdate
 from laser_fl.federated.client import ClientGroup
 from laser_fl.federated.validation import Reply
 from laser_fl.transport.client_state import asks_for_everything
-from laser_fl.transport.messages import read_broadcast, read_numbers, shared_memory_of
+from laser_fl.transport.messages import handle_in, read_broadcast, read_numbers
 from laser_fl.transport.replies import write_reply
 from tests.faults import single
 from tests.grids import FakeGrid
@@ -62,8 +62,8 @@ class HostileGrid(FakeGrid):
         if exchange not in self._replies:
             self._replies = {exchange: self._compute(read_broadcast(message.content))}
             self.spoilers.others, self._sound = self._sound, []
-        client, folder = self.hostile[node], shared_memory_of(message.content)
-        publish = None if folder is None else partial(_publish, folder, f"{node}-{exchange % 2}")
+        client, handle = self.hostile[node], handle_in(message.content)
+        publish = None if handle is None else partial(_publish, handle.folder, node, exchange % 2)
         sound = write_reply(self._replies[exchange][client], range(client, client + 1), publish)
         spoilt = exchange > 0 and self.spoilers.draw.random() < self.share
         way = self.spoilers.draw.choice(self.spoilers.names) if spoilt else "none"

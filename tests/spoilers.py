@@ -87,7 +87,7 @@ class Spoilers:
         return reply
 
     def honest_request(self, reply):
-        reply.__dict__["_content"] = ask_for_everything(RecordDict(), elsewhere=self._coin())
+        reply.__dict__["_content"] = ask_for_everything(elsewhere=self._coin())
         return reply
 
     def _coin(self):

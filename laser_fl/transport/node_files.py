@@ -42,24 +42,21 @@ class NodeFiles:
         self._shared_memory = shared_memory
         self._saved: dict[int, dict[str, str]] = {}
 
-    def read(self, node: int, name: str, most: int, handle: TensorHandle) -> Tensors:
-        """Copy the tensors out of a node's file.
+    def read(self, node: int, name: str, handle: TensorHandle) -> Tensors:
+        """Copy the tensors out of a node's file; the caller has checked their shapes.
 
         Args:
             node: its ID.
             name: of the tensors.
-            most: number of bytes that the tensors may take.
             handle: that the node has sent.
 
         Raises:
             UnreachableError: the file is not there, or shorter than its tensors.
-            WireError: the file is not the node's own, or would hold more.
+            WireError: the file is not the node's own.
         """
         own = [] if self._shared_memory is None else [file_of(self._shared_memory, name, node, side) for side in SIDES]
         if handle.path not in own:
             raise WireError(f"{name}: must lie in a file of the node's own, got {brief(handle.path)}")
-        if handle.size > most:
-            raise WireError(f"{name}: must take at most {most} bytes, got {handle.size}")
         return handle.read()
 
     def keep(self, nodes: Collection[int]) -> None:
@@ -88,8 +85,9 @@ class NodeFiles:
             for name, text in files.items():
                 with reading(name):
                     handle = TensorHandle.parse(text)
-                    sent[name] = write_tensors(self.read(node, FILE if name == LAST_TENSORS else name, most, handle))
-                most -= handle.size
+                    if (most := most - handle.size) < 0:
+                        raise WireError(f"{name}: must take {-most} bytes less")
+                sent[name] = write_tensors(self.read(node, FILE if name == LAST_TENSORS else name, handle))
         except (WireError, UnreachableError):
             files, sent = {}, {}
         records.update({**sent, FILES: ConfigRecord({**files})})

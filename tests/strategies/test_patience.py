@@ -89,7 +89,7 @@ class TestAnExchange:
 
         def act(node, i, message):
             died = Message(Error(CRASHED, "killed"), reply_to=message)
-            asks = Message(ask_for_everything(RecordDict(), elsewhere=False), reply_to=message)
+            asks = Message(ask_for_everything(elsewhere=False), reply_to=message)
             replies = {100: (), 101: (died, asks), 102: (asks,)}[node]
             return 1, replies[i] if i < len(replies) else None
 
@@ -102,7 +102,7 @@ class TestAnExchange:
             if node == 100:
                 return 50, Message(content("slow"), reply_to=message)
             first = Message(Error(CRASHED, "killed"), reply_to=message)
-            asks = Message(ask_for_everything(RecordDict(), elsewhere=False), reply_to=message)
+            asks = Message(ask_for_everything(elsewhere=False), reply_to=message)
             return 2, (first, asks, Message(content("at last"), reply_to=message))[i]
 
         grid = TimedGrid(2, clock, act)
@@ -111,9 +111,7 @@ class TestAnExchange:
         assert clock.now == 50.0
 
     def test_asks_a_node_again_once_for_each_reason(self, clock):
-        asking = TimedGrid(
-            1, clock, lambda node, i, m: (1, Message(ask_for_everything(RecordDict(), False), reply_to=m))
-        )
+        asking = TimedGrid(1, clock, lambda node, i, m: (1, Message(ask_for_everything(elsewhere=False), reply_to=m)))
         (last,) = carried(asking, lambda sent, request: message_to(100))
         assert asks_for_everything(last.content)
         dying = TimedGrid(1, clock, lambda node, i, m: (1, Message(Error(CRASHED, "killed"), reply_to=m)))

@@ -19,7 +19,6 @@ from laser_fl.transport.arrays import write_tensors
 from laser_fl.transport.shared_memory import _parsed
 from strategies import OverTheAir
 from strategies.claims import ClaimError, Claims
-from strategies.gathering import gather
 from tests.grids import Clock, FakeGrid
 from tests.helpers import tensors
 
@@ -155,7 +154,7 @@ class TestWhatIsLarge:
         arrived = reply(message, context, respond)
         spoil(arrived.content)
         tracemalloc.start()
-        received, faults = gather([arrived], server, Claims())
+        received, faults = strategy._gather([arrived])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert received == []

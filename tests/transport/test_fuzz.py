@@ -219,7 +219,7 @@ def usual(name, place):
 
 def look(shared_memory, node):
     """How a server reads the tensors of a node's reply."""
-    return partial(NodeFiles(shared_memory and shared_memory.path).read, node, FILE, ROOM)
+    return partial(NodeFiles(shared_memory and shared_memory.path).read, node, FILE)
 
 
 def copied(records):
