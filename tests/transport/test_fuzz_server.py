@@ -125,7 +125,10 @@ def test_a_run_among_hostile_nodes_ends_and_leaves_out_them_alone(scene, shared,
     while sum(n for (way, _), n in counts.items() if way != "none") < cases(10_000) / 2 / len(SCENES):
         judge(*run(scene, spoilers), counts)
     if THOROUGH:
-        assert {way for way, judged in counts if judged == REFUSED} >= set(spoilers.names) - HARMLESS - ANSWERED
+        either = {"array"} if shared else set()  # it is one more beside the file, and may be what the scheme sends
+        assert {way for way, judged in counts if judged == REFUSED} >= set(
+            spoilers.names
+        ) - HARMLESS - ANSWERED - either
 
 
 @pytest.mark.parametrize("way", Spoilers(0).names)
