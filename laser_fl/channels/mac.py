@@ -4,7 +4,7 @@ Client i transmits x_il = a_l b_i s_il, b_i its precoding, with one amplitude fo
 so that nobody exceeds P_l. The server receives y_l = Σ_i g_i x_il + ν z, z ~ N(0, σ² I), and takes y_l / (n a_l) for
 the mean over n clients: on ideal links (b = g = ν = 1) that is mean_i s_il + (c_l σ / (n √P_l)) z, c_l = max_i ‖s_il‖.
 The weights w_i of a weighted mean are part of the precoding: clients send b_i w_i s_il, for which the budget holds.
-So are the shares f_il of signals that the norm cap clips: each client is told an amplitude of its own, a_l f_il.
+So are the shares f_il of signals that the norm cap clips: each client gets an amplitude of its own, a_l f_il.
 A signal that is zero at every client is received as exactly zero. At infinite power the amplitude is 1 and there is no
 noise. Transmitted values are counted in a unit of each signal's own, a power of two, so that neither much power nor
 small signals leave the range of float32; no rounding depends on it.

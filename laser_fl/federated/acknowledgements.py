@@ -50,7 +50,7 @@ class Acknowledgements:
     def unsent_by(self, client: int, exchange: int) -> Mapping[str, float] | None:
         """Return the share of each block's approximation in `exchange` that `client` has not sent; None: all of all.
 
-        A missing share is 0. A node that has missed the broadcast after its exchange is not told of clipped signals.
+        A missing share is 0. A node that has missed the broadcast after its exchange does not learn of clipped signals.
         """
         if not self.acknowledges(client, exchange):
             return None

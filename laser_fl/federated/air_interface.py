@@ -204,7 +204,7 @@ class AirInterface:
         self.unsent = {} if shares is None else self._unsent(names, shares)
         self.accounting.clipped |= self.unsent.keys()
         self.usual_norms.observe(names, norms)
-        norm_bounds = 0 if math.isinf(self.config.norm_cap) else len(names)  # which are told with the amplitudes
+        norm_bounds = 0 if math.isinf(self.config.norm_cap) else len(names)  # which go down with the amplitudes
         self.accounting.take(result.usage, ctx.transmitters, result.side_channel_floats + norm_bounds)
         self.shared = self.shared_before if self.undoes(ctx) else result.shared
         self.result = result

@@ -258,7 +258,7 @@ class ReplyValidator:
 
 
 class _Seen(NamedTuple):
-    """What was received, measured: norms, (transmitters, signals) and (clients, buffers), and least variances."""
+    """The measures of what was received: norms, (transmitters, signals) and (clients, buffers), and least variances."""
 
     signal_norms: Norms
     buffer_norms: Float64[Tensor, "clients buffers"]
