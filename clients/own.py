@@ -26,7 +26,8 @@ def settings(context: Context) -> dict[str, Any]:
     own = {key: context.node_config[key] for key in (*OWN, *NAMED) if key in context.node_config}
     if is_simulated():
         return dict(context.run_config) | own
-    values = {key: value for key, value in context.run_config.items() if key not in own.keys() | set(OWN)}
+    spelt = {key.replace("_", "-"): value for key, value in context.run_config.items()}  # as parse reads both
+    values = {key: value for key, value in spelt.items() if key not in own.keys() | set(OWN)}
     place = Path(str(own["data-dir"])).expanduser() if own.get("data-dir") else default_folder()
     for key in NAMED:
         if _is_foreign(str(values.get(key, "")).removeprefix(LIBRARY), place):

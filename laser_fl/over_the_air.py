@@ -210,7 +210,9 @@ class OverTheAir:
         for in_flight in client_update.in_flight:
             rows = [ctx.participants.index(client) for client in in_flight.clients]
             unsent = [self._air.unsent.get(client, {}) for client in in_flight.clients]
-            put(memory, rows, with_unsent(pick(memory, rows), in_flight.approximations, unsent))
+            own = pick(memory, rows)
+            whole = with_unsent(own, in_flight.approximations, unsent)
+            put(memory, rows, {name: block for name, block in whole.items() if block is not own[name]})
         return memory
 
     def _rows_of_participants(self, gradients: Mapping[str, Tensor]) -> Tensors:

@@ -3,6 +3,7 @@
 import copy
 import doctest
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from laser_fl.errors import ConfigError, DataError, TrainingError
 from laser_fl.federated import local_training
 from laser_fl.federated.in_process import InProcess
 from laser_fl.federated.setup import prepare
-from laser_fl.registry import CHANNELS, MODELS, POLICIES, SCHEMES
+from laser_fl.registry import CHANNELS, FACTOR_EXCHANGES, MODELS, POLICIES, SCHEMES
 from laser_fl.storage.files import COMPARISON, SUMMARY
+from tests.helpers import tensors
 
 ROOT = Path(lf.__file__).parents[1]
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
@@ -118,6 +120,21 @@ def test_an_own_loop_is_a_run_bit_by_bit_and_goes_on_from_its_state(keys):
 @pytest.mark.parametrize("channel", [name for name in CHANNELS if name != "awgn"])
 def test_an_own_loop_is_a_run_for_every_scheme_over_every_channel(strategy, channel):
     assert_the_same({"strategy": strategy, "channel": channel})
+
+
+@pytest.mark.parametrize("exchange", FACTOR_EXCHANGES)
+def test_a_block_that_is_clipped_beside_others_is_received_or_remembered(exchange):
+    """A block of one signal: Σ received + Σ memory = Σ gradients."""
+    weights = {"matrix": torch.zeros(12, 9), "vector": torch.zeros(7)}
+    ota = lf.OverTheAir(weights, scheme="laser", factor_exchange=exchange, power=math.inf, clients=4, norm_cap=1.5)
+    total, received = torch.zeros(4, 7), torch.zeros(7)
+    for round in range(3):
+        gradients = tensors({name: tuple(w.shape) for name, w in weights.items()}, seed=round, dtype=torch.float32)
+        gradients["vector"][3] *= 10
+        total += gradients["vector"]
+        received += ota.aggregate(gradients)["vector"]
+        assert ota.ledger[-1].clipped > 0
+    torch.testing.assert_close(received + ota.state_dict()["memory"]["vector"].mean(dim=0), total.mean(dim=0))
 
 
 def test_a_round_in_which_nobody_transmits_gives_no_update_and_no_step():

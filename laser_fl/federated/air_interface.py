@@ -215,7 +215,8 @@ class AirInterface:
         """Return, by client that was clipped, the share of each block's approximation that was not sent."""
         each = owners(names)
         first = [end - count for end, count in zip(accumulate(each.values()), each.values(), strict=True)]
-        rows = (1 - shares[:, first] ** self.scheme.traits.degree).tolist()
+        degrees = [self.scheme.traits.degree if count > 1 else 1 for count in each.values()]
+        rows = (1 - shares[:, first] ** torch.tensor(degrees)).tolist()
         unsent = ({block: share for block, share in zip(each, row, strict=True) if share > 0} for row in rows)
         return {client: some for client, some in zip(self.context.transmitters, unsent, strict=True) if some}
 

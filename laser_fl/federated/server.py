@@ -26,7 +26,6 @@ from laser_fl.federated.spectrum import spectrum
 from laser_fl.federated.validation import AcceptedReplies, Fault, Form, Kind, Reply, ReplyValidator
 from laser_fl.storage.checkpoint import CheckpointError, Numbers, Progress
 
-LOSS = ""  # stands for the training loss among buffers, whose names have letters
 NAMED = 3  # clients left out of a round that a warning names; the ledger names them all
 
 
@@ -301,10 +300,10 @@ class Server:
         ctx, before = self.air.context, self.air.shared
         if ctx.phase == 0 and ctx.participants:
             mean = partial(self.air.population.mean, clients=ctx.participants)
-            reported = {LOSS: client_update.losses, **client_update.buffers}
-            reported = clip_deviations(reported, len(ctx.participants), self.config.norm_cap)
-            self.train_loss = float(mean(reported.pop(LOSS)))
-            self._buffers = {name: mean(buffer) for name, buffer in reported.items()}
+            clip = partial(clip_deviations, clients=len(ctx.participants), norm_cap=self.config.norm_cap)
+            losses = clip({"losses": client_update.losses})["losses"]  # by themselves: buffers may be on a GPU
+            self.train_loss = float(mean(losses))
+            self._buffers = {name: mean(buffer) for name, buffer in clip(client_update.buffers).items()}
         result = self.air.aggregate(client_update)
         self._broadcaster.record(self._exchange, ctx, result.received, before)
         if self.air.undoes(ctx):

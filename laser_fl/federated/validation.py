@@ -237,12 +237,15 @@ class ReplyValidator:
                 yield Fault(client, "buffers", f"a variance among its buffers is negative, {least[row]:.3g}")
 
     def _most_of_buffers(self, buffer_norms: Norms) -> list[float]:
-        """Return the largest valid norm of each buffer: `ABSURD` times the median, the server's own, or 1."""
+        """Return the largest valid norm of each buffer: `ABSURD` times the median, the server's own, or 1.
+
+        Fewer clients than a crowd cannot tell: features may be far from the ones that a fresh batch norm assumes.
+        """
+        if len(buffer_norms) < CROWD:
+            return [LARGEST] * buffer_norms.shape[1]
         own = norms({name: buffer.unsqueeze(0) for name, buffer in self.buffers.items()}, 1)[0].cpu()
-        usual = own.clamp(min=1.0)
-        if len(buffer_norms) >= CROWD:
-            finite = torch.where(buffer_norms.isfinite(), buffer_norms, torch.nan)
-            usual = torch.fmax(usual, finite.nanmedian(dim=0).values)
+        finite = torch.where(buffer_norms.isfinite(), buffer_norms, torch.nan)
+        usual = torch.fmax(own.clamp(min=1.0), finite.nanmedian(dim=0).values)
         most: list[float] = (ABSURD * usual).tolist()
         return most
 

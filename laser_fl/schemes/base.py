@@ -96,7 +96,7 @@ class Traits:
     noiseless: the scheme is defined on ideal links without noise (P = inf), up and down.
     digital: signals are messages of bits, which arrive exactly.
     phase_shares: the exchanges of a round, and the share of its budget that each gets where all have something to send.
-    degree: with which power the update grows with the signals: 2 where it is a product of two of them.
+    degree: with which power a block's update grows with its signals, where it has several: 2 for a product of two.
     bits_per_value: bits that a digital link would need for a value sent.
     receiver: the name of the update filter that belongs to the scheme.
     """

@@ -52,8 +52,8 @@ class _Last(BaseModel):
 
     def is_needed(self, acknowledgements: Acknowledgements) -> bool:
         """Return True where the last reply may be sent again, or its approximations may go back into the memory."""
-        accepted = all(acknowledgements.acknowledges(client, self.exchange) for client in self.senders)
-        return acknowledgements.exchange == self.exchange or not accepted
+        unsent = [acknowledgements.unsent_by(client, self.exchange) for client in self.senders]
+        return acknowledgements.exchange == self.exchange or any(one is None or one for one in unsent)
 
 
 def save_client_state(

@@ -60,6 +60,16 @@ class TestBuffers:
     def test_that_an_honest_client_may_have_are_taken(self, name, value):
         assert self.aggregate(self.server(), name, value) == ""
 
+    @pytest.mark.parametrize("clients", [1, 2])
+    def test_are_taken_where_too_few_clients_tell_what_is_usual(self, clients):
+        """Features that nobody has scaled have such variances, and a model of one or two clients learns them."""
+        buffers, one = {VARIANCE: torch.full((clients, 3), 1e8)}, torch.ones(clients, 1, dtype=torch.float64)
+        config = parse({"strategy": "z-sgd", "clients": clients})
+        server = Server(config, {"w": torch.zeros(2)}, RoundSchedule(2), buffers={VARIANCE: torch.ones(3)})
+        signals = {"w": torch.tensor([[0.6, 0.8]]).repeat(clients, 1)}
+        server.aggregate([Reply(0, tuple(range(clients)), ClientUpdate(signals, one, one, one[:, 0], buffers))])
+        assert server.ledger[0].left_out == ""
+
     def test_move_the_mean_by_no_more_than_the_cap(self):
         """Half of the others have no distance to the middle at all."""
         server = self.server(**{"norm-cap": 1.0})

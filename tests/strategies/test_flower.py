@@ -47,6 +47,16 @@ def test_any_number_of_nodes_gives_the_in_process_run_bit_for_bit(tmp_path, vari
     assert (summary["status"], summary["engine"]) == ("completed", "flower")
 
 
+@pytest.mark.parametrize("variant", few(VARIANTS, "laser", "laser two-phase", "random-k"))
+def test_what_clipped_clients_have_not_sent_is_remembered_bit_for_bit(tmp_path, variant):
+    options = VARIANTS[variant] | {"client_batching": "loop", "norm_cap": 1.0}
+    run_on_grid(run_config(tmp_path / "grid", **options), 2)
+    in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
+    for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
+        assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
+    assert pd.read_csv(tmp_path / "grid" / "ledger.csv").clipped.min() > 0
+
+
 @pytest.mark.parametrize("variant", few(VARIANTS, "laser", "laser two-phase", "random-k", "a-dsgd"))
 def test_batched_nodes_give_the_in_process_run_up_to_rounding(tmp_path, variant):
     run_on_grid(run_config(tmp_path / "grid", **VARIANTS[variant]), 2)

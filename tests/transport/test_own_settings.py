@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients import client_app
+from clients.own import settings
 from laser_fl.config import parse
 from laser_fl.errors import ConfigError, WireError
 from laser_fl.federated.setup import data_dir
@@ -123,6 +124,10 @@ class TestTheRunConfig:
         config = followed(monkeypatch, THEIRS)
         assert (config.device, config.threads, config.data_dir) == ("cpu", 1, "")
         assert data_dir(config) == tmp_path
+
+    def test_does_not_choose_them_by_another_spelling_either(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("LASER_FL_DATA", str(tmp_path))
+        assert settings(Context(1, 1, {}, RecordDict(), {"data_dir": "/theirs"})) == {}
 
     def test_gives_way_to_the_nodes_own(self, monkeypatch):
         config = followed(monkeypatch, THEIRS, {"device": "auto", "data-dir": "/mine", "threads": 2})
