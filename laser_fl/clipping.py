@@ -5,7 +5,8 @@ itself moves by it, so a single client could drown or turn all others. Norms tak
 transmitted, and the server answers with amplitudes. So it can bound what each client sends by the others' norms *of the
 same round*: no signal enters the air above norm-cap times the median norm. Then one of n clients
 
-- moves the mean of a signal by at most norm-cap · median / n, whatever it sends, in every round alike;
+- moves the mean of a signal by at most norm-cap · median / n, whatever it sends, in every round alike (times the
+  client's weight, where the mean is weighted);
 - raises the noise of an estimate to at most that of clients who all send norm-cap · median.
 
 With error feedback the rest of a clipped signal goes back into the client's memory, so that nothing is lost; without,
@@ -78,7 +79,8 @@ def clip_shares(names: Iterable[str], signal_norms: Norms, norm_cap: float) -> N
     """Return the share of each client's signals at which none is above `norm_cap` times the median norm of the round.
 
     The signals of one block get one share, so that they go on to fit together. A signal that is zero at most clients
-    has no median of its own; its bound is `norm_cap` times the median of the norms of all signals together.
+    has no median of its own; its bound is `norm_cap` times the median of the norms of all signals together. Where most
+    clients have nothing to send at all, that is 0, and nothing is sent.
 
     Args:
         names: of the signals; those of one block follow each other.

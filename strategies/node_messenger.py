@@ -19,7 +19,11 @@ from laser_fl.transport.client_state import asks_for_everything
 
 POLL_SECONDS = 0.1  # between looks for nodes
 LOOK_SECONDS = 1.0  # between looks for replies, where the grid does not say: each is a request per node
-OWN_FAULT = (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.LOAD_CLIENT_APP_EXCEPTION)  # it would fail again
+OWN_FAULT = (  # of a node, which would fail again, or make the exchange wait again
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+)
 MALFORMED = -1  # code of the error that stands for a message that is no reply; Flower's are not negative
 
 # Returns the message in full for a node that asked for everything: (its message, its request) -> another one.

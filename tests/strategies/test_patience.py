@@ -12,7 +12,7 @@ from strategies.server_app import app as server_app
 from tests.grids import Clock, FakeGrid, run_config
 
 TIMEOUT = 60.0
-CRASHED, OWN_FAULT, GONE = 8, 2, 5  # Flower's codes
+CRASHED, OWN_FAULT, UNAVAILABLE, GONE = 8, 2, 3, 5  # Flower's codes
 
 
 class TimedGrid(FakeGrid):
@@ -119,7 +119,7 @@ class TestAnExchange:
         assert (len(asking.requests), len(dying.requests)) == (2, 2)
         assert clock.now == 4.0
 
-    @pytest.mark.parametrize(("code", "there"), [(OWN_FAULT, True), (GONE, False)])
+    @pytest.mark.parametrize(("code", "there"), [(OWN_FAULT, True), (UNAVAILABLE, True), (GONE, False)])
     def test_asks_none_again_that_would_fail_again_or_is_gone(self, clock, code, there):
         grid = TimedGrid(1, clock, lambda node, i, m: (1, Message(Error(code, "no"), reply_to=m)))
         messages = [message_to(100)]
