@@ -19,6 +19,7 @@ from laser_fl.transport.client_state import asks_for_everything
 
 POLL_SECONDS = 0.1  # between looks for nodes
 LOOK_SECONDS = 1.0  # between looks for replies, where the grid does not say: each is a request per node
+NODES_AT_A_LOOK = 16  # while more are to reply, looks are rarer in proportion: as many pulls per second
 OWN_FAULT = (  # of a node, which would fail again, or make the exchange wait again
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
@@ -54,7 +55,7 @@ def carry(grid: Grid, messages: Iterable[Message], timeout: float, in_full: InFu
         left = deadline - time.monotonic()
         if not exchange.pending or left <= 0:
             return exchange.replies
-        time.sleep(min(getattr(grid, "pull_interval", LOOK_SECONDS), left))
+        time.sleep(min(_pause(grid, len(exchange.pending)), left))
 
 
 class _Exchange:
@@ -129,6 +130,12 @@ class _Exchange:
 def addressed(content: RecordDict, node: int) -> Message:
     """Return a message that asks a node to train."""
     return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
+
+
+def _pause(grid: Grid, pending: int) -> float:
+    """Return the seconds until the next look for replies of `pending` nodes."""
+    seconds: float = getattr(grid, "pull_interval", LOOK_SECONDS)
+    return seconds * max(1.0, pending / NODES_AT_A_LOOK)
 
 
 def nodes_of(grid: Grid, least: int, timeout: float) -> int:

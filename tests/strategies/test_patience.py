@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from clients.client_app import app as client_app
 from laser_fl.transport.client_state import ask_for_everything, asks_for_everything
 from laser_fl.transport.messages import read_numbers
-from strategies.node_messenger import LOOK_SECONDS, carry
+from strategies.node_messenger import LOOK_SECONDS, NODES_AT_A_LOOK, carry
 from strategies.server_app import app as server_app
 from tests.grids import Clock, FakeGrid, run_config
 
@@ -141,6 +141,24 @@ class TestAnExchange:
         grid = Remote(1, clock, lambda node, i, m: (2.5, Message(content("here"), reply_to=m)))
         assert said(carried(grid)) == {100: "here"}
         assert looks == [0.0, LOOK_SECONDS, 2 * LOOK_SECONDS, 3 * LOOK_SECONDS]
+
+    def test_looks_less_often_while_many_nodes_work(self, clock):
+        looks = []
+
+        class Crowded(TimedGrid):
+            def pull_messages(self, message_ids):
+                looks.append(clock.now)
+                return super().pull_messages(message_ids)
+
+        nodes = 4 * NODES_AT_A_LOOK
+        grid = Crowded(nodes, clock, lambda node, i, m: (9 if node == 100 else 8, Message(content("here"), reply_to=m)))
+        assert len(carried(grid)) == nodes
+        assert [(at, looks.count(at)) for at in sorted(set(looks))] == [
+            (0.0, nodes),
+            (4.0, nodes),
+            (8.0, nodes),
+            (9.0, 1),
+        ]
 
 
 class TestARun:
