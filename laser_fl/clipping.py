@@ -48,20 +48,25 @@ class UsualNorms:
         self.largest = dict(largest or {})
 
     def bounds(self, names: Sequence[str], received: Norms) -> np.ndarray:
-        """Return the norm, per signal, above which one is absurd: `ABSURD` times the largest median, this one included.
+        """Return the norm, per signal, above which one is absurd.
 
-        Where nothing is usual yet, because nearly all norms were zero so far, there is no bound but `LARGEST`.
+        It is `ABSURD` times the signal's largest median so far, or the median norm of this round's signals together,
+        whichever is larger: the signal of a small block may be zero or a rounding error at most clients, and some
+        value at one. Where most have nothing to send, or too few transmit to tell, there is no bound but `LARGEST`.
 
         Args:
             names: of the signals.
             received: norms of all transmitters; those that are no numbers do not count.
         """
-        known = self._known(names)
-        measured = received.numpy()
-        if len(measured) >= CROWD and not (measured <= ABSURD * known).all():
-            finite = torch.where(received.isfinite(), received, torch.nan)
-            known = np.fmax(known, finite.nanmedian(dim=0).values.numpy())
-        return np.where(known > 0, np.minimum(ABSURD * known, LARGEST), LARGEST)
+        most = ABSURD * self._known(names)
+        if (received.numpy() <= most).all():
+            return most
+        if len(received) < CROWD:
+            return np.full(len(names), LARGEST)
+        finite = torch.where(received.isfinite(), received, torch.nan)
+        together = float(torch.linalg.vector_norm(finite, dim=1).nanmedian())
+        most = np.fmax(most, ABSURD * together)
+        return np.where(most > 0, np.minimum(most, LARGEST), LARGEST)
 
     def observe(self, names: Sequence[str], accepted: Norms) -> None:
         """Record the norms of an exchange, where anybody transmitted."""

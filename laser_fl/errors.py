@@ -70,8 +70,8 @@ def brief(text: str) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of a message on an unknown name: the known one that is most like it, or nothing."""
-    near = difflib.get_close_matches(str(name)[:MOST], list(known), n=1)
+    """Return the end of a message on an unknown name: the known one that is most like it; nothing for no text."""
+    near = difflib.get_close_matches(name[:MOST], list(known), n=1) if isinstance(name, str) else []
     return f", did you mean {near[0]}?" if near else ""
 
 

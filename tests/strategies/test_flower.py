@@ -54,7 +54,8 @@ def test_what_clipped_clients_have_not_sent_is_remembered_bit_for_bit(tmp_path, 
     in_process.run(run_config(tmp_path / "direct", **options), tmp_path / "direct")
     for file in ("metrics.csv", "ledger.csv", "weights.safetensors"):
         assert (tmp_path / "grid" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
-    assert pd.read_csv(tmp_path / "grid" / "ledger.csv").clipped.min() > 0
+    if variant not in ("signum", "d-dsgd"):  # whose signals are as large at all clients
+        assert pd.read_csv(tmp_path / "grid" / "ledger.csv").clipped.min() > 0
 
 
 @pytest.mark.parametrize("variant", few(VARIANTS, "laser", "laser two-phase", "random-k", "a-dsgd"))
