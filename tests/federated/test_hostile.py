@@ -81,7 +81,7 @@ class TestBuffers:
 @pytest.mark.product
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_one_of_sixteen_costs_at_most_three_points(tmp_path, monkeypatch, attack):
-    """Expected on mnist-5k with norm-cap=1: 89.8 % without an attack, 88.9 to 90.0 with one; 10 to 48 without a cap."""
+    """Expected on mnist-5k with norm-cap=1: 89.8 % without an attack, 88.9 to 90.0 with one (docs/security.md)."""
     preset = tomllib.loads((PRESETS / "first.toml").read_text())
     honest = in_process.run(parse(preset), tmp_path / "honest")
     attacker = Attacker(ATTACKS[attack], bad=1)
