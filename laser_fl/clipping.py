@@ -58,7 +58,7 @@ class UsualNorms:
             names: of the signals.
             received: norms of all transmitters; those that are no numbers do not count.
         """
-        most = ABSURD * self._known(names)
+        most = np.minimum(ABSURD * self._known(names), LARGEST)
         if (received.numpy() <= most).all():
             return most
         if len(received) < CROWD:
@@ -109,14 +109,19 @@ def clip_shares(names: Iterable[str], signal_norms: Norms, norm_cap: float) -> N
         together = torch.linalg.vector_norm(signal_norms, dim=1).median()
         middle = torch.where(middle > 0, middle, together)
     most = norm_cap * middle
-    if (signal_norms <= most * (1 + ROUNDING)).all():
+    shares = _shares_within(most, signal_norms)
+    if (shares == 1).all():
         return None
-    shares = torch.where(signal_norms > most * (1 + ROUNDING), most / signal_norms, 1.0)
     each = list(owners(names).values())
     if len(each) == shares.shape[1]:
         return shares
     per_block = [part.amin(dim=1, keepdim=True).expand_as(part) for part in torch.split(shares, each, dim=1)]
     return torch.cat(per_block, dim=1)
+
+
+def _shares_within(most: Float64[Tensor, " signals"], measured: Norms) -> Norms:
+    """Return the share of each norm that is within its bound, exactly 1 where it is no more than rounding above."""
+    return torch.where(measured <= most * (1 + ROUNDING), 1.0, most / measured)
 
 
 def clip_deviations(values: Tensors, clients: int, norm_cap: float) -> Tensors:
@@ -134,9 +139,7 @@ def clip_deviations(values: Tensors, clients: int, norm_cap: float) -> Tensors:
     middles = {name: value.median(dim=0).values for name, value in values.items()}
     apart = {name: value - middles[name] for name, value in values.items()}
     distances = norms(apart, clients).cpu()
-    most = norm_cap * distances.median(dim=0).values
-    near = distances <= most * (1 + ROUNDING)
-    shares = torch.where(near, 1.0, most / distances)
+    shares = _shares_within(norm_cap * distances.median(dim=0).values, distances)
     clipped = {}
     for index, (name, value) in enumerate(values.items()):
         share = shares[:, index].to(value.device)
